@@ -1,0 +1,114 @@
+#include "clustering.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "graph.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace tenfold {
+namespace {
+
+constexpr size_t kBeam = 2;
+constexpr size_t kGrain = 64;
+
+struct Scratch {
+    std::vector<Near> frontier, next;
+    std::vector<float> distances;
+};
+
+// The leaf list a beam search down the tree ends in.
+Near descend(const Tree& tree, const float* row, Scratch& scratch) {
+    auto& [frontier, next, distances] = scratch;
+    Near best{INFINITY, kNone, false};
+    frontier.assign(1, {0.0f, 0, false});
+    while (!frontier.empty()) {
+        next.clear();
+        for (const Near& node : frontier) {
+            const uint32_t begin = tree.child_begin[node.id], end = tree.child_end[node.id];
+            distances.resize(end - begin);
+            kernels().l2_many(row, tree.points + begin * tree.dim, nullptr, end - begin, tree.dim, distances.data());
+            for (uint32_t child = begin; child < end; ++child) {
+                const float distance = distances[child - begin];
+                if (tree.child_begin[child] < tree.child_end[child])
+                    next.push_back({distance, child, false});
+                else if (best.id == kNone || nearer({distance, tree.list[child], false}, best))
+                    best = {distance, tree.list[child], false};
+            }
+        }
+        const size_t keep = std::min(kBeam, next.size());
+        std::partial_sort(next.begin(), next.begin() + keep, next.end(), nearer);
+        next.resize(keep);
+        frontier.swap(next);
+    }
+    return best;
+}
+
+// Distances of a row to the neighbours of a list; how many there are.
+size_t distances_around(const Lists& lists, const float* row, uint32_t list, std::vector<float>& distances) {
+    const uint32_t* neighbours = lists.neighbours + list * lists.width;
+    const size_t count = size_t(std::find(neighbours, neighbours + lists.width, kNone) - neighbours);
+    distances.resize(count);
+    kernels().l2_many(row, lists.centroids, neighbours, count, lists.dim, distances.data());
+    return count;
+}
+
+Near walk(const Lists& lists, const float* row, Near best, std::vector<float>& distances) {
+    for (uint32_t from = kNone; from != best.id;) {
+        from = best.id;
+        const size_t count = distances_around(lists, row, from, distances);
+        for (size_t j = 0; j < count; ++j) {
+            const Near here{distances[j], lists.neighbours[from * lists.width + j], false};
+            if (nearer(here, best)) best = here;
+        }
+    }
+    return best;
+}
+
+}  // namespace
+
+void assign(const Tree& tree, const Lists& lists, const float* rows, size_t count, size_t threads, uint32_t* primary) {
+    parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
+        Scratch scratch;
+        for (size_t i = first; i < last; ++i) {
+            const float* row = rows + i * lists.dim;
+            primary[i] = walk(lists, row, descend(tree, row, scratch), scratch.distances).id;
+        }
+    });
+}
+
+void replicate(const Lists& lists, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,
+               size_t threads, uint32_t* replicas) {
+    const auto l2 = kernels().l2_f32;
+    const float stretch = (1 + epsilon) * (1 + epsilon);
+    parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
+        std::vector<Near> near;
+        std::vector<float> distances;
+        for (size_t i = first; i < last; ++i) {
+            const float* row = rows + i * lists.dim;
+            const auto centroid = [&](uint32_t list) { return lists.centroids + list * lists.dim; };
+            const float limit = stretch * l2(row, centroid(primary[i]), lists.dim);
+            near.clear();
+            const size_t around = distances_around(lists, row, primary[i], distances);
+            for (size_t j = 0; j < around; ++j)
+                if (distances[j] <= limit)
+                    near.push_back({distances[j], lists.neighbours[primary[i] * lists.width + j], false});
+            std::sort(near.begin(), near.end(), nearer);
+            uint32_t* chosen = replicas + i * most;
+            size_t kept = 0;
+            for (const Near& candidate : near) {
+                if (kept == most) break;
+                const float* point = centroid(candidate.id);
+                bool covered = l2(centroid(primary[i]), point, lists.dim) <= candidate.distance;
+                for (size_t j = 0; j < kept && !covered; ++j)
+                    covered = l2(centroid(chosen[j]), point, lists.dim) <= candidate.distance;
+                if (!covered) chosen[kept++] = candidate.id;
+            }
+            std::fill(chosen + kept, chosen + most, kNone);
+        }
+    });
+}
+
+}  // namespace tenfold

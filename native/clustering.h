@@ -1,0 +1,32 @@
+// Which lists a vector belongs to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tenfold {
+
+// A k-means tree. Children of node t are the nodes child_begin[t] .. child_end[t]; a leaf has none and names its list.
+struct Tree {
+    const float* points;  // (nodes, dim)
+    const uint32_t* child_begin;
+    const uint32_t* child_end;
+    const uint32_t* list;  // list number of a leaf
+    size_t nodes, dim;
+};
+
+struct Lists {
+    const float* centroids;      // (count, dim)
+    const uint32_t* neighbours;  // (count, width): the nearest other lists of each list, ascending; kNone pads
+    size_t count, dim, width;
+};
+
+// The nearest list of each row: down the tree with a beam, then along neighbouring lists while that gets nearer.
+void assign(const Tree&, const Lists&, const float* rows, size_t count, size_t threads, uint32_t* primary);
+
+// Boundary replication (paper eq. 2) under SPANN's RNG rule: further lists c of each row, nearest first, with
+// |x - c| <= (1 + epsilon) |x - c1| and no chosen list nearer to c than x is. Writes (count, most), kNone pads.
+void replicate(const Lists&, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,
+               size_t threads, uint32_t* replicas);
+
+}  // namespace tenfold

@@ -1,0 +1,55 @@
+#include "exact.h"
+
+#include <algorithm>
+
+#include "parallel.h"
+
+namespace tenfold {
+
+void Best::add(Result result) {
+    if (!full()) {
+        heap_.push_back(result);
+        std::push_heap(heap_.begin(), heap_.end());
+    } else if (k_ > 0 && result < heap_.front()) {
+        std::pop_heap(heap_.begin(), heap_.end());
+        heap_.back() = result;
+        std::push_heap(heap_.begin(), heap_.end());
+    }
+}
+
+void Best::write(float* distances, int64_t* ids) {
+    std::sort_heap(heap_.begin(), heap_.end());
+    for (size_t i = 0; i < k_; ++i) {
+        distances[i] = i < heap_.size() ? heap_[i].distance : std::numeric_limits<float>::infinity();
+        ids[i] = i < heap_.size() ? heap_[i].id : -1;
+    }
+}
+
+void search_exact(const Scorer& scorer, const void* rows, size_t count, int64_t first_id, const void* queries,
+                  size_t query_count, size_t k, size_t threads, float* distances, int64_t* ids) {
+    const size_t row_bytes = scorer.dim * type_size(scorer.type);
+    const size_t query_bytes = scorer.dim * query_type_size(scorer.type);
+    const auto* row_data = static_cast<const std::byte*>(rows);
+    const auto* query_data = static_cast<const std::byte*>(queries);
+    const size_t tile = std::max<size_t>(1, 131072 / row_bytes);  // rows that stay in the second-level cache
+    parallel_for(query_count, 8, threads, [&](size_t first, size_t last, size_t) {
+        std::vector<Best> best(last - first);
+        std::vector<float> norms(last - first);
+        for (size_t q = first; q < last; ++q) {
+            best[q - first].start(k);
+            norms[q - first] = scorer.query_norm(query_data + q * query_bytes);
+            for (size_t i = 0; i < k && ids[q * k + i] >= 0; ++i)
+                best[q - first].add({distances[q * k + i], ids[q * k + i]});
+        }
+        for (size_t start = 0; start < count; start += tile)
+            for (size_t q = first; q < last; ++q)
+                for (size_t i = start; i < std::min(count, start + tile); ++i) {
+                    const float distance =
+                        scorer.distance(query_data + q * query_bytes, norms[q - first], row_data + i * row_bytes);
+                    if (distance <= best[q - first].worst()) best[q - first].add({distance, first_id + int64_t(i)});
+                }
+        for (size_t q = first; q < last; ++q) best[q - first].write(distances + q * k, ids + q * k);
+    });
+}
+
+}  // namespace tenfold

@@ -1,0 +1,347 @@
+// The Python face of the native core: arrays in, arrays out, the GIL released while it works.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <limits>
+
+#include "checksum.h"
+#include "clustering.h"
+#include "errors.h"
+#include "exact.h"
+#include "graph.h"
+#include "kernels.h"
+#include "machine.h"
+#include "parallel.h"
+#include "quantizer.h"
+#include "search.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tenfold {
+namespace {
+
+template <typename T>
+using In1 = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using In2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using In3 = nb::ndarray<const T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// A NumPy array of our own, filled by the caller.
+template <typename T, size_t Dims>
+struct Out {
+    using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dims>>;
+    T* data;
+    Array array;
+
+    explicit Out(std::array<size_t, Dims> shape) {
+        size_t size = 1;
+        for (size_t extent : shape) size *= extent;
+        data = new T[std::max<size_t>(1, size)];
+        nb::capsule owner(data, [](void* memory) noexcept { delete[] static_cast<T*>(memory); });
+        array = Array(data, Dims, shape.data(), owner);
+    }
+};
+
+void require(bool condition, const char* what) {
+    if (!condition) throw InputError(what);
+}
+
+Metric parse_metric(const std::string& name) {
+    if (name == "l2") return Metric::l2;
+    if (name == "ip") return Metric::ip;
+    if (name == "cosine") return Metric::cosine;
+    throw InputError("metric '" + name + "' is not known; choose l2, ip or cosine");
+}
+
+Type parse_type(const std::string& name) {
+    if (name == "float32") return Type::f32;
+    if (name == "float16") return Type::f16;
+    if (name == "uint8") return Type::u8;
+    if (name == "int8") return Type::i8;
+    throw InputError("dtype '" + name + "' is not supported; choose float32, float16, uint8 or int8");
+}
+
+uint32_t checksum(const Bytes& data, uint32_t start) {
+    const nb::gil_scoped_release release;
+    return crc32c(data.data(), data.size(), start);
+}
+
+Out<uint32_t, 1>::Array page_checksums(const Bytes& data, size_t page_bytes, size_t threads) {
+    require(page_bytes > 0 && data.size() % page_bytes == 0, "page_checksums: data is not a whole number of pages");
+    const size_t pages = data.size() / page_bytes;
+    Out<uint32_t, 1> out({pages});
+    const nb::gil_scoped_release release;
+    parallel_for(pages, 64, threads, [&](size_t first, size_t last, size_t) {
+        for (size_t page = first; page < last; ++page)
+            out.data[page] = crc32c(data.data() + page * page_bytes, page_bytes);
+    });
+    return out.array;
+}
+
+void exact(const Rows& rows, const std::string& type, const std::string& metric, const Rows& queries, int64_t first_id,
+           nb::ndarray<float, nb::ndim<2>, nb::c_contig> distances, nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig> ids,
+           size_t threads) {
+    const Scorer scorer{parse_type(type), parse_metric(metric), rows.shape(1)};
+    require(rows.itemsize() == type_size(scorer.type) && queries.itemsize() == query_type_size(scorer.type) &&
+                queries.shape(1) == rows.shape(1) && distances.shape(0) == queries.shape(0) &&
+                ids.shape(0) == queries.shape(0) && ids.shape(1) == distances.shape(1),
+            "exact: the arrays' shapes or types do not fit each other");
+    const nb::gil_scoped_release release;
+    search_exact(scorer, rows.data(), rows.shape(0), first_id, queries.data(), queries.shape(0), ids.shape(1), threads,
+                 distances.data(), ids.data());
+}
+
+Out<uint32_t, 2>::Array make_graph(const In2<float>& points, size_t degree, size_t width, size_t threads) {
+    Out<uint32_t, 2> out({points.shape(0), degree});
+    const nb::gil_scoped_release release;
+    const auto built = build_graph(points.data(), points.shape(0), points.shape(1), degree, width, threads);
+    std::copy(built.begin(), built.end(), out.data);
+    return out.array;
+}
+
+Out<uint32_t, 2>::Array nearest_points(const In2<float>& points, const In2<uint32_t>& neighbours, size_t width,
+                                       size_t threads) {
+    const size_t count = points.shape(0), dim = points.shape(1);
+    require(neighbours.shape(0) == count, "nearest_points: points and graph differ in length");
+    Out<uint32_t, 2> out({count, width});
+    const nb::gil_scoped_release release;
+    const Graph graph{points.data(), neighbours.data(), count, dim, neighbours.shape(1)};
+    const std::vector<uint32_t> entries = entry_points(count);
+    parallel_for(count, 16, threads, [&](size_t first, size_t last, size_t) {
+        Visited visited;
+        std::vector<Near> found;
+        for (size_t i = first; i < last; ++i) {
+            const float* point = points.data() + i * dim;
+            if (count <= 4 * width)
+                search_all(graph.points, count, dim, point, width + 1, found);
+            else
+                search_graph(graph, point, width + width / 2, entries, visited, found);
+            std::erase_if(found, [&](const Near& near) { return near.id == i; });
+            for (size_t j = 0; j < width; ++j) out.data[i * width + j] = j < found.size() ? found[j].id : kNone;
+        }
+    });
+    return out.array;
+}
+
+Lists make_lists(const In2<float>& centroids, const In2<uint32_t>& neighbours) {
+    require(neighbours.shape(0) == centroids.shape(0), "centroids and neighbours differ in length");
+    return {centroids.data(), neighbours.data(), centroids.shape(0), centroids.shape(1), neighbours.shape(1)};
+}
+
+Out<uint32_t, 1>::Array assign_rows(const In2<float>& rows, const In2<float>& nodes, const In1<uint32_t>& begin,
+                                    const In1<uint32_t>& end, const In1<uint32_t>& list, const In2<float>& centroids,
+                                    const In2<uint32_t>& neighbours, size_t threads) {
+    require(nodes.shape(0) == begin.shape(0) && nodes.shape(0) == end.shape(0) && nodes.shape(0) == list.shape(0) &&
+                nodes.shape(1) == rows.shape(1) && centroids.shape(1) == rows.shape(1),
+            "assign: the arrays' shapes do not fit each other");
+    Out<uint32_t, 1> out({rows.shape(0)});
+    const Tree tree{nodes.data(), begin.data(), end.data(), list.data(), nodes.shape(0), nodes.shape(1)};
+    const Lists lists = make_lists(centroids, neighbours);
+    const nb::gil_scoped_release release;
+    assign(tree, lists, rows.data(), rows.shape(0), threads, out.data);
+    return out.array;
+}
+
+Out<uint32_t, 2>::Array replicate_rows(const In2<float>& rows, const In1<uint32_t>& primary,
+                                       const In2<float>& centroids, const In2<uint32_t>& neighbours, size_t most,
+                                       float epsilon, size_t threads) {
+    require(primary.shape(0) == rows.shape(0) && centroids.shape(1) == rows.shape(1),
+            "replicate: the arrays' shapes do not fit each other");
+    Out<uint32_t, 2> out({rows.shape(0), most});
+    const Lists lists = make_lists(centroids, neighbours);
+    const nb::gil_scoped_release release;
+    replicate(lists, rows.data(), primary.data(), rows.shape(0), most, epsilon, threads, out.data);
+    return out.array;
+}
+
+Out<float, 3>::Array train(const In2<float>& residuals, size_t subs, size_t iterations, size_t threads) {
+    const size_t dim = residuals.shape(1), width = (dim + subs - 1) / subs;
+    Out<float, 3> out({subs, 16, width});
+    const nb::gil_scoped_release release;
+    train_pq(residuals.data(), residuals.shape(0), dim, subs, iterations, threads, out.data);
+    return out.array;
+}
+
+Codec make_codec(size_t dim, size_t bits, const In3<float>& codebook) {
+    const Codec codec{dim, bits ? (dim + 7) / 8 * 2 * bits : codebook.shape(0), bits, codebook.data()};
+    require(codec.subs >= 2 && codec.subs % 2 == 0, "a codec needs an even number of sub-quantisers");
+    require(bits <= 4 && (bits > 0 || (codebook.shape(1) == 16 && codebook.shape(2) == codec.sub_dim())),
+            "the codebook's shape does not fit the dimension");
+    return codec;
+}
+
+nb::tuple encode_rows(const In2<float>& rows, const In1<uint32_t>& list, const In2<float>& centroids, size_t bits,
+                      const In3<float>& codebook, size_t threads) {
+    require(list.shape(0) == rows.shape(0) && centroids.shape(1) == rows.shape(1),
+            "encode: the arrays' shapes do not fit each other");
+    const Codec codec = make_codec(rows.shape(1), bits, codebook);
+    Out<uint8_t, 2> codes({rows.shape(0), codec.subs});
+    Out<float, 2> terms({rows.shape(0), 4});
+    static_assert(sizeof(CodeTerms) == 16);
+    {
+        const nb::gil_scoped_release release;
+        encode(codec, rows.data(), list.data(), centroids.data(), rows.shape(0), threads, codes.data,
+               reinterpret_cast<CodeTerms*>(terms.data));
+    }
+    return nb::make_tuple(codes.array, terms.array);
+}
+
+// A Searcher and the arrays it looks into.
+class BoundSearcher {
+  public:
+    BoundSearcher(const nb::dict& arrays, const nb::dict& numbers, const std::string& path, const std::string& type,
+                  const std::string& metric, const std::string& io, size_t cache_bytes)
+        : arrays_(arrays) {
+        const auto number = [&](const char* key) { return nb::cast<size_t>(numbers[key]); };
+        const auto scale = [&](const char* key) { return nb::cast<float>(numbers[key]); };
+        IndexView view{};
+        view.scorer = {parse_type(type), parse_metric(metric), number("dim")};
+        view.rows = number("rows");
+        view.rows_per_page = number("rows_per_page");
+        view.page_stride = number("page_stride");
+        view.pages_offset = number("pages_offset");
+        const auto crc = nb::cast<In1<uint32_t>>(arrays["page_crc"]);
+        view.page_crc = crc.data();
+        view.pages = crc.shape(0);
+        const auto centroids = nb::cast<In2<float>>(arrays["centroids"]);
+        const auto neighbours = nb::cast<In2<uint32_t>>(arrays["neighbours"]);
+        view.graph = {centroids.data(), neighbours.data(), centroids.shape(0), centroids.shape(1), neighbours.shape(1)};
+        const auto starts = nb::cast<In1<uint64_t>>(arrays["starts"]);
+        const auto replica_offsets = nb::cast<In1<uint64_t>>(arrays["replica_offsets"]);
+        const auto replicas = nb::cast<In1<uint32_t>>(arrays["replicas"]);
+        const auto blocks = nb::cast<Bytes>(arrays["blocks"]);
+        view.starts = starts.data();
+        view.replica_offsets = replica_offsets.data();
+        view.replicas = replicas.data();
+        view.blocks = blocks.data();
+        view.blocks_size = blocks.size();
+        size_t label_count = 0;
+        if (nb::isinstance<In1<uint32_t>>(arrays["labels"])) {
+            const auto labels = nb::cast<In1<uint32_t>>(arrays["labels"]);
+            view.labels32 = labels.data();
+            label_count = labels.shape(0);
+        } else {
+            const auto labels = nb::cast<In1<int64_t>>(arrays["labels"]);
+            view.labels64 = labels.data();
+            label_count = labels.shape(0);
+        }
+        const auto codebook = nb::cast<In3<float>>(arrays["codebook"]);
+        view.codec = make_codec(view.graph.dim, number("bits"), codebook);
+        view.shift_low = scale("shift_low");
+        view.shift_step = scale("shift_step");
+        view.scale_low = scale("scale_low");
+        view.scale_step = scale("scale_step");
+        view.error_low = scale("error_low");
+        view.error_step = scale("error_step");
+        const size_t lists = view.graph.count;
+        require(neighbours.shape(0) == lists && starts.shape(0) == lists + 1 && replica_offsets.shape(0) == lists + 1 &&
+                    view.starts[0] == 0 && view.starts[lists] == view.rows && view.replica_offsets[0] == 0 &&
+                    view.replica_offsets[lists] == replicas.shape(0) && label_count == view.rows,
+                "the index's sections do not fit each other; the index is damaged, run `tenfold search verify`");
+        require(view.rows_per_page > 0 && view.pages * view.rows_per_page >= view.rows &&
+                    view.rows_per_page * view.scorer.dim * type_size(view.scorer.type) <= view.page_stride,
+                "the index's page layout does not fit its rows; the index is damaged, run `tenfold search verify`");
+        searcher_ = std::make_unique<Searcher>(view, path, io, cache_bytes);
+        dim_ = view.scorer.dim;
+        space_dim_ = view.graph.dim;
+        query_bytes_ = query_type_size(view.scorer.type);
+    }
+
+    std::string backend() const { return searcher_->backend(); }
+
+    nb::tuple search(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
+                     size_t k, size_t probes, size_t candidates, float z, const std::string& rule,
+                     bool score_whole_pages, size_t threads) {
+        require(rule == "bound" || rule == "paper", "rerank is not known; choose 'bound' or 'paper'");
+        const Queries queries = view_queries(exact, space, base, slope);
+        Out<float, 2> distances({queries.count, k});
+        Out<int64_t, 2> ids({queries.count, k});
+        Out<uint32_t, 2> stats({queries.count, 6});
+        static_assert(sizeof(QueryStats) == 24);
+        {
+            const nb::gil_scoped_release release;
+            searcher_->search(
+                queries,
+                {k, probes, candidates, z, rule == "paper" ? Rule::paper : Rule::bound, score_whole_pages, threads},
+                distances.data, ids.data, reinterpret_cast<QueryStats*>(stats.data));
+        }
+        return nb::make_tuple(distances.array, ids.array, stats.array);
+    }
+
+    nb::tuple estimate(const In2<float>& space, const In2<uint32_t>& positions, size_t threads) const {
+        require(space.shape(1) == space_dim_ && positions.shape(0) == space.shape(0),
+                "queries and positions do not fit each other");
+        Out<float, 2> estimates({positions.shape(0), positions.shape(1)});
+        Out<float, 2> errors({positions.shape(0), positions.shape(1)});
+        {
+            const nb::gil_scoped_release release;
+            searcher_->estimate({nullptr, space.data(), nullptr, nullptr, space.shape(0)}, positions.data(),
+                                positions.shape(1), threads, estimates.data, errors.data);
+        }
+        return nb::make_tuple(estimates.array, errors.array);
+    }
+
+  private:
+    Queries view_queries(const Rows& exact, const In2<float>& space, const In1<float>& base,
+                         const In1<float>& slope) const {
+        require(exact.shape(1) == dim_ && exact.itemsize() == query_bytes_ && space.shape(1) == space_dim_ &&
+                    space.shape(0) == exact.shape(0) && base.shape(0) == exact.shape(0) &&
+                    slope.shape(0) == exact.shape(0),
+                "the query arrays' shapes or types do not fit each other");
+        return {static_cast<const std::byte*>(exact.data()), space.data(), base.data(), slope.data(), exact.shape(0)};
+    }
+
+    nb::dict arrays_;  // keeps the memory maps alive
+    std::unique_ptr<Searcher> searcher_;
+    size_t dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
+};
+
+void translate(const std::exception_ptr& pointer, void*) {
+    try {
+        std::rethrow_exception(pointer);
+    } catch (const InputError& error) {
+        const nb::object type = nb::module_::import_("tenfold.core.errors").attr("InputError");
+        PyErr_SetString(type.ptr(), error.what());
+    }
+}
+
+}  // namespace
+}  // namespace tenfold
+
+NB_MODULE(_native, m) {
+    using namespace tenfold;
+    m.doc() = "Native core of tenfold.search.";
+    nb::register_exception_translator(translate);
+    m.def("simd_level", [] { return std::string(kernels().name); });
+    m.def("simd_levels", &supported_levels);
+    m.def("use_simd_level", &use_level, "name"_a);
+    m.def("probe_io_uring", &probe_io_uring);
+    m.def("usable_cores", &usable_cores);
+    m.def("crc32c", &checksum, "data"_a, "start"_a = 0);
+    m.def("page_checksums", &page_checksums, "data"_a, "page_bytes"_a, "threads"_a = 1);
+    m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,
+          "threads"_a = 1);
+    m.def("make_graph", &make_graph, "points"_a, "degree"_a, "width"_a, "threads"_a = 1);
+    m.def("nearest_points", &nearest_points, "points"_a, "neighbours"_a, "width"_a, "threads"_a = 1);
+    m.def("assign", &assign_rows, "rows"_a, "nodes"_a, "begin"_a, "end"_a, "list"_a, "centroids"_a, "neighbours"_a,
+          "threads"_a = 1);
+    m.def("replicate", &replicate_rows, "rows"_a, "primary"_a, "centroids"_a, "neighbours"_a, "most"_a, "epsilon"_a,
+          "threads"_a = 1);
+    m.def("train_pq", &train, "residuals"_a, "subs"_a, "iterations"_a, "threads"_a = 1);
+    m.def("encode", &encode_rows, "rows"_a, "list"_a, "centroids"_a, "bits"_a, "codebook"_a, "threads"_a = 1);
+    nb::class_<BoundSearcher>(m, "Searcher")
+        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, const std::string&, const std::string&,
+                      const std::string&, size_t>(),
+             "arrays"_a, "numbers"_a, "path"_a, "dtype"_a, "metric"_a, "io"_a, "cache_bytes"_a)
+        .def_prop_ro("backend", &BoundSearcher::backend)
+        .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a,
+             "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
+        .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
+}

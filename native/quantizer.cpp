@@ -1,0 +1,196 @@
+#include "quantizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "parallel.h"
+
+namespace tenfold {
+namespace {
+
+constexpr size_t kCodes = 16;
+
+// The centroid nearest to `value` among 16; ties go to the lower code.
+uint8_t nearest_code(const float* table, const float* value, size_t dim, float* distance = nullptr) {
+    float best = std::numeric_limits<float>::infinity();
+    uint8_t code = 0;
+    for (size_t c = 0; c < kCodes; ++c) {
+        float sum = 0;
+        for (size_t j = 0; j < dim; ++j) {
+            const float difference = value[j] - table[c * dim + j];
+            sum += difference * difference;
+        }
+        if (sum < best) best = sum, code = uint8_t(c);
+    }
+    if (distance) *distance = best;
+    return code;
+}
+
+// Lloyd's algorithm for one subspace; an emptied cluster restarts at the point that is worst served.
+void train_subspace(const std::vector<float>& points, size_t count, size_t dim, size_t iterations, float* table) {
+    for (size_t c = 0; c < kCodes; ++c)
+        std::memcpy(table + c * dim, &points[(c * count / kCodes) * dim], dim * sizeof(float));
+    std::vector<double> sums(kCodes * dim);
+    std::vector<size_t> sizes(kCodes);
+    for (size_t iteration = 0; iteration < iterations; ++iteration) {
+        std::fill(sums.begin(), sums.end(), 0);
+        std::fill(sizes.begin(), sizes.end(), 0);
+        float worst_distance = 0;
+        size_t worst = 0;
+        for (size_t i = 0; i < count; ++i) {
+            float distance;
+            const uint8_t code = nearest_code(table, &points[i * dim], dim, &distance);
+            if (distance > worst_distance) worst_distance = distance, worst = i;
+            ++sizes[code];
+            for (size_t j = 0; j < dim; ++j) sums[code * dim + j] += points[i * dim + j];
+        }
+        bool restarted = false;
+        for (size_t c = 0; c < kCodes; ++c) {
+            if (sizes[c] > 0) {
+                for (size_t j = 0; j < dim; ++j) table[c * dim + j] = float(sums[c * dim + j] / double(sizes[c]));
+            } else if (!restarted) {
+                std::memcpy(table + c * dim, &points[worst * dim], dim * sizeof(float));
+                restarted = true;
+            }
+        }
+    }
+}
+
+// RaBitQ with more than one bit: the grid is stretched so that the code points most nearly along the residual.
+void encode_rabitq(const Codec& codec, const float* residual, uint8_t* codes, float* decoded) {
+    const int top = (1 << codec.bits) - 1;
+    float largest = 0;
+    for (size_t j = 0; j < codec.dim; ++j) largest = std::max(largest, std::fabs(residual[j]));
+    const auto level = [&](float value, float stretch) {
+        return std::clamp(int(std::floor(value * stretch + float(top + 1) / 2)), 0, top);
+    };
+    float best_stretch = 0, best_cosine = -1;
+    const int trials = codec.bits == 1 || largest == 0 ? 1 : 24;
+    for (int trial = 0; trial < trials; ++trial) {
+        const float stretch = largest == 0 ? 0 : float(top + 1) / 2 * (1 + 0.25f * float(trial)) / largest;
+        double along = 0, norm = 0;
+        for (size_t j = 0; j < codec.dim; ++j) {
+            const float value = float(level(residual[j], stretch)) - float(top) / 2;
+            along += double(value) * residual[j];
+            norm += double(value) * value;
+        }
+        const float cosine = float(along / std::sqrt(norm));
+        if (cosine > best_cosine) best_cosine = cosine, best_stretch = stretch;
+    }
+    const size_t groups = codec.subs / codec.bits;
+    std::memset(codes, 0, codec.subs);
+    for (size_t j = 0; j < codec.dim; ++j) {
+        const int value = level(residual[j], best_stretch);
+        decoded[j] = float(value) - float(top) / 2;
+        for (size_t bit = 0; bit < codec.bits; ++bit)
+            codes[bit * groups + j / 4] |= uint8_t((value >> bit & 1) << (j % 4));
+    }
+}
+
+void encode_pq(const Codec& codec, const float* residual, uint8_t* codes, float* decoded) {
+    const size_t width = codec.sub_dim();
+    for (size_t m = 0; m < codec.subs; ++m) {
+        const float* table = codec.codebook + m * kCodes * width;
+        codes[m] = nearest_code(table, residual + m * width, width);
+        std::memcpy(decoded + m * width, table + codes[m] * width, width * sizeof(float));
+    }
+}
+
+}  // namespace
+
+void train_pq(const float* residuals, size_t count, size_t dim, size_t subs, size_t iterations, size_t threads,
+              float* codebook) {
+    const size_t width = (dim + subs - 1) / subs;
+    std::fill(codebook, codebook + subs * kCodes * width, 0.0f);
+    if (count == 0) return;
+    parallel_for(subs, 1, threads, [&](size_t m, size_t, size_t) {
+        std::vector<float> points(count * width, 0.0f);
+        for (size_t i = 0; i < count; ++i)
+            for (size_t j = 0; j < width && m * width + j < dim; ++j)
+                points[i * width + j] = residuals[i * dim + m * width + j];
+        train_subspace(points, count, width, iterations, codebook + m * kCodes * width);
+    });
+}
+
+void encode(const Codec& codec, const float* rows, const uint32_t* list, const float* centroids, size_t count,
+            size_t threads, uint8_t* codes, CodeTerms* terms) {
+    const size_t padded = std::max(codec.dim, codec.subs * codec.sub_dim());
+    parallel_for(count, 64, threads, [&](size_t first, size_t last, size_t) {
+        std::vector<float> residual(padded, 0.0f), decoded(padded, 0.0f);
+        for (size_t i = first; i < last; ++i) {
+            const float* centroid = centroids + size_t(list[i]) * codec.dim;
+            for (size_t j = 0; j < codec.dim; ++j) residual[j] = rows[i * codec.dim + j] - centroid[j];
+            uint8_t* code = codes + i * codec.subs;
+            if (codec.bits)
+                encode_rabitq(codec, residual.data(), code, decoded.data());
+            else
+                encode_pq(codec, residual.data(), code, decoded.data());
+            double rr = 0, rv = 0, vv = 0, cv = 0;
+            for (size_t j = 0; j < codec.dim; ++j) {
+                rr += double(residual[j]) * residual[j];
+                rv += double(residual[j]) * decoded[j];
+                vv += double(decoded[j]) * decoded[j];
+                cv += double(centroid[j]) * decoded[j];
+            }
+            terms[i] = {float(rr), float(rv), float(vv), float(cv)};
+        }
+    });
+}
+
+void QueryTable::fill(const Codec& codec, const float* query) {
+    values.resize(codec.subs * kCodes);
+    const size_t width = codec.sub_dim();
+    double base = 0;
+    if (codec.bits) {
+        const size_t groups = codec.subs / codec.bits;
+        double query_sum = 0;
+        for (size_t g = 0; g < groups; ++g) {
+            float parts[4] = {};
+            for (size_t j = 0; j < 4 && 4 * g + j < codec.dim; ++j) query_sum += parts[j] = query[4 * g + j];
+            for (size_t c = 0; c < kCodes; ++c) {
+                float sum = 0;
+                for (size_t j = 0; j < 4; ++j) sum += c >> j & 1 ? parts[j] : 0.0f;
+                for (size_t bit = 0; bit < codec.bits; ++bit)
+                    values[(bit * groups + g) * kCodes + c] = -2 * sum * float(1 << bit);
+            }
+        }
+        base = query_sum * ((1 << codec.bits) - 1);  // v = code - (2^bits - 1) / 2
+    } else {
+        for (size_t m = 0; m < codec.subs; ++m) {
+            const float* table = codec.codebook + m * kCodes * width;
+            const size_t used = m * width < codec.dim ? std::min(width, codec.dim - m * width) : 0;
+            for (size_t c = 0; c < kCodes; ++c) {
+                float sum = 0;
+                for (size_t j = 0; j < used; ++j) sum += query[m * width + j] * table[c * width + j];
+                values[m * kCodes + c] = -2 * sum;
+            }
+        }
+    }
+    float widest = 0;
+    double total = 0;
+    std::vector<float> lows(codec.subs);
+    for (size_t m = 0; m < codec.subs; ++m) {
+        const auto [low, high] = std::minmax_element(&values[m * kCodes], &values[(m + 1) * kCodes]);
+        lows[m] = *low;
+        base += *low;
+        widest = std::max(widest, *high - *low);
+        total += *high - *low;
+    }
+    // Bytes must not overflow, nor the sum of `subs` rounded bytes its 16 bits.
+    step = std::max(widest / 255, float(total / (65535 - double(codec.subs))));
+    offset = float(base);
+    even.assign(codec.subs * kCodes, 0);
+    odd.assign(codec.subs * kCodes, 0);
+    const float inverse = step > 0 ? 1 / step : 0;
+    for (size_t m = 0; m < codec.subs; ++m) {
+        uint8_t* table = (m % 2 ? odd : even).data() + m / 2 * 32;
+        for (size_t c = 0; c < kCodes; ++c) {
+            const float scaled = std::min(255.0f, (values[m * kCodes + c] - lows[m]) * inverse + 0.5f);
+            table[c] = table[c + kCodes] = uint8_t(scaled);
+        }
+    }
+}
+
+}  // namespace tenfold

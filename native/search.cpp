@@ -1,0 +1,478 @@
+#include "search.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+
+#include "checksum.h"
+#include "errors.h"
+#include "page_cache.h"
+#include "parallel.h"
+
+namespace tenfold {
+namespace {
+
+constexpr size_t kQueueDepth = 64;        // reads under way per worker
+constexpr size_t kFlightBytes = 4 << 20;  // what the candidates of all of them may take, but
+constexpr size_t kFewestFlights = 4;
+constexpr size_t kMostFlights = 32;  // queries under way per worker
+constexpr double kChangeRate = 0.1;  // paper, algorithm 1: epsilon; its beta is 1, its batch size k
+
+size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+struct Candidate {
+    float estimate;
+    uint32_t position;
+    float bound;
+};
+
+bool better(const Candidate& a, const Candidate& b) {
+    return a.estimate != b.estimate ? a.estimate < b.estimate : a.position < b.position;
+}
+
+// One query between its first scan and its answer.
+struct Flight {
+    size_t query = 0;
+    float query_norm = 0;
+    std::vector<Candidate> candidates;
+    size_t requested = 0;  // candidates whose pages were asked for: the first `requested`
+    std::vector<uint64_t> todo, seen;
+    size_t next_page = 0, pending = 0;
+    bool finished = false;
+    Best best;
+    std::vector<int64_t> previous;  // the paper's rule: ids after the last batch
+    QueryStats stats{};
+};
+
+}  // namespace
+
+// Answers queries one thread at a time: scans for one while the disk reads for others.
+class Worker {
+  public:
+    Worker(const Searcher& searcher)
+        : searcher_(searcher),
+          view_(searcher.view_),
+          // A page may start anywhere on a 512-byte boundary; the read covers whole 4,096-byte units.
+          buffer_bytes_(round_up(view_.page_stride, kAlignment) + (view_.page_stride % kAlignment ? kAlignment : 0)),
+          cache_(std::max(kQueueDepth, searcher.cache_bytes_ / buffer_bytes_), buffer_bytes_),
+          reader_(searcher.file_.reader(kQueueDepth)) {}
+
+    void run(const Queries& queries, const SearchOptions& options, std::atomic<size_t>& next, float* distances,
+             int64_t* ids, QueryStats* stats) {
+        queries_ = &queries;
+        options_ = &options;
+        const size_t affordable = kFlightBytes / (sizeof(Candidate) * std::max<size_t>(1, options.candidates));
+        flights_.resize(std::min(std::clamp(affordable, kFewestFlights, kMostFlights), queries.count));
+        std::vector<uint32_t> idle;
+        for (uint32_t f = 0; f < flights_.size(); ++f) idle.push_back(f);
+        try {
+            bool more = true;
+            while (more || idle.size() < flights_.size()) {
+                if (more && !idle.empty()) {
+                    const size_t query = next.fetch_add(1);
+                    more = query < queries.count;
+                    if (more) {
+                        begin(flights_[idle.back()], query);
+                        idle.pop_back();
+                    }
+                }
+                step(!more || idle.empty());
+                for (uint32_t f = 0; f < flights_.size(); ++f) {
+                    Flight& flight = flights_[f];
+                    if (!flight.finished) continue;
+                    flight.best.write(distances + flight.query * options.k, ids + flight.query * options.k);
+                    stats[flight.query] = flight.stats;
+                    flight.finished = false;
+                    idle.push_back(f);
+                }
+            }
+        } catch (...) {
+            drain();
+            throw;
+        }
+    }
+
+  private:
+    // --- scanning -------------------------------------------------------------------------------------------
+
+    void begin(Flight& flight, size_t query) {
+        flight.query = query;
+        flight.stats = {};
+        flight.best.start(options_->k);
+        flight.requested = flight.next_page = flight.pending = 0;
+        flight.todo.clear();
+        flight.seen.clear();
+        flight.previous.clear();
+        flight.query_norm = view_.scorer.query_norm(exact_query(query));
+        scan(flight, queries_->space + query * view_.graph.dim);
+        next_round(flight);
+        active_.push_back(&flight);
+    }
+
+    const std::byte* exact_query(size_t query) const {
+        return queries_->exact + query * view_.scorer.dim * query_type_size(view_.scorer.type);
+    }
+
+    ScanTable table() const {
+        return {table_.even.data(), table_.odd.data(), view_.codec.subs / 2, table_.offset,   table_.step,
+                view_.shift_low,    view_.shift_step,  view_.scale_low,      view_.scale_step};
+    }
+
+    void scan(Flight& flight, const float* query) {
+        route(query, options_->probes);
+        table_.fill(view_.codec, query);
+        const ScanTable scan_table = table();
+        const size_t wanted = options_->candidates;
+        auto& candidates = scanned_;
+        candidates.clear();
+        float threshold = INFINITY;
+        for (const Near& list : lists_) {
+            const size_t own = view_.starts[list.id + 1] - view_.starts[list.id];
+            const size_t copies = view_.replica_offsets[list.id + 1] - view_.replica_offsets[list.id];
+            const uint8_t* blocks = view_.blocks + searcher_.block_starts_[list.id];
+            hits_.resize(round_up(own + copies, kBlockRows));
+            const size_t found =
+                kernels().scan(blocks, own + copies, scan_table, list.distance, threshold, hits_.data());
+            flight.stats.codes_scanned += uint32_t(own + copies);
+            for (size_t i = 0; i < found; ++i) {
+                const Hit& hit = hits_[i];
+                const uint64_t position = hit.slot < own
+                                              ? view_.starts[list.id] + hit.slot
+                                              : view_.replicas[view_.replica_offsets[list.id] + hit.slot - own];
+                if (position >= view_.rows)
+                    throw InputError("lists.bin: list " + std::to_string(list.id) + " names row " +
+                                     std::to_string(position) + " of " + std::to_string(view_.rows) +
+                                     "; the index is damaged, run `tenfold search verify`");
+                const float estimate = std::max(0.0f, hit.estimate);
+                const float error = searcher_.errors_[hit.error];
+                candidates.push_back(
+                    {hit.estimate, uint32_t(position), estimate + options_->z * std::sqrt(estimate * error)});
+            }
+            if (candidates.size() > 2 * wanted) threshold = cut(candidates, wanted);
+        }
+        if (candidates.size() > wanted) cut(candidates, wanted);
+        flight.stats.candidates = 0;
+        const size_t sorted = options_->rule == Rule::paper ? candidates.size() : first_batch(candidates.size());
+        std::partial_sort(candidates.begin(), candidates.begin() + std::ptrdiff_t(sorted), candidates.end(), better);
+        flight.candidates.assign(candidates.begin(), candidates.end());
+    }
+
+    // Keeps the `wanted` best; returns the estimate that later candidates must beat.
+    static float cut(std::vector<Candidate>& candidates, size_t wanted) {
+        if (wanted == 0) {
+            candidates.clear();
+            return -INFINITY;
+        }
+        std::nth_element(candidates.begin(), candidates.begin() + std::ptrdiff_t(wanted - 1), candidates.end(), better);
+        candidates.resize(wanted);
+        return candidates.back().estimate;
+    }
+
+    void route(const float* query, size_t probes) {
+        const Graph& graph = view_.graph;
+        probes = std::min(probes, graph.count);
+        constexpr size_t kSmall = 1024;  // below this, or for a wide search, the graph is slower than looking at all
+        if (graph.count <= kSmall || probes > graph.count / 8) {
+            search_all(graph.points, graph.count, graph.dim, query, probes, lists_);
+            return;
+        }
+        search_graph(graph, query, probes + std::max<size_t>(16, probes / 4), searcher_.entries_, visited_, lists_);
+        if (lists_.size() > probes) lists_.resize(probes);
+    }
+
+    // --- re-ranking -----------------------------------------------------------------------------------------
+
+    // The first of the two rounds: 2 k candidates. With k the threshold would be loose, with more it is no tighter.
+    size_t first_batch(size_t available) const { return std::min(available, 2 * options_->k); }
+
+    bool reads_everything() const { return options_->candidates >= view_.rows; }
+
+    // Fills `todo` with the pages of the next round, or marks the flight finished.
+    void next_round(Flight& flight) {
+        flight.todo.clear();
+        flight.next_page = 0;
+        while (flight.todo.empty() && !flight.finished) {
+            const bool more = options_->rule == Rule::paper ? paper_round(flight) : bound_round(flight);
+            if (!more) flight.finished = true;
+            std::sort(flight.todo.begin(), flight.todo.end());
+            flight.todo.erase(std::unique(flight.todo.begin(), flight.todo.end()), flight.todo.end());
+            std::vector<uint64_t> fresh, seen;
+            std::set_difference(flight.todo.begin(), flight.todo.end(), flight.seen.begin(), flight.seen.end(),
+                                std::back_inserter(fresh));
+            std::merge(fresh.begin(), fresh.end(), flight.seen.begin(), flight.seen.end(), std::back_inserter(seen));
+            flight.todo.swap(fresh);
+            flight.seen.swap(seen);
+        }
+        if (!flight.finished) ++flight.stats.rounds;
+    }
+
+    void request(Flight& flight, const Candidate& candidate) {
+        flight.todo.push_back(candidate.position / view_.rows_per_page);
+        ++flight.stats.candidates;
+    }
+
+    bool bound_round(Flight& flight) {
+        const size_t available = flight.candidates.size();
+        if (flight.requested == available) return false;
+        if (flight.requested == 0) {
+            flight.requested = first_batch(available);
+            for (size_t i = 0; i < flight.requested; ++i) request(flight, flight.candidates[i]);
+            return true;
+        }
+        const float kth = space_distance(flight.query, flight.best.worst());
+        for (size_t i = flight.requested; i < available; ++i)
+            if (flight.candidates[i].bound < kth || reads_everything()) request(flight, flight.candidates[i]);
+        flight.requested = available;
+        return true;
+    }
+
+    // Paper, algorithm 1: batches of k until a batch changes at most a tenth of the answer.
+    bool paper_round(Flight& flight) {
+        const size_t available = flight.candidates.size();
+        if (flight.requested > 0) {
+            std::vector<int64_t> current;
+            for (const Best::Result& result : flight.best.items()) current.push_back(result.id);
+            std::sort(current.begin(), current.end());
+            std::vector<int64_t> fresh;
+            std::set_difference(current.begin(), current.end(), flight.previous.begin(), flight.previous.end(),
+                                std::back_inserter(fresh));
+            const bool settled = double(fresh.size()) <= kChangeRate * double(options_->k);
+            flight.previous.swap(current);
+            if (settled && !reads_everything()) return false;
+        }
+        if (flight.requested == available) return false;
+        const size_t stop = std::min(available, flight.requested + options_->k);
+        for (; flight.requested < stop; ++flight.requested) request(flight, flight.candidates[flight.requested]);
+        return true;
+    }
+
+    float space_distance(size_t query, float distance) const {
+        return queries_->base[query] + queries_->slope[query] * distance;
+    }
+
+    void score(Flight& flight, uint64_t page, const std::byte* data) {
+        const size_t first = page * view_.rows_per_page;
+        const size_t last = std::min(view_.rows, first + view_.rows_per_page);
+        const size_t row_bytes = view_.scorer.dim * type_size(view_.scorer.type);
+        const std::byte* query = exact_query(flight.query);
+        const auto score_row = [&](size_t position) {
+            const float distance =
+                view_.scorer.distance(query, flight.query_norm, data + (position - first) * row_bytes);
+            ++flight.stats.rows_scored;
+            if (distance <= flight.best.worst()) flight.best.add({distance, view_.label(position)});
+        };
+        if (options_->score_whole_pages) {
+            for (size_t position = first; position < last; ++position) score_row(position);
+            return;
+        }
+        std::vector<uint32_t> wanted;
+        for (const Candidate& candidate : flight.candidates)
+            if (candidate.position >= first && candidate.position < last) wanted.push_back(candidate.position);
+        std::sort(wanted.begin(), wanted.end());
+        wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+        for (uint32_t position : wanted) score_row(position);
+    }
+
+    // --- reading --------------------------------------------------------------------------------------------
+
+    uint64_t page_offset(uint64_t page) const { return view_.pages_offset + page * view_.page_stride; }
+
+    const std::byte* page_data(uint32_t slot) {
+        return cache_.buffer(slot) + page_offset(cache_.slot(slot).page) % kAlignment;
+    }
+
+    // Asks for as many of a flight's pages as there is room for; scores those already here.
+    void issue(Flight& flight) {
+        while (flight.next_page < flight.todo.size()) {
+            const uint64_t page = flight.todo[flight.next_page];
+            uint32_t slot = cache_.find(page);
+            if (slot != PageCache::kNoSlot && cache_.slot(slot).state == PageCache::State::ready) {
+                score(flight, page, page_data(slot));
+                ++flight.stats.pages_cached;
+            } else if (slot != PageCache::kNoSlot) {
+                cache_.slot(slot).waiting.push_back(uint32_t(&flight - flights_.data()));
+                ++flight.pending;
+                ++flight.stats.pages_cached;
+            } else {
+                if (reading_ == kQueueDepth || (slot = cache_.claim(page)) == PageCache::kNoSlot) return;
+                start_read(slot, page);
+                cache_.slot(slot).waiting.push_back(uint32_t(&flight - flights_.data()));
+                ++flight.pending;
+                ++flight.stats.pages_read;
+            }
+            ++flight.next_page;
+        }
+    }
+
+    void start_read(uint32_t slot, uint64_t page) {
+        const uint64_t start = page_offset(page) / kAlignment * kAlignment;
+        const uint64_t stop = round_up(page_offset(page) + view_.page_stride, kAlignment);
+        reader_->queue({slot, start, uint32_t(stop - start), cache_.buffer(slot)});
+        ++reading_;
+    }
+
+    // Starts what can be started, takes in what has arrived, and moves every flight whose round is complete.
+    void step(bool wait) {
+        for (Flight* flight : active_) advance(*flight);
+        std::erase_if(active_, [](const Flight* flight) { return flight->finished; });
+        reader_->submit();
+        done_.clear();
+        if (reading_ > 0) reader_->reap(done_, wait && !active_.empty());
+        for (const Completion& completion : done_) deliver(completion);
+    }
+
+    void advance(Flight& flight) {
+        while (!flight.finished) {
+            issue(flight);
+            if (flight.pending > 0 || flight.next_page < flight.todo.size()) return;
+            next_round(flight);
+        }
+    }
+
+    void deliver(const Completion& completion) {
+        --reading_;
+        PageCache::Slot& slot = cache_.slot(completion.tag);
+        const uint64_t page = slot.page;
+        const uint64_t lead = page_offset(page) % kAlignment;
+        if (completion.result < int64_t(lead + view_.page_stride)) {
+            cache_.release(completion.tag);
+            const std::string reason = completion.result < 0 ? std::strerror(int(-completion.result)) : "the file ends";
+            throw InputError(searcher_.file_.path() + ": page " + std::to_string(page) + " cannot be read: " + reason);
+        }
+        const std::byte* data = page_data(completion.tag);
+        if (crc32c(data, view_.page_stride) != view_.page_crc[page]) {
+            cache_.release(completion.tag);
+            throw InputError(searcher_.file_.path() + ": page " + std::to_string(page) +
+                             " does not match its checksum; the file is damaged, run `tenfold search verify`");
+        }
+        slot.state = PageCache::State::ready;
+        for (uint32_t number : slot.waiting) {
+            score(flights_[number], page, data);
+            --flights_[number].pending;
+        }
+        slot.waiting.clear();
+    }
+
+    // After an error: buffers must not be given away while the kernel still writes to them.
+    void drain() {
+        reader_->submit();
+        while (reading_ > 0) {
+            done_.clear();
+            reader_->reap(done_, true);
+            reading_ -= done_.size();
+        }
+        cache_.clear();
+        active_.clear();
+        for (Flight& flight : flights_) flight.finished = false;
+    }
+
+    const Searcher& searcher_;
+    const IndexView& view_;
+    size_t buffer_bytes_;
+    PageCache cache_;
+    std::unique_ptr<PageReader> reader_;
+    const Queries* queries_ = nullptr;
+    const SearchOptions* options_ = nullptr;
+    std::vector<Flight> flights_;
+    std::vector<Flight*> active_;
+    std::vector<Near> lists_;
+    std::vector<Hit> hits_;
+    std::vector<Candidate> scanned_;
+    std::vector<Completion> done_;
+    QueryTable table_;
+    Visited visited_;
+    size_t reading_ = 0;
+};
+
+Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes)
+    : view_(view), entries_(entry_points(view.graph.count)), file_(path, io), cache_bytes_(cache_bytes) {
+    const auto damaged = [](const std::string& what) {
+        return InputError(what + "; the index is damaged, run `tenfold search verify`");
+    };
+    for (size_t code = 0; code < 256; ++code) errors_[code] = std::exp(view.error_low + view.error_step * float(code));
+    uint64_t offset = 0;
+    const size_t bytes = block_bytes(view.codec.subs / 2);
+    for (size_t list = 0; list < view.graph.count; ++list) {
+        block_starts_.push_back(offset);
+        if (view.starts[list] > view.starts[list + 1] || view.starts[list + 1] > view.rows ||
+            view.replica_offsets[list] > view.replica_offsets[list + 1])
+            throw damaged("lists.bin: the offsets of list " + std::to_string(list) + " go backwards");
+        const uint64_t entries =
+            view.starts[list + 1] - view.starts[list] + view.replica_offsets[list + 1] - view.replica_offsets[list];
+        offset += (entries + kBlockRows - 1) / kBlockRows * bytes;
+    }
+    if (offset != view.blocks_size)
+        throw damaged("codes.bin holds " + std::to_string(view.blocks_size) + " bytes, the lists need " +
+                      std::to_string(offset));
+}
+
+Searcher::~Searcher() = default;
+
+std::unique_ptr<Worker> Searcher::borrow() {
+    {
+        const std::lock_guard<std::mutex> guard(lock_);
+        if (!idle_.empty()) {
+            std::unique_ptr<Worker> worker = std::move(idle_.back());
+            idle_.pop_back();
+            return worker;
+        }
+    }
+    return std::make_unique<Worker>(*this);
+}
+
+void Searcher::give_back(std::unique_ptr<Worker> worker) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    idle_.push_back(std::move(worker));
+}
+
+void Searcher::search(const Queries& queries, const SearchOptions& options, float* distances, int64_t* ids,
+                      QueryStats* stats) {
+    std::atomic<size_t> next{0};
+    const size_t threads = std::max<size_t>(1, std::min(options.threads, (queries.count + 7) / 8));
+    parallel_for(threads, 1, threads, [&](size_t, size_t, size_t) {
+        std::unique_ptr<Worker> worker = borrow();
+        worker->run(queries, options, next, distances, ids, stats);
+        give_back(std::move(worker));
+    });
+}
+
+void Searcher::estimate(const Queries& queries, const uint32_t* positions, size_t width, size_t threads,
+                        float* estimates, float* errors) const {
+    const Graph& graph = view_.graph;
+    const size_t bytes = block_bytes(view_.codec.subs / 2);
+    parallel_for(queries.count, 8, threads, [&](size_t first, size_t last, size_t) {
+        QueryTable table;
+        Hit hits[kBlockRows];
+        for (size_t q = first; q < last; ++q) {
+            const float* query = queries.space + q * graph.dim;
+            table.fill(view_.codec, query);
+            const ScanTable scan_table{table.even.data(), table.odd.data(), view_.codec.subs / 2,
+                                       table.offset,      table.step,       view_.shift_low,
+                                       view_.shift_step,  view_.scale_low,  view_.scale_step};
+            for (size_t i = 0; i < width; ++i) {
+                const uint32_t position = positions[q * width + i];
+                estimates[q * width + i] = errors[q * width + i] = NAN;
+                if (position >= view_.rows) continue;
+                const size_t list =
+                    size_t(std::upper_bound(view_.starts, view_.starts + graph.count + 1, uint64_t(position)) -
+                           view_.starts) -
+                    1;
+                const size_t rank = position - view_.starts[list], block = rank / kBlockRows;
+                const float list_term = kernels().l2_f32(query, graph.points + list * graph.dim, graph.dim);
+                const size_t valid =
+                    std::min<size_t>(kBlockRows, view_.starts[list + 1] - view_.starts[list] - block * kBlockRows);
+                const size_t found = kernels().scan(view_.blocks + block_starts_[list] + block * bytes, valid,
+                                                    scan_table, list_term, INFINITY, hits);
+                for (size_t h = 0; h < found; ++h)
+                    if (hits[h].slot == rank % kBlockRows) {
+                        estimates[q * width + i] = hits[h].estimate;
+                        errors[q * width + i] = errors_[hits[h].error];
+                    }
+            }
+        }
+    });
+}
+
+}  // namespace tenfold

@@ -1,0 +1,96 @@
+// A query's way: graph -> lists -> codes -> candidates -> pages -> exact distances.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "graph.h"
+#include "metric.h"
+#include "pages.h"
+#include "quantizer.h"
+
+namespace tenfold {
+
+// Everything a search reads. The arrays belong to the caller (memory-mapped files) and are not trusted: ids are
+// checked where they are used.
+struct IndexView {
+    Scorer scorer;
+    size_t rows;
+    size_t rows_per_page, page_stride;  // a page is `stride` bytes in the file
+    uint64_t pages_offset;
+    size_t pages;
+    const uint32_t* page_crc;
+    const int64_t* labels64;  // one of the two: user ids by position
+    const uint32_t* labels32;
+
+    Graph graph;                      // over the list centroids, in search space
+    const uint64_t* starts;           // (lists + 1): positions of each list's own rows
+    const uint64_t* replica_offsets;  // (lists + 1)
+    const uint32_t* replicas;         // positions of rows replicated into each list
+    const uint8_t* blocks;
+    size_t blocks_size;
+    Codec codec;
+    float shift_low, shift_step, scale_low, scale_step, error_low, error_step;
+
+    int64_t label(size_t position) const { return labels32 ? int64_t(labels32[position]) : labels64[position]; }
+};
+
+enum class Rule { bound, paper };
+
+struct SearchOptions {
+    size_t k, probes, candidates;
+    float z;  // a candidate is read while estimate + z sqrt(estimate * error) < k-th exact distance
+    Rule rule;
+    bool score_whole_pages;
+    size_t threads;
+};
+
+struct QueryStats {
+    uint32_t pages_read, pages_cached, candidates, rows_scored, codes_scanned, rounds;
+};
+
+// Queries twice: as exact distances need them, and as float rows of search space, in which
+// |q - x|^2 = base + slope * distance(q, x).
+struct Queries {
+    const std::byte* exact;
+    const float* space;
+    const float* base;
+    const float* slope;
+    size_t count;
+};
+
+class Worker;
+
+class Searcher {
+  public:
+    Searcher(const IndexView&, const std::string& path, const std::string& io, size_t cache_bytes);
+    ~Searcher();
+
+    const std::string& backend() const { return file_.backend(); }
+    // distances and ids (count, k), stats (count). Any number of threads may call at once.
+    void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats);
+    // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
+    // NaN where a position's own list does not hold it.
+    void estimate(const Queries&, const uint32_t* positions, size_t width, size_t threads, float* estimates,
+                  float* errors) const;
+
+  private:
+    std::unique_ptr<Worker> borrow();
+    void give_back(std::unique_ptr<Worker>);
+
+    IndexView view_;
+    std::vector<uint64_t> block_starts_;  // byte offset of each list's first block
+    std::vector<uint32_t> entries_;
+    float errors_[256];  // squared residual error by code
+    PageFile file_;
+    size_t cache_bytes_;
+    std::mutex lock_;
+    std::vector<std::unique_ptr<Worker>> idle_;
+    friend class Worker;
+};
+
+}  // namespace tenfold

@@ -1,0 +1,182 @@
+"""The `tenfold` command: `tenfold <room> <verb>`, and a few verbs of its own.
+
+A verb is a plain function. Its typed parameters become arguments and options, its docstring the
+help. A room keeps its verbs in `tenfold/<room>/commands.py`, in a dictionary `COMMANDS`, and is
+imported only when one of them is called.
+"""
+
+import importlib
+import json as json_format
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from tenfold import __version__
+from tenfold.core.errors import InputError
+from tenfold.core.reports import Table
+from tenfold.core.systems import SYSTEMS, System
+from tenfold.info import describe_machine
+
+__all__ = ["completion", "demo", "info", "main"]
+
+Commands = dict[str, Callable[..., None]]
+
+HOW_TO_PARSE = (
+    tyro.conf.PositionalRequiredArgs,  # no default: an argument; default: an option
+    tyro.conf.PositionalMetavarFromFieldName,
+    tyro.conf.FlagCreatePairsOff,  # --json, and no --no-json
+    tyro.conf.DisallowNone,
+    tyro.conf.HelptextFromCommentsOff,
+)
+
+WELCOME = """Ten research systems as dependable software.
+
+Example: tenfold search build base.fvecs my_index
+
+`tenfold <room> <verb> --help` explains a verb, `tenfold --version` prints the version."""
+
+
+def info(json: bool = False) -> None:
+    """Say what this machine and this installation offer.
+
+    Example: tenfold info --json
+
+    Args:
+        json: Print one JSON object instead of a table.
+    """
+    facts = describe_machine()
+    if json:
+        print(json_format.dumps(facts))
+        return
+    simd = f"{facts['simd']} (of {', '.join(facts['simd_levels'])})"
+    missing = "missing: pip install 'tenfold[{}]'"
+    rows = [
+        ["tenfold", facts["tenfold"]],
+        ["python", facts["python"]],
+        ["numpy", facts["numpy"]],
+        ["platform", facts["platform"]],
+        ["SIMD", simd if facts["simd"] else f"unknown: {facts['native_error']}"],
+        ["io_uring", f"no: {facts['io_uring']}" if facts["io_uring"] else "yes"],
+        ["cores", str(facts["cores"])],
+        ["memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"],
+        ["GPU", "; ".join(f"{gpu} (not used yet)" for gpu in facts["gpus"]) or "none"],
+    ]
+    for room, packages in facts["extras"].items():
+        for package, version in packages.items():
+            rows.append([f"{room}: {package}", version or missing.format(room)])
+    Table("What Tenfold finds on this machine", ["what", "found"], rows).print()
+
+
+def demo(json: bool = False) -> None:
+    """Show vector search on data that every machine has, in about a minute.
+
+    Example: tenfold demo
+
+    Args:
+        json: Print one JSON object instead of text and a table.
+    """
+    importlib.import_module("tenfold.search.demo").run_demo(json=json)
+
+
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print a script that makes a shell complete tenfold's verbs and options.
+
+    Example: tenfold completion bash > ~/.local/share/bash-completion/completions/tenfold
+
+    Args:
+        shell: The shell to write for.
+    """
+    app = _list_commands(OWN_COMMANDS, ())
+    for room in SYSTEMS:
+        if room.state == "works":
+            app.command(_list_commands(_load(room), ()), name=room.name)
+    app.cli(prog="tenfold", args=["--tyro-print-completion", shell], config=HOW_TO_PARSE)
+
+
+OWN_COMMANDS: Commands = {"demo": demo, "info": info, "completion": completion}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0 is done; 1 failed; 2 bad input or bad arguments; 130 interrupted; 141 the reader of our
+    output went away. Whatever goes wrong is one line on stderr; `TENFOLD_TRACEBACK=1` in the
+    environment adds where it happened.
+
+    Args:
+        args: The arguments after `tenfold`, by default those of this process.
+    """
+    try:
+        _run(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # the last line of defence: nobody wants to read a traceback
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    if os.environ.get("TENFOLD_TRACEBACK") == "1":
+        traceback.print_exc()
+    print("tenfold:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _run(args: list[str]) -> None:
+    if args == ["--version"]:
+        print(f"tenfold {__version__}")
+        return
+    room = next((room for room in SYSTEMS if args and room.name == args[0].replace("-", "_")), None)
+    if room is None:
+        _dispatch("tenfold", OWN_COMMANDS, SYSTEMS, WELCOME, args)
+        return
+    about = f"{room.title}: {room.summary}."
+    _dispatch(f"tenfold {room.name}", _load(room), (), about, args[1:])
+
+
+def _load(room: System) -> Commands:
+    """Import the verbs of a room, and with them what they need."""
+    if room.state == "planned":
+        raise InputError(f"{room.name}: this room is planned and has no commands yet")
+    commands: Commands = importlib.import_module(f"tenfold.{room.name}.commands").COMMANDS
+    return commands
+
+
+def _dispatch(prog: str, commands: Commands, rooms: Sequence[System], about: str, args: list[str]) -> None:
+    """Call the verb that `args` begins with, or list what there is."""
+    if args and args[0] in commands:
+        verb = args[0]
+        tyro.cli(commands[verb], prog=f"{prog} {verb}", args=args[1:], config=HOW_TO_PARSE)
+        return
+    app = _list_commands(commands, rooms)
+    app.cli(prog=prog, description=about, args=args or ["--help"], config=HOW_TO_PARSE)
+
+
+def _list_commands(commands: Commands, rooms: Sequence[System]) -> SubcommandApp:
+    """Make the command tree of one level, with one line of help each.
+
+    Rooms appear in it by name only: a call of one of their verbs never comes here.
+    """
+
+    def enter_room() -> None:
+        raise NotImplementedError
+
+    app = SubcommandApp()
+    for room in rooms:
+        state = "" if room.state == "works" else " (planned)"
+        app.command(name=room.name, help=f"{room.summary}{state}")(enter_room)
+    for name, function in commands.items():
+        app.command(name=name, help=(function.__doc__ or "").partition("\n")[0])(function)
+    return app

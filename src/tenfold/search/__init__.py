@@ -1,0 +1,22 @@
+"""Vector search for more vectors than fit in memory (FusionANNS, FAST '25).
+
+Codes, lists and a graph in memory; the vectors themselves on disk, read only to re-rank the few
+candidates that may still be among the nearest.
+"""
+
+from tenfold.search.data import GroundTruth, VectorSource, as_source, convert, open_vectors, read_ground_truth
+from tenfold.search.exact import exact_search, recall_at_k
+from tenfold.search.index import Index, SearchStats
+
+__all__ = [
+    "GroundTruth",
+    "Index",
+    "SearchStats",
+    "VectorSource",
+    "as_source",
+    "convert",
+    "exact_search",
+    "open_vectors",
+    "read_ground_truth",
+    "recall_at_k",
+]

@@ -1,0 +1,116 @@
+"""Native core of tenfold.search: arrays in, arrays out; C-contiguous, the GIL released meanwhile."""
+
+from typing import Any
+
+import numpy as np
+
+def simd_level() -> str:
+    """The instruction set in use: "scalar", "avx2", "avx512" or "neon"."""
+
+def simd_levels() -> list[str]:
+    """The instruction sets this machine offers, the reference first, the best last."""
+
+def use_simd_level(name: str) -> None:
+    """Use another one from now on; InputError if this machine lacks it."""
+
+def probe_io_uring() -> str:
+    """Empty where io_uring works, otherwise why it does not."""
+
+def usable_cores() -> int:
+    """Cores that affinity and cgroup quota leave to this process."""
+
+def crc32c(data: np.ndarray, start: int = 0) -> int:
+    """CRC-32C of (n,) uint8, going on from `start`."""
+
+def page_checksums(data: np.ndarray, page_bytes: int, threads: int = 1) -> np.ndarray:
+    """CRC-32C of every page, (pages,) uint32."""
+
+def exact(
+    rows: np.ndarray,
+    dtype: str,
+    metric: str,
+    queries: np.ndarray,
+    first_id: int,
+    distances: np.ndarray,
+    ids: np.ndarray,
+    threads: int = 1,
+) -> None:
+    """Merge rows (n, d) with ids from `first_id` on into each query's k best, (q, k), in place."""
+
+def make_graph(points: np.ndarray, degree: int, width: int, threads: int = 1) -> np.ndarray:
+    """Navigation graph over (n, d) float32 points: (n, degree) uint32, padded with 2^32 - 1."""
+
+def nearest_points(points: np.ndarray, neighbours: np.ndarray, width: int, threads: int = 1) -> np.ndarray:
+    """The `width` nearest other points of each point, found along the graph, ascending, padded alike."""
+
+def assign(
+    rows: np.ndarray,
+    nodes: np.ndarray,
+    begin: np.ndarray,
+    end: np.ndarray,
+    list: np.ndarray,
+    centroids: np.ndarray,
+    neighbours: np.ndarray,
+    threads: int = 1,
+) -> np.ndarray:
+    """The nearest list of each row (n, d) float32, (n,) uint32."""
+
+def replicate(
+    rows: np.ndarray,
+    primary: np.ndarray,
+    centroids: np.ndarray,
+    neighbours: np.ndarray,
+    most: int,
+    epsilon: float,
+    threads: int = 1,
+) -> np.ndarray:
+    """Further lists of each row under the RNG rule, (n, most) uint32, padded with 2^32 - 1."""
+
+def train_pq(residuals: np.ndarray, subs: int, iterations: int, threads: int = 1) -> np.ndarray:
+    """Codebook (subs, 16, ceil(d / subs)) float32 of (n, d) float32 residuals."""
+
+def encode(
+    rows: np.ndarray,
+    list: np.ndarray,
+    centroids: np.ndarray,
+    bits: int,
+    codebook: np.ndarray,
+    threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (n, subs) uint8 and terms |r|^2, <r, v>, |v|^2, <c, v> (n, 4) float32 of each row's residual."""
+
+class Searcher:
+    """An open index; keeps the arrays it was given alive."""
+
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        numbers: dict[str, Any],
+        path: str,
+        dtype: str,
+        metric: str,
+        io: str,
+        cache_bytes: int,
+    ) -> None: ...
+    @property
+    def backend(self) -> str:
+        """How pages are read: "uring", "direct" or "buffered"."""
+
+    def search(
+        self,
+        exact: np.ndarray,
+        space: np.ndarray,
+        base: np.ndarray,
+        slope: np.ndarray,
+        k: int,
+        probes: int,
+        candidates: int,
+        z: float,
+        rule: str,
+        score_whole_pages: bool,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distances (q, k) float32, ids (q, k) int64 and the six counts of SearchStats (q, 6) uint32."""
+
+    def estimate(self, space: np.ndarray, positions: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Estimates and squared residual errors (q, n) float32 of rows by position; NaN where out of range."""

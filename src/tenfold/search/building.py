@@ -1,0 +1,475 @@
+"""Building an index: six phases over the source, each leaving finished files behind.
+
+    survey   read the source once: check every value, draw the sample
+    cluster  k-means tree, navigation graph               -> graph.bin, tree.bin
+    train    the codec, on residuals of the sample        -> codebook.bin
+    assign   read the source again: nearest list of every row, rows spilled by range of lists
+    layout   per range: rows in list order -> vectors.bin; codes of rows and replicas spilled
+    pack     per range: codes of each list in blocks of 32 -> codes.bin, lists.bin
+
+All of it happens in `INDEX.partial`; a phase that has finished is named in `build.json` there, so a
+build that was killed goes on behind it. Only the complete index gets the name INDEX. Memory follows
+the budget: whatever grows with the number of rows goes through files in pieces.
+
+n rows of a block · D dimension of search space · M sub-quantisers · L lists
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search import _native
+from tenfold.search.clustering import Tree, grow_tree
+from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, block_bytes, pack_blocks, train_codec
+from tenfold.search.formats.source import VectorSource
+from tenfold.search.memory import MemoryPlan
+from tenfold.search.progress import Progress
+from tenfold.search.space import Metric, Space
+from tenfold.search.storage import (
+    FORMAT_VERSION,
+    SectionFile,
+    SectionWriter,
+    as_bytes,
+    replace_file,
+    sync_folder,
+)
+
+__all__ = ["BuildConfig", "Builder", "page_layout"]
+
+PAGE = 4096
+_SECTOR = 512
+_NO_LIST = np.uint32(0xFFFFFFFF)
+_DTYPES = ("float32", "float16", "uint8", "int8")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What decides the content of an index, apart from the vectors.
+
+    `rows_per_list` sets the number of lists; `replicas` is the most copies of a code in further lists,
+    made where a row is at most 1 + `epsilon` times as far from that list's centroid as from its own
+    (paper, eq. 2) and SPANN's RNG rule allows it.
+    """
+
+    metric: Metric = "l2"
+    codec: CodecKind = "pq"
+    code_bytes: int = 32
+    rows_per_list: int = 128
+    replicas: int = 7
+    epsilon: float = 0.15
+    seed: int = 0
+
+
+def page_layout(row_bytes: int) -> tuple[int, int]:
+    """(rows per page, bytes per page): many rows to 4,096 bytes, or one row on a 512-byte boundary."""
+    if row_bytes <= PAGE:
+        return PAGE // row_bytes, PAGE
+    return 1, -(-row_bytes // _SECTOR) * _SECTOR
+
+
+class Builder:
+    """One build, from where an earlier one stopped if there was one."""
+
+    def __init__(
+        self,
+        source: VectorSource,
+        folder: Path,
+        config: BuildConfig,
+        memory_budget: int,
+        threads: int,
+        progress: Progress,
+    ) -> None:
+        if source.dtype.name not in _DTYPES:
+            raise InputError(f"{source.name}: holds {source.dtype} values; an index takes {', '.join(_DTYPES)}")
+        if source.rows > 0xFFFFFFFE:
+            raise InputError(f"{source.name}: has {source.rows:,} rows; one index takes up to 4,294,967,294")
+        self.source, self.folder, self.config = source, folder, config
+        self.threads, self.progress = threads, progress
+        self.space_dim = source.dim + (config.metric == "ip")
+        self.spill = folder / "spill"
+        self._resume(memory_budget)
+
+    def run(self) -> None:
+        """Run the phases that are not finished yet; the folder then holds every file but the manifest."""
+        phases = (self._survey, self._cluster, self._train, self._assign, self._layout, self._pack)
+        for phase in phases:
+            name = phase.__name__.strip("_")
+            if name in self.state["done"]:
+                continue
+            self.progress(name, 0, 1)
+            phase()
+            self.state["done"].append(name)
+            self._save_state()
+            self.progress(name, 1, 1)
+
+    def manifest(self) -> dict[str, Any]:
+        """What the index must know to be opened, besides its sections."""
+        per_page, stride = page_layout(self.source.dim * self.source.dtype.itemsize)
+        return {
+            "format_version": FORMAT_VERSION,
+            "rows": self.source.rows,
+            "dim": self.source.dim,
+            "dtype": self.source.dtype.name,
+            "rows_per_page": per_page,
+            "page_bytes": stride,
+            "radius": self.state["radius"],
+            **asdict(self.config),
+        }
+
+    # --- state ----------------------------------------------------------------------------------------------
+
+    def _resume(self, memory_budget: int) -> None:
+        """Take over the state of an earlier try at the same index, or begin anew."""
+        identity = {
+            "format_version": FORMAT_VERSION,
+            "source": _fingerprint(self.source),
+            "memory_budget": memory_budget,
+            "config": asdict(self.config),
+        }
+        self.state: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self.state = json.loads((self.folder / "build.json").read_text())
+        if self.state.get("identity") == identity:
+            self.plan = MemoryPlan(**self.state["plan"])
+            return
+        config = self.config
+        self.plan = MemoryPlan.make(memory_budget, self.source, self.space_dim, config.rows_per_list, config.code_bytes)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.spill.mkdir(parents=True)
+        self.state = {"identity": identity, "plan": asdict(self.plan), "done": []}
+        self._save_state()
+
+    def _save_state(self) -> None:
+        with replace_file(self.folder / "build.json") as file:
+            file.write(json.dumps(self.state, indent=1).encode())
+
+    @property
+    def space(self) -> Space:
+        """The map into search space; known after the survey."""
+        rotation = self.config.seed if self.config.codec == "rabitq" else None
+        return Space(self.config.metric, self.source.dim, self.state["radius"], rotation)
+
+    def _blocks(self, phase: str) -> Iterator[np.ndarray]:
+        done = 0
+        for block in self.source.blocks(self.plan.block_rows):
+            yield block
+            done += len(block)
+            self.progress(phase, done, self.source.rows)
+
+    # --- survey ---------------------------------------------------------------------------------------------
+
+    def _survey(self) -> None:
+        """Reads everything once, so that bad rows are found before anything is built on them."""
+        rows, wanted = self.source.rows, min(self.plan.sample_rows, self.source.rows)
+        rng = np.random.default_rng(self.config.seed)
+        sample = np.empty((wanted, self.source.dim), self.source.dtype)
+        taken, seen, radius = 0, 0, 0.0
+        for block in self._blocks("survey"):
+            # Of the rows left, choose so many here that every set of `wanted` rows is equally likely.
+            count = (
+                int(rng.hypergeometric(len(block), rows - seen - len(block), wanted - taken)) if taken < wanted else 0
+            )
+            picks = np.sort(rng.choice(len(block), count, replace=False))
+            sample[taken : taken + count] = block[picks]
+            taken, seen = taken + count, seen + len(block)
+            if self.config.metric == "ip":
+                radius = max(radius, float(np.linalg.norm(block.astype(np.float32), axis=1).max(initial=0)))
+        self.state["radius"] = radius
+        with replace_file(self.folder / "sample.npy") as file:
+            np.save(file, sample)
+
+    def _sample_rows(self) -> np.ndarray:
+        return self.space.rows(np.load(self.folder / "sample.npy"))
+
+    # --- cluster, train -------------------------------------------------------------------------------------
+
+    def _cluster(self) -> None:
+        tree = grow_tree(
+            self._sample_rows(),
+            self.plan.lists,
+            self.config.seed,
+            self.threads,
+            progress=lambda done, total: self.progress("cluster", done, total),
+        )
+        with SectionWriter(self.folder / "tree.bin", "tree") as file:
+            for name in ("nodes", "begin", "end", "list", "neighbours"):
+                file.add(name, getattr(tree, name))
+        with SectionWriter(self.folder / "graph.bin", "graph") as file:
+            file.add("centroids", tree.centroids)
+            file.add("neighbours", tree.graph)
+
+    def _tree(self) -> Tree:
+        tree, graph = SectionFile(self.folder / "tree.bin", "tree"), SectionFile(self.folder / "graph.bin", "graph")
+        width = self.space_dim
+
+        def matrix(file: SectionFile, name: str, dtype: str, columns: int | None) -> np.ndarray:
+            array = file.array(name, dtype, columns)
+            return np.array(array.reshape(len(array), -1))
+
+        return Tree(
+            matrix(tree, "nodes", "<f4", width),
+            np.array(tree.array("begin", "<u4")),
+            np.array(tree.array("end", "<u4")),
+            np.array(tree.array("list", "<u4")),
+            matrix(graph, "centroids", "<f4", width),
+            matrix(tree, "neighbours", "<u4", None),
+            matrix(graph, "neighbours", "<u4", None),
+        )
+
+    def _train(self) -> None:
+        tree, rows = self._tree(), self._sample_rows()[: self.plan.training_rows]
+        codec = train_codec(
+            self.config.codec,
+            rows,
+            tree.assign(rows, self.threads),
+            tree.centroids,
+            self.config.code_bytes,
+            self.threads,
+        )
+        with SectionWriter(self.folder / "codebook.bin", "codebook") as file:
+            file.add("codebook", codec.codebook)
+        numbers = asdict(codec)
+        del numbers["codebook"]
+        numbers["sub_dim"] = codec.codebook.shape[2]
+        self.state["codec"] = numbers
+        (self.folder / "sample.npy").unlink()
+
+    def codec(self) -> Codec:
+        """The trained codec; known after `train`."""
+        numbers = dict(self.state["codec"])
+        width = numbers.pop("sub_dim")
+        flat = SectionFile(self.folder / "codebook.bin", "codebook").array("codebook", "<f4", None)
+        return Codec(codebook=np.array(flat).reshape(-1, 16, width), **numbers)
+
+    # --- assign ---------------------------------------------------------------------------------------------
+
+    def _record(self) -> np.dtype:
+        return np.dtype([("label", "<u4"), ("list", "<u4"), ("vector", self.source.dtype, (self.source.dim,))])
+
+    def _ranges(self, lists: int) -> np.ndarray:
+        """First list of each range; a range's rows fit the memory budget."""
+        return np.linspace(0, lists, min(self.plan.ranges, lists) + 1).astype(np.int64)
+
+    def _assign(self) -> None:
+        tree, space = self._tree(), self.space
+        lists = len(tree.centroids)
+        counts = np.zeros(lists, np.int64)
+        bounds = self._ranges(lists)
+        row = 0
+        with _Spill(self.spill, "rows", len(bounds) - 1) as spill:
+            for block in self._blocks("assign"):
+                found = tree.assign(space.rows(block), self.threads)
+                counts += np.bincount(found, minlength=lists)
+                records = np.empty(len(block), self._record())
+                records["label"] = np.arange(row, row + len(block))
+                records["list"] = found
+                records["vector"] = block
+                spill.write(np.searchsorted(bounds, found, side="right") - 1, records)
+                row += len(block)
+        np.save(self.spill / "counts.npy", counts)
+
+    # --- layout ---------------------------------------------------------------------------------------------
+
+    def _entry(self) -> np.dtype:
+        pairs = self.codec().subs(self.space_dim) // 2
+        return np.dtype(
+            [
+                ("list", "<u4"),
+                ("row", "<u4"),
+                ("replica", "u1"),
+                ("error", "u1"),
+                ("scale", "u1"),
+                ("shift", "<u2"),
+                ("codes", "u1", (pairs,)),
+            ]
+        )
+
+    def _layout(self) -> None:
+        tree, codec, space = self._tree(), self.codec(), self.space
+        bounds, entry = self._ranges(len(tree.centroids)), self._entry()
+        ranges = len(bounds) - 1
+        position = 0
+        with (
+            SectionWriter(self.folder / "vectors.bin", "vectors") as file,
+            _Spill(self.spill, "labels", 1) as labels,
+            _Spill(self.spill, "entries", ranges) as entries,
+        ):
+            pages = _PageWriter(file, self.source.dim * self.source.dtype.itemsize)
+            for number in range(ranges):
+                records = np.fromfile(self.spill / f"rows-{number}", self._record())
+                records = records[np.argsort(records["list"], kind="stable")]
+                for start in range(0, len(records), self.plan.block_rows):
+                    part = records[start : start + self.plan.block_rows]
+                    vectors = np.ascontiguousarray(part["vector"])
+                    pages.write(vectors)
+                    labels.write(np.zeros(len(part), np.int64), np.ascontiguousarray(part["label"]))
+                    found = self._entries(tree, codec, space.rows(vectors), part["list"], position, entry)
+                    entries.write(np.searchsorted(bounds, found["list"], side="right") - 1, found)
+                    position += len(part)
+                    self.progress("layout", position, self.source.rows)
+            pages.finish()
+            file.begin("labels", "<u4")
+            for chunk in _read_chunks(self.spill / "labels-0", np.dtype("<u4"), self.plan.block_rows):
+                file.write(chunk)
+            file.end()
+        for number in range(ranges):
+            (self.spill / f"rows-{number}").unlink()
+
+    def _entries(
+        self, tree: Tree, codec: Codec, rows: np.ndarray, lists: np.ndarray, position: int, entry: np.dtype
+    ) -> np.ndarray:
+        """List entries of consecutive rows: one in their own list each, and their replicas."""
+        lists = np.ascontiguousarray(lists)
+        copies = _native.replicate(
+            rows,
+            lists,
+            tree.centroids,
+            tree.neighbours,
+            self.config.replicas,
+            self.config.epsilon,
+            self.threads,
+        )
+        source, _ = np.nonzero(copies != _NO_LIST)
+        which = np.concatenate([np.arange(len(rows)), source])
+        targets = np.concatenate([lists, copies[copies != _NO_LIST]]).astype(np.uint32)
+        entries = np.empty(len(which), entry)
+        for start in range(0, len(which), self.plan.block_rows):
+            part = slice(start, start + self.plan.block_rows)
+            encoded = codec.encode(np.ascontiguousarray(rows[which[part]]), targets[part], tree.centroids, self.threads)
+            for name, values in zip(("codes", "shift", "scale", "error"), encoded, strict=True):
+                entries[name][part] = values
+        entries["list"], entries["row"] = targets, position + which
+        entries["replica"] = np.arange(len(which)) >= len(rows)
+        return entries
+
+    # --- pack -----------------------------------------------------------------------------------------------
+
+    def _pack(self) -> None:
+        counts = np.load(self.spill / "counts.npy")
+        bounds, entry = self._ranges(len(counts)), self._entry()
+        copies = np.zeros(len(counts), np.int64)
+        ranges = len(bounds) - 1
+        with (
+            SectionWriter(self.folder / "codes.bin", "codes") as codes,
+            SectionWriter(self.folder / "lists.bin", "lists") as lists,
+        ):
+            codes.begin("blocks", "|u1", block_bytes(2 * entry["codes"].shape[0]))
+            lists.begin("replicas", "<u4")
+            for number in range(ranges):
+                entries = np.fromfile(self.spill / f"entries-{number}", entry)
+                entries = entries[np.lexsort((entries["row"], entries["replica"], entries["list"]))]
+                first, last = bounds[number], bounds[number + 1]
+                sizes = np.bincount(entries["list"] - first, minlength=last - first)
+                copies[first:last] = sizes - counts[first:last]
+                lists.write(entries["row"][entries["replica"] == 1])
+                for blocks in _blocks_of(entries, sizes, self.plan.block_rows):
+                    codes.write(blocks)
+                self.progress("pack", number + 1, ranges)
+            codes.end()
+            lists.end()
+            lists.add("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64))
+            lists.add("replica_offsets", np.concatenate([[0], np.cumsum(copies)]).astype(np.uint64))
+
+    def publish(self, path: Path) -> None:
+        """Remove what only the build needed and give the finished index its name."""
+        shutil.rmtree(self.spill, ignore_errors=True)
+        for name in ("tree.bin", "build.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        self.folder.rename(path)
+        sync_folder(path.parent)
+
+
+def _fingerprint(source: VectorSource) -> list[Any]:
+    """What tells one source from another: a file's size and time of change, an array's content."""
+    described: list[Any] = [source.name, source.rows, source.dim, source.dtype.name]
+    try:
+        status = Path(source.name).stat()
+    except (OSError, ValueError):
+        crc = 0
+        for block in source.blocks(1 << 14):
+            crc = _native.crc32c(as_bytes(block), crc)
+        return [*described, crc]
+    return [*described, status.st_size, status.st_mtime_ns]
+
+
+class _Spill:
+    """Appends records to one file per range, made anew."""
+
+    def __init__(self, folder: Path, name: str, ranges: int) -> None:
+        self._paths = [folder / f"{name}-{number}" for number in range(ranges)]
+
+    def __enter__(self) -> "_Spill":
+        self._files = [path.open("wb", buffering=0) for path in self._paths]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def write(self, ranges: np.ndarray, records: np.ndarray) -> None:
+        order = np.argsort(ranges, kind="stable")
+        ends = np.cumsum(np.bincount(ranges, minlength=len(self._files)))
+        for number, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            if stop > start:
+                records[order[start:stop]].tofile(self._files[number])
+
+
+class _PageWriter:
+    """Rows into pages: sections `pages` and `page_crc` of the vector file."""
+
+    def __init__(self, file: SectionWriter, row_bytes: int) -> None:
+        self._file, self._row_bytes = file, row_bytes
+        self._per_page, self._stride = page_layout(row_bytes)
+        self._rest = np.zeros((0, row_bytes), np.uint8)
+        self._crc: list[np.ndarray] = []
+        file.begin("pages", "|u1", self._stride)
+
+    def write(self, vectors: np.ndarray) -> None:
+        rows = np.concatenate([self._rest, vectors.view(np.uint8).reshape(len(vectors), self._row_bytes)])
+        whole = len(rows) // self._per_page * self._per_page
+        self._rest = rows[whole:].copy()
+        self._put(rows[:whole])
+
+    def _put(self, rows: np.ndarray) -> None:
+        pages = np.zeros((len(rows) // self._per_page, self._stride), np.uint8)
+        used = self._per_page * self._row_bytes
+        pages[:, :used] = rows.reshape(len(pages), used)
+        self._crc.append(_native.page_checksums(pages.reshape(-1), self._stride))
+        self._file.write(pages)
+
+    def finish(self) -> None:
+        if len(self._rest):
+            last = np.zeros((self._per_page, self._row_bytes), np.uint8)
+            last[: len(self._rest)] = self._rest
+            self._put(last)
+        self._file.end()
+        self._file.add("page_crc", np.concatenate([*self._crc, np.zeros(0, np.uint32)]))
+
+
+def _blocks_of(entries: np.ndarray, sizes: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """The blocks of consecutive lists; every list starts a block of its own."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        begin = ends[first] - sizes[first]
+        last = max(first + 1, int(np.searchsorted(ends, begin + most, side="right")))
+        part, some = entries[begin : ends[last - 1]], sizes[first:last]
+        padded = -(-some // BLOCK_ROWS) * BLOCK_ROWS
+        places = np.arange(len(part)) + np.repeat(np.cumsum(padded) - padded - (np.cumsum(some) - some), some)
+        spread = np.zeros(padded.sum(), entries.dtype)
+        spread[places] = part
+        yield pack_blocks(spread["codes"], spread["shift"], spread["scale"], spread["error"])
+        first = last
+
+
+def _read_chunks(path: Path, dtype: np.dtype, rows: int) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        while len(chunk := np.fromfile(file, dtype, rows)):
+            yield chunk

@@ -1,0 +1,324 @@
+"""The verbs of `tenfold search`."""
+
+import json as json_format
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from tenfold.core.errors import InputError
+from tenfold.core.reports import Table
+from tenfold.search.codec import CodecKind
+from tenfold.search.data import convert as convert_file
+from tenfold.search.data import open_vectors, read_ground_truth
+from tenfold.search.evaluation import evaluate as evaluate_index
+from tenfold.search.index import Index, IoBackend, verify_index
+from tenfold.search.progress import progress_bar
+from tenfold.search.space import Metric
+
+__all__ = ["COMMANDS"]
+
+Size = Annotated[str, tyro.conf.arg(metavar="SIZE")]
+_MOST_QUERIES = 1_000_000
+
+
+def build(
+    base: Path,
+    index: Path,
+    metric: Metric = "l2",
+    memory_budget: Size = "1GB",
+    codec: Literal["auto", "pq", "rabitq"] = "auto",
+    code_bytes: int = 0,
+    rows_per_list: int = 128,
+    seed: int = 0,
+    threads: int = 0,
+    overwrite: bool = False,
+    key: str = "",
+    json: bool = False,
+) -> None:
+    """Build an index folder from a file of vectors.
+
+    A build that was interrupted goes on where it stopped when the same command is given again.
+
+    Example: tenfold search build base.fvecs my_index --metric l2 --memory-budget 512MB
+
+    Args:
+        base: File of vectors (fvecs, bvecs, fbin, u8bin, i8bin, f16bin, npy, npz, hdf5, parquet, text, ...).
+        index: Folder to make.
+        metric: How nearness is measured.
+        memory_budget: What the whole process may hold while building.
+        codec: Codes kept in memory; auto takes rabitq from dimension 256 on, else pq.
+        code_bytes: Bytes of code per vector; 0 chooses by dimension.
+        rows_per_list: Mean number of vectors per list.
+        seed: Makes the build repeatable.
+        threads: 0 means all usable cores.
+        overwrite: Replace an index that is already there.
+        key: Data set, array or column in files that hold several.
+        json: Print one JSON object instead of a table.
+    """
+    source = open_vectors(base, key=key or None)
+    chosen: CodecKind | None = None if codec == "auto" else codec
+    with progress_bar() as progress:
+        built = Index.build(
+            source,
+            index,
+            metric=metric,
+            codec=chosen,
+            code_bytes=code_bytes or None,
+            memory_budget=memory_budget,
+            rows_per_list=rows_per_list,
+            seed=seed,
+            threads=threads or None,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print_info(built, json)
+
+
+def query(
+    index: Path,
+    queries: Path,
+    k: int = 10,
+    recall: float = 0.95,
+    probes: int = 0,
+    candidates: int = 0,
+    rerank: Literal["bound", "paper"] = "bound",
+    io: IoBackend = "auto",
+    cache: Size = "0",
+    threads: int = 0,
+    key: str = "",
+    json: bool = False,
+) -> None:
+    """Find the nearest vectors of every query.
+
+    Prints one line per query: id and distance of its neighbours. With --json one object per line.
+
+    Example: tenfold search query my_index queries.fvecs --k 10 --recall 0.95
+
+    Args:
+        index: Index folder.
+        queries: File of query vectors.
+        k: Neighbours per query.
+        recall: Wanted share of true neighbours found; 1 searches everything.
+        probes: Lists to scan, instead of what recall chooses; 0 leaves it to recall.
+        candidates: Codes to keep for re-ranking; 0 leaves it to recall.
+        rerank: When to stop reading vectors: bound, or the paper's rule.
+        io: How pages are read from disk.
+        cache: Memory for pages read lately.
+        threads: 0 means all usable cores.
+        key: Data set, array or column in files that hold several.
+        json: Print JSON lines instead of text.
+    """
+    opened = Index.open(index, io=io, cache=cache)
+    source = open_vectors(queries, key=key or None)
+    number = 0
+    for block in source.blocks(10_000):
+        distances, ids = opened.search(
+            block,
+            k,
+            recall=recall,
+            probes=probes or None,
+            candidates=candidates or None,
+            rerank=rerank,
+            threads=threads or None,
+        )
+        for row in range(len(block)):
+            _print_neighbours(number, distances[row], ids[row], json)
+            number += 1
+
+
+def evaluate(
+    index: Path,
+    queries: Path,
+    truth: Annotated[Path | None, tyro.conf.Positional] = None,
+    k: int = 10,
+    recall: float = 0.95,
+    probes: int = 0,
+    candidates: int = 0,
+    io: IoBackend = "auto",
+    cache: Size = "0",
+    threads: int = 0,
+    key: str = "",
+    json: bool = False,
+) -> None:
+    """Measure recall, throughput, latency, pages read and memory.
+
+    Without TRUTH, exact search over the index makes it.
+
+    Example: tenfold search evaluate my_index queries.fvecs truth.bin --k 10 --recall 0.95 --json
+
+    Args:
+        index: Index folder.
+        queries: File of query vectors.
+        truth: Ground truth: true ids and, where the format has them, distances.
+        k: Neighbours per query.
+        recall: Wanted share of true neighbours found; 1 searches everything.
+        probes: Lists to scan, instead of what recall chooses; 0 leaves it to recall.
+        candidates: Codes to keep for re-ranking; 0 leaves it to recall.
+        io: How pages are read from disk.
+        cache: Memory for pages read lately.
+        threads: 0 means all usable cores.
+        key: Data set, array or column of QUERIES.
+        json: Print one JSON object instead of a table.
+    """
+    opened = Index.open(index, io=io, cache=cache)
+    rows = _read_queries(queries, key)
+    true_distances = None if truth is None else _true_distances(opened, rows, truth, k)
+    with progress_bar() as progress:
+        result = evaluate_index(
+            opened,
+            rows,
+            true_distances,
+            k,
+            recall=recall,
+            probes=probes or None,
+            candidates=candidates or None,
+            threads=threads or None,
+            progress=progress,
+        )
+    if json:
+        print(json_format.dumps(result.to_json()))
+        return
+    facts = [
+        [f"recall@{k}", f"{result.recall:.4f}"],
+        ["queries per second", f"{result.qps:,.0f} ({result.threads} threads)"],
+        ["latency p50 / p99", f"{result.latency_ms['p50']:.2f} / {result.latency_ms['p99']:.2f} ms"],
+        ["pages read per query", f"{result.pages_per_query:.1f}"],
+        ["candidates per query", f"{result.candidates_per_query:.1f}"],
+        ["memory of the process", _size(result.rss_bytes)],
+        ["index on disk", _size(result.index_bytes)],
+        ["I/O back end, SIMD", f"{result.io_backend}, {result.simd}"],
+    ]
+    Table(f"{index}: {result.queries:,} queries", ["what", "measured"], facts).print()
+
+
+def info(index: Path, json: bool = False) -> None:
+    """Say what an index holds, how large it is, and what its recall settings are.
+
+    Example: tenfold search info my_index
+
+    Args:
+        index: Index folder.
+        json: Print one JSON object instead of a table.
+    """
+    _print_info(Index.open(index), json)
+
+
+def verify(index: Path, json: bool = False) -> None:
+    """Compare every byte of an index with its checksums; exit status 1 if anything is damaged.
+
+    Example: tenfold search verify my_index
+
+    Args:
+        index: Index folder.
+        json: Print one JSON object instead of lines.
+    """
+    damaged = verify_index(index)
+    if json:
+        print(json_format.dumps({"ok": not damaged, "damaged": damaged}))
+    else:
+        print("\n".join(damaged) or f"{index}: every checksum holds")
+    if damaged:
+        raise SystemExit(1)
+
+
+def tune(
+    index: Path, queries: Annotated[Path | None, tyro.conf.Positional] = None, key: str = "", json: bool = False
+) -> None:
+    """Measure anew which settings reach which recall, best with real queries, and keep the result.
+
+    Example: tenfold search tune my_index queries.fvecs
+
+    Args:
+        index: Index folder.
+        queries: A few hundred typical queries; default: rows of the index itself.
+        key: Data set, array or column of QUERIES.
+        json: Print one JSON object instead of a table.
+    """
+    opened = Index.open(index)
+    rows = None if queries is None else _read_queries(queries, key)
+    with progress_bar() as progress:
+        opened.calibrate(rows, progress=progress)
+    _print_info(opened, json)
+
+
+def convert(a: Path, b: Path, key: str = "", overwrite: bool = False) -> None:
+    """Write vectors from one format to another, chosen by suffix; no value may change.
+
+    Example: tenfold search convert sift.hdf5 sift.fvecs --key train
+
+    Args:
+        a: File to read.
+        b: File to write.
+        key: Data set, array or column in files that hold several.
+        overwrite: Replace B if it is there.
+    """
+    with progress_bar() as progress:
+        convert_file(
+            a, b, key=key or None, overwrite=overwrite, progress=lambda done, rows: progress("convert", done, rows)
+        )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build": build,
+    "query": query,
+    "evaluate": evaluate,
+    "info": info,
+    "verify": verify,
+    "tune": tune,
+    "convert": convert,
+}
+
+
+def _read_queries(path: Path, key: str) -> np.ndarray:
+    source = open_vectors(path, key=key or None)
+    if not 1 <= source.rows <= _MOST_QUERIES:
+        raise InputError(f"{path}: holds {source.rows:,} queries; give 1 to {_MOST_QUERIES:,}")
+    return np.concatenate(list(source.blocks(source.rows)))
+
+
+def _true_distances(index: Index, queries: np.ndarray, path: Path, k: int) -> np.ndarray:
+    """Distances of the true neighbours; computed from the ids where the file has none, or in another measure."""
+    truth = read_ground_truth(path)
+    if truth.ids.shape[0] != len(queries) or truth.ids.shape[1] < k:
+        raise InputError(
+            f"{path}: has {truth.ids.shape[1]} neighbours of {truth.ids.shape[0]:,} queries; "
+            f"{k} of {len(queries):,} are needed"
+        )
+    return index.distances_to(queries, truth.ids[:, :k])
+
+
+def _print_neighbours(number: int, distances: np.ndarray, ids: np.ndarray, json: bool) -> None:
+    found = ids >= 0
+    if json:
+        pairs = {"query": number, "ids": ids[found].tolist(), "distances": distances[found].tolist()}
+        sys.stdout.write(json_format.dumps(pairs) + "\n")
+    else:
+        shown = "  ".join(f"{i}:{d:.6g}" for i, d in zip(ids[found], distances[found], strict=True))
+        sys.stdout.write(f"{number}\t{shown}\n")
+
+
+def _print_info(index: Index, json: bool) -> None:
+    stats: dict[str, Any] = index.stats()
+    if json:
+        print(json_format.dumps(stats))
+        return
+    facts = [
+        ["vectors", f"{stats['rows']:,} x {stats['dim']} {stats['dtype']}, metric {stats['metric']}"],
+        ["lists", f"{stats['lists']:,}, {stats['entries_per_row']:.2f} entries per vector"],
+        ["codes", f"{stats['codec']}, {stats['code_bytes']} bytes per vector"],
+        ["vectors alone", _size(stats["vector_bytes"])],
+        ["index on disk", _size(stats["index_bytes"])],
+        ["needed in memory", _size(stats["memory_bytes"])],
+        ["I/O back end, SIMD", f"{stats['io_backend']}, {stats['simd']}"],
+    ]
+    for level, probes, candidates, z in stats["calibration"]["levels"].get("10", []):
+        facts.append([f"recall@10 {level:g}", f"probes {probes:,}, candidates {candidates:,}, z {z:.2f}"])
+    Table(stats["path"], ["what", "value"], facts).print()
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MB"

@@ -1,0 +1,104 @@
+"""How well and how fast an index answers: recall against exact search, throughput, latency, pages, memory."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from tenfold.search import _native
+from tenfold.search.calibration import StoredRows
+from tenfold.search.exact import exact_search, recall_at_k
+from tenfold.search.index import Index
+from tenfold.search.memory import resident_bytes
+from tenfold.search.progress import Progress, no_progress
+
+__all__ = ["Evaluation", "evaluate"]
+
+_SINGLE_QUERIES = 1000  # asked one at a time for the latency
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one run; `rss_bytes` is what the whole process holds at its end."""
+
+    queries: int
+    k: int
+    recall: float
+    qps: float  # all queries in one batch, all threads
+    latency_ms: dict[str, float]  # p50 and p99 of single queries, one at a time
+    pages_per_query: float
+    candidates_per_query: float
+    codes_per_query: float
+    rounds_per_query: float
+    rss_bytes: int
+    index_bytes: int
+    io_backend: str
+    simd: str
+    threads: int
+
+    def to_json(self) -> dict[str, object]:
+        """As `evaluate --json` prints it."""
+        return asdict(self)
+
+
+def evaluate(
+    index: Index,
+    queries: np.ndarray,
+    true_distances: np.ndarray | None = None,
+    k: int = 10,
+    *,
+    recall: float = 0.95,
+    probes: int | None = None,
+    candidates: int | None = None,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Search all queries in one batch, then up to 1,000 one at a time.
+
+    Args:
+        index: An open index.
+        queries: (q, dim), at least one.
+        true_distances: (q, >= k) float32, distances of the exact neighbours, ascending; default:
+            found by exact search over the index. Recall counts ties by distance.
+        k: Results per query.
+        recall: Wanted recall, as for `Index.search`.
+        probes: As for `Index.search`.
+        candidates: As for `Index.search`.
+        threads: Default: all usable cores.
+        progress: Called while exact search runs.
+    """
+    threads = threads or _native.usable_cores()
+    if true_distances is None:
+        true_distances, _ = exact_search(
+            StoredRows(index), queries, k, index.metric, threads=threads, progress=progress
+        )
+
+    start = time.perf_counter()
+    distances, _, stats = index.search(
+        queries, k, recall=recall, probes=probes, candidates=candidates, threads=threads, return_stats=True
+    )
+    seconds = time.perf_counter() - start
+    rss = resident_bytes()
+
+    singles = []
+    for number in range(min(len(queries), _SINGLE_QUERIES)):
+        start = time.perf_counter()
+        index.search(queries[number : number + 1], k, recall=recall, probes=probes, candidates=candidates, threads=1)
+        singles.append(1000 * (time.perf_counter() - start))
+    sizes = index.stats()
+    return Evaluation(
+        queries=len(queries),
+        k=k,
+        recall=recall_at_k(distances, true_distances, k),
+        qps=len(queries) / seconds,
+        latency_ms={"p50": float(np.percentile(singles, 50)), "p99": float(np.percentile(singles, 99))},
+        pages_per_query=float(stats.pages_read.mean()),
+        candidates_per_query=float(stats.candidates.mean()),
+        codes_per_query=float(stats.codes_scanned.mean()),
+        rounds_per_query=float(stats.rounds.mean()),
+        rss_bytes=rss,
+        index_bytes=sizes["index_bytes"],
+        io_backend=sizes["io_backend"],
+        simd=sizes["simd"],
+        threads=threads,
+    )

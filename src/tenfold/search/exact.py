@@ -1,0 +1,89 @@
+"""Exact search over any source: ground truth, and the yardstick of every test."""
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search import _native
+from tenfold.search.formats.source import VectorSource
+from tenfold.search.progress import Progress, no_progress
+from tenfold.search.space import Metric
+
+__all__ = ["check_queries", "exact_search", "recall_at_k"]
+
+_BLOCK_BYTES = 2 << 20
+
+
+def exact_search(
+    source: VectorSource,
+    queries: np.ndarray,
+    k: int,
+    metric: Metric = "l2",
+    *,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows of each query by comparing with every row, ties by lower row number.
+
+    Args:
+        source: Base vectors; streamed, never held whole.
+        queries: (q, dim), values that the base dtype can hold.
+        k: Results per query.
+        metric: "l2" (squared distance), "ip" (minus the inner product) or "cosine" (1 - cos).
+        threads: Default: all usable cores.
+        progress: Called with the rows done.
+
+    Returns:
+        distances (q, k) float32, ascending, and row numbers (q, k) int64; inf and -1 where there
+        are fewer than k rows.
+    """
+    queries = check_queries(queries, source.dim, source.dtype)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    ids = np.full((len(queries), k), -1, np.int64)
+    block_rows = max(1, _BLOCK_BYTES // (source.dim * source.dtype.itemsize))
+    row = 0
+    for block in source.blocks(block_rows):
+        _native.exact(block, source.dtype.name, metric, queries, row, distances, ids, threads or _native.usable_cores())
+        row += len(block)
+        progress("exact", row, source.rows)
+    return distances, ids
+
+
+def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
+    """Queries as the exact kernels take them: C-contiguous (q, dim), float32 for float16 bases.
+
+    Raises InputError for a wrong shape, NaN or infinity, or values that the base's integer type
+    cannot hold.
+    """
+    queries = np.asarray(queries)
+    if queries.ndim == 1 and queries.shape[0] == dim:
+        raise InputError(f"queries have shape {queries.shape}; one query is a row: q.reshape(1, -1)")
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise InputError(f"queries have shape {queries.shape}, but this base holds vectors of dimension {dim}")
+    if queries.dtype.kind not in "fiu":
+        raise InputError(f"queries hold {queries.dtype} values; numbers are needed")
+    if queries.dtype.kind == "f" and not np.isfinite(queries).all():
+        row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
+        raise InputError(f"query {row} holds NaN or infinity; remove or repair it")
+    if dtype.kind == "f":
+        return np.ascontiguousarray(queries, np.float32)
+    with np.errstate(invalid="ignore"):
+        exact = np.ascontiguousarray(queries, dtype)
+    if queries.dtype != dtype and not np.array_equal(exact, queries):
+        row = int(np.flatnonzero((exact != queries).any(axis=1))[0])
+        raise InputError(f"query {row} holds values that {dtype} cannot; this base is {dtype}, so queries must be too")
+    return exact
+
+
+def recall_at_k(distances: np.ndarray, true_distances: np.ndarray, k: int) -> float:
+    """Mean share of the first k results that are as near as the true k-th neighbour.
+
+    Counted by distance, so that a tie for the k-th place is a hit whichever row is named
+    (the ann-benchmarks rule); (q, >= k) float arrays, ascending.
+    """
+    if len(distances) == 0:
+        return 1.0
+    limit = true_distances[:, k - 1 : k]
+    slack = 1e-5 * np.abs(limit) + 1e-7  # truth files round differently
+    found = (distances[:, :k] <= limit + slack) & np.isfinite(distances[:, :k])
+    possible = np.isfinite(true_distances[:, :k]).sum(axis=1)
+    return float((found.sum(axis=1) / np.maximum(possible, 1)).mean())

@@ -1,0 +1,467 @@
+"""The index: built from a file, opened from disk, searched with one knob."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search import _native
+from tenfold.search.building import BuildConfig, Builder, page_layout
+from tenfold.search.calibration import Calibration, Tuning, calibrate
+from tenfold.search.codec import CodecKind
+from tenfold.search.data import as_source
+from tenfold.search.exact import check_queries
+from tenfold.search.formats.source import VectorSource
+from tenfold.search.manifest import read_manifest, write_manifest
+from tenfold.search.memory import fitting_code_bytes, parse_size
+from tenfold.search.progress import Progress, no_progress
+from tenfold.search.space import Metric, Space
+from tenfold.search.storage import SectionFile
+
+__all__ = ["Index", "SearchStats", "verify_index"]
+
+IoBackend = Literal["auto", "uring", "direct", "buffered"]
+Rerank = Literal["bound", "paper"]
+
+_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lists", "graph.bin": "graph",
+          "codebook.bin": "codebook"}  # fmt: skip
+_LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
+_REPAIR = "restore it from a copy or build the index again"
+
+
+@dataclass(frozen=True)
+class SearchStats:
+    """What each query cost: arrays of shape (queries,), uint32."""
+
+    pages_read: np.ndarray  # from disk
+    pages_cached: np.ndarray  # asked for, but already in memory or on their way for another query
+    candidates: np.ndarray  # rows whose exact distance was asked for
+    rows_scored: np.ndarray  # exact distances computed, neighbours on the same page included
+    codes_scanned: np.ndarray
+    rounds: np.ndarray  # of reading: the dependent trips to disk
+
+
+class Index:
+    """An index folder, open for searching. Make one by `Index.build` or `Index.open`.
+
+    Searching is safe from any number of threads. Distances are smaller for nearer rows: squared L2,
+    minus the inner product, or 1 - cos.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], io: IoBackend, cache_bytes: int) -> None:
+        self.path, self._manifest = path, manifest
+        self.rows: int = manifest["rows"]
+        self.dim: int = manifest["dim"]
+        self.dtype = np.dtype(manifest["dtype"])
+        self.metric: Metric = manifest["metric"]
+        rotation = manifest["seed"] if manifest["codec"] == "rabitq" else None
+        self._space = Space(self.metric, self.dim, manifest["radius"], rotation)
+        self.calibration = Calibration.from_json(manifest["calibration"])
+        self._files = {name: SectionFile(path / name, kind) for name, kind in _FILES.items()}
+        for name, file in self._files.items():
+            for section in file.names():
+                if section != "pages":  # its pages have checksums of their own, compared when read
+                    self._files[name].check(section)
+        self._searcher = self._native_searcher(io, cache_bytes)
+
+    # --- making and opening ---------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        source: np.ndarray | str | Path | VectorSource,
+        path: str | Path,
+        *,
+        metric: Metric = "l2",
+        codec: CodecKind | None = None,
+        code_bytes: int | None = None,
+        memory_budget: str | int = "1GB",
+        rows_per_list: int = 128,
+        seed: int = 0,
+        threads: int | None = None,
+        overwrite: bool = False,
+        progress: Progress = no_progress,
+    ) -> "Index":
+        """Build an index folder from vectors and open it.
+
+        Rows get the ids 0, 1, 2, ... A build that was interrupted goes on where it stopped when
+        called again with the same arguments. The folder appears only when it is complete.
+
+        Args:
+            source: Path of a vector file (see `tenfold.search.data`), a 2-D array, or a VectorSource.
+            path: The index folder to make.
+            metric: "l2", "ip" (maximum inner product) or "cosine".
+            codec: "pq" or "rabitq"; default: "rabitq" from dimension 256 on, else "pq".
+            code_bytes: Bytes of code per vector; more means fewer disk reads and more memory.
+                Default: a quarter of the dimension, 16 to 64 (pq); an eighth (rabitq).
+            memory_budget: What the whole process may hold while building, such as "64MB", and what
+                the codes and lists must fit later; where they would not, codes get shorter.
+            rows_per_list: Mean size of a list.
+            seed: Same seed, same source, same budget: same index.
+            threads: Default: all usable cores.
+            overwrite: Replace an index that is already there, once the new one is complete.
+            progress: Called with phase, done, total.
+
+        Raises:
+            InputError: Source not usable, folder in the way, budget too small, disk full.
+        """
+        path, vectors = Path(path), as_source(source)
+        _check_place(path, overwrite)
+        codec = codec or ("rabitq" if vectors.dim >= _LONG_VECTORS else "pq")
+        config = BuildConfig(
+            metric, codec, code_bytes or _default_code_bytes(codec, vectors.dim), rows_per_list, seed=seed
+        )
+        _check_config(config)
+        budget = parse_size(memory_budget)
+        if code_bytes is None and codec == "pq":
+            space_dim = vectors.dim + (metric == "ip")
+            fitting = fitting_code_bytes(config.code_bytes, budget, vectors, space_dim, rows_per_list)
+            config = replace(config, code_bytes=fitting)
+        threads = threads or _native.usable_cores()
+        partial = path.with_name(path.name + ".partial")
+        try:
+            builder = Builder(vectors, partial, config, budget, threads, progress)
+            builder.run()
+            manifest = builder.manifest() | {
+                "codec_numbers": builder.state["codec"],
+                "calibration": Calibration().to_json(),
+            }
+            unfinished = cls(partial, manifest, "buffered", 0)
+            manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
+            del unfinished
+            if overwrite and path.exists():
+                shutil.rmtree(path)
+            write_manifest(partial, manifest)
+            builder.publish(path)
+        except OSError as error:
+            where = error.filename or partial
+            raise InputError(
+                f"{where}: {error.strerror or error}; the build stopped. Make room or choose another place and "
+                "run it again: it goes on behind the last finished phase"
+            ) from None
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path, *, io: IoBackend = "auto", cache: str | int = "0") -> "Index":
+        """Open an index folder for searching.
+
+        Everything but the vectors is checked against its checksum; pages of vectors are checked as
+        they are read.
+
+        Args:
+            path: The folder.
+            io: How pages are read: "uring", "direct" (O_DIRECT by a few threads), "buffered"
+                (the system's page cache); "auto" takes the first that works here.
+            cache: Memory for pages read lately, such as "64MB".
+
+        Raises:
+            InputError: No index there, damaged, of a newer version, or a forced back end refused.
+        """
+        path = Path(path)
+        return cls(path, read_manifest(path), io, parse_size(cache))
+
+    # --- searching ------------------------------------------------------------------------------------------
+
+    @overload
+    def search(
+        self, queries: np.ndarray, k: int = ..., *, recall: float = ..., probes: int | None = ...,
+        candidates: int | None = ..., rerank: Rerank = ..., score_whole_pages: bool = ...,
+        threads: int | None = ..., return_stats: Literal[False] = ...,
+    ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
+
+    @overload
+    def search(
+        self, queries: np.ndarray, k: int = ..., *, recall: float = ..., probes: int | None = ...,
+        candidates: int | None = ..., rerank: Rerank = ..., score_whole_pages: bool = ...,
+        threads: int | None = ..., return_stats: Literal[True],
+    ) -> tuple[np.ndarray, np.ndarray, SearchStats]: ...  # fmt: skip
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        *,
+        recall: float = 0.95,
+        probes: int | None = None,
+        candidates: int | None = None,
+        rerank: Rerank = "bound",
+        score_whole_pages: bool = True,
+        threads: int | None = None,
+        return_stats: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, SearchStats]:
+        """The k nearest rows of each query, about `recall` of them the true ones.
+
+        Args:
+            queries: (q, dim); float for float indexes, whole numbers in range for integer ones.
+            k: Results per query.
+            recall: Wanted recall@k in (0, 1]; the index's calibration turns it into the settings
+                below. 1.0 searches everything.
+            probes: Lists to scan instead.
+            candidates: Most codes to keep for re-ranking instead. With probes = all lists and
+                candidates = all rows the result is exact.
+            rerank: "bound" reads the candidates that may still be among the k best, in two rounds;
+                "paper" stops when a batch of k changes at most a tenth of the result (algorithm 1).
+            score_whole_pages: Also score the other rows of pages that are read anyway.
+            threads: Default: all usable cores.
+            return_stats: Also return what each query cost.
+
+        Returns:
+            distances (q, k) float32, ascending, and ids (q, k) int64, ties by lower id; inf and -1
+            where there are fewer than k rows. With `return_stats` a SearchStats too.
+
+        Raises:
+            InputError: Wrong shape or values, bad options, or a damaged page on the way.
+        """
+        tuning = self._tuning(k, recall, probes, candidates)
+        found = self.search_tuned(queries, k, tuning, threads, rerank, score_whole_pages)
+        return found if return_stats else found[:2]
+
+    def _tuning(self, k: int, recall: float, probes: int | None, candidates: int | None) -> Tuning:
+        if k < 1:
+            raise InputError(f"k is {k}; ask for at least 1 result")
+        if not 0 < recall <= 1:
+            raise InputError(f"recall is {recall:g}; it is a share above 0 and up to 1")
+        for name, value in (("probes", probes), ("candidates", candidates)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        tuning = self.calibration.tuning(k, recall, self.lists, self.rows)
+        return Tuning(probes or tuning.probes, candidates or tuning.candidates, tuning.z)
+
+    def search_tuned(
+        self,
+        queries: np.ndarray,
+        k: int,
+        tuning: Tuning,
+        threads: int | None = None,
+        rerank: Rerank = "bound",
+        score_whole_pages: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
+        """`search` with explicit settings: what the calibration tries out."""
+        exact = check_queries(queries, self.dim, self.dtype)
+        distances, ids, stats = self._searcher.search(
+            exact,
+            *self._space.queries(exact),
+            k,
+            min(tuning.probes, self.lists),
+            min(tuning.candidates, max(1, self.rows)),
+            tuning.z,
+            rerank,
+            score_whole_pages,
+            threads or _native.usable_cores(),
+        )
+        return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
+
+    # --- looking after it -----------------------------------------------------------------------------------
+
+    @property
+    def lists(self) -> int:
+        """Number of lists: the most `probes` can be."""
+        return self._files["graph.bin"].section("centroids").rows
+
+    def calibrate(
+        self, queries: np.ndarray | None = None, *, threads: int | None = None, progress: Progress = no_progress
+    ) -> None:
+        """Measure anew which settings reach which recall, and keep the result in the index folder.
+
+        Args:
+            queries: (q, dim) real queries, a few hundred; default: rows of the index itself.
+            threads: Default: all usable cores.
+            progress: Called with phase, done, total.
+        """
+        self.calibration = calibrate(self, queries, threads or _native.usable_cores(), progress)
+        self._manifest["calibration"] = self.calibration.to_json()
+        try:
+            write_manifest(self.path, self._manifest)
+        except OSError as error:
+            raise InputError(f"{self.path}: the calibration cannot be kept there: {error.strerror}") from None
+
+    def stats(self) -> dict[str, Any]:
+        """Sizes and settings: what `tenfold search info` prints."""
+        sizes = {name: (self.path / name).stat().st_size for name in _FILES}
+        held = [file.section(name) for file in self._files.values() for name in file.names()]
+        replicas = self._files["lists.bin"].section("replicas").rows
+        subs = 2 * (self._files["codes.bin"].section("blocks").columns // 32 - 4)
+        return {
+            "path": str(self.path),
+            "rows": self.rows,
+            "dim": self.dim,
+            "dtype": self.dtype.name,
+            "metric": self.metric,
+            "codec": self._manifest["codec"],
+            "code_bytes": subs // 2,
+            "lists": self.lists,
+            "entries_per_row": (self.rows + replicas) / max(1, self.rows),
+            "vector_bytes": self.rows * self.dim * self.dtype.itemsize,
+            "index_bytes": sum(sizes.values()),
+            "memory_bytes": sum(s.nbytes for s in held) - self._files["vectors.bin"].section("pages").nbytes,
+            "files": sizes,
+            "io_backend": self._searcher.backend,
+            "simd": _native.simd_level(),
+            "calibration": self._manifest["calibration"],
+        }
+
+    def verify(self) -> list[str]:
+        """Compare every byte with its checksum; a line per damaged file, empty when all is well."""
+        return verify_index(self.path)
+
+    # --- rows by their place on disk ------------------------------------------------------------------------
+
+    def page_chunks(self, start: int, chunk_rows: int) -> Iterator[np.ndarray]:
+        """The vectors from position `start` on, in pieces of about `chunk_rows`, (n, dim)."""
+        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
+        offset = self._files["vectors.bin"].section("pages").offset
+        pages = max(1, chunk_rows // per_page)
+        with (self.path / "vectors.bin").open("rb") as file:
+            while start < self.rows:
+                file.seek(offset + start // per_page * stride)
+                raw = np.frombuffer(file.read(pages * stride), np.uint8)
+                vectors = self._vectors_of(raw)[start % per_page : self.rows - start + start % per_page]
+                yield vectors
+                start += len(vectors)
+
+    def _vectors_of(self, raw: np.ndarray) -> np.ndarray:
+        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
+        used = per_page * self.dim * self.dtype.itemsize
+        rows = np.ascontiguousarray(raw.reshape(-1, stride)[:, :used])
+        vectors: np.ndarray = rows.view(self.dtype).reshape(-1, self.dim)
+        return vectors
+
+    def rows_at(self, positions: np.ndarray) -> np.ndarray:
+        """Vectors (n, dim) by position."""
+        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
+        offset = self._files["vectors.bin"].section("pages").offset
+        rows = np.empty((len(positions), self.dim), self.dtype)
+        with (self.path / "vectors.bin").open("rb") as file:
+            for number, position in enumerate(positions.tolist()):
+                file.seek(offset + position // per_page * stride)
+                rows[number] = self._vectors_of(np.frombuffer(file.read(stride), np.uint8))[position % per_page]
+        return rows
+
+    def distances_to(self, queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Exact distances (q, n) float32, ascending, of each query to the rows of the given ids.
+
+        Raises InputError for an id that the index does not hold.
+        """
+        exact = check_queries(queries, self.dim, self.dtype)
+        labels = self.labels_at(np.arange(self.rows))
+        order = np.argsort(labels)
+        places = np.minimum(np.searchsorted(labels, ids, sorter=order), max(0, self.rows - 1))
+        positions = order[places] if self.rows else places
+        if ids.size and (self.rows == 0 or not np.array_equal(labels[positions], ids)):
+            raise InputError(f"the ids go up to {ids.max():,}, but the index holds {self.rows:,} rows; another base?")
+        distances = np.full(ids.shape, np.inf, np.float32)
+        scratch = np.full((1, ids.shape[1]), -1, np.int64)
+        for number, wanted in enumerate(positions):
+            scratch[:] = -1
+            row = slice(number, number + 1)
+            _native.exact(self.rows_at(wanted), self.dtype.name, self.metric, exact[row], 0, distances[row], scratch)
+        return distances
+
+    def labels_at(self, positions: np.ndarray) -> np.ndarray:
+        """Ids (n,) by position, int64."""
+        labels: np.ndarray = self._files["vectors.bin"].array("labels", "<u4")[positions].astype(np.int64)
+        return labels
+
+    def estimates(
+        self, queries: np.ndarray, positions: np.ndarray, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the codes say of rows by position, (q, n): estimates and squared errors, in search space.
+
+        The last two, (q,), turn a distance into search space: base + slope * distance.
+        """
+        space = self._space.queries(check_queries(queries, self.dim, self.dtype))
+        wanted = np.ascontiguousarray(np.where(positions < 0, 0xFFFFFFFF, positions).astype(np.uint32))
+        estimates, errors = self._searcher.estimate(space.space, wanted, threads)
+        return estimates, errors, space.base, space.slope
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _native_searcher(self, io: IoBackend, cache_bytes: int) -> Any:
+        vectors, lists = self._files["vectors.bin"], self._files["lists.bin"]
+        graph, codes = self._files["graph.bin"], self._files["codes.bin"]
+        numbers = dict(self._manifest["codec_numbers"])
+        width = numbers.pop("sub_dim")
+        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
+        pages = vectors.section("pages")
+        if pages.columns != stride or graph.section("centroids").columns != self._space.dim:
+            raise InputError(f"{self.path}: manifest.json does not fit the files beside it; {_REPAIR}")
+        codebook = self._files["codebook.bin"].array("codebook", "<f4", None).reshape(-1)
+        if width < 1 or codebook.size % (16 * width):
+            raise InputError(f"{self.path / 'codebook.bin'}: its size does not fit the manifest; {_REPAIR}")
+        arrays = {
+            "page_crc": vectors.array("page_crc", "<u4"),
+            "labels": vectors.array("labels", "<u4"),
+            "centroids": _matrix(graph.array("centroids", "<f4", None)),
+            "neighbours": _matrix(graph.array("neighbours", "<u4", None)),
+            "starts": lists.array("starts", "<u8"),
+            "replica_offsets": lists.array("replica_offsets", "<u8"),
+            "replicas": lists.array("replicas", "<u4"),
+            "blocks": codes.array("blocks", "|u1", None).reshape(-1),
+            "codebook": codebook.reshape(-1, 16, width),
+        }
+        numbers |= {
+            "rows": self.rows,
+            "dim": self.dim,
+            "rows_per_page": per_page,
+            "page_stride": stride,
+            "pages_offset": pages.offset,
+        }
+        return _native.Searcher(arrays, numbers, str(vectors.path), self.dtype.name, self.metric, io, cache_bytes)
+
+
+def verify_index(path: str | Path) -> list[str]:
+    """Compare every byte of an index folder with its checksum, also where it no longer opens.
+
+    Returns a line per damaged file that names it and the section; empty when all is well. Raises
+    InputError if there is no such folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such index folder")
+    damaged = []
+    try:
+        read_manifest(path)
+    except InputError as error:
+        damaged.append(str(error))
+    for name, kind in _FILES.items():
+        try:
+            file = SectionFile(path / name, kind)
+            for section in file.names():
+                file.check(section)
+        except InputError as error:
+            damaged.append(str(error))
+    return damaged
+
+
+def _matrix(array: np.ndarray) -> np.ndarray:
+    return array.reshape(len(array), -1)
+
+
+def _default_code_bytes(codec: CodecKind, dim: int) -> int:
+    if codec == "rabitq":
+        return max(1, -(-dim // 8))
+    return min(64, max(16, -(-dim // 4)))
+
+
+def _check_config(config: BuildConfig) -> None:
+    if config.metric not in ("l2", "ip", "cosine"):
+        raise InputError(f"metric {config.metric!r} is not known; choose l2, ip or cosine")
+    if config.codec not in ("pq", "rabitq"):
+        raise InputError(f"codec {config.codec!r} is not known; choose pq or rabitq")
+    if not 1 <= config.code_bytes <= 4096:
+        raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 4096")
+    if config.rows_per_list < 1:
+        raise InputError(f"rows_per_list is {config.rows_per_list}; it must be at least 1")
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    if path.is_file() or (path.exists() and any(path.iterdir()) and not (path / "manifest.json").exists()):
+        raise InputError(f"{path}: exists and is not a Tenfold index; choose another path")
+    if path.exists() and any(path.iterdir()) and not overwrite:
+        raise InputError(f"{path}: there is an index already; choose another path, or say overwrite")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder; make it first")

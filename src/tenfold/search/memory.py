@@ -1,0 +1,98 @@
+"""How a build stays inside its memory budget, and how sizes are written."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenfold.core.errors import InputError
+from tenfold.search.formats.source import VectorSource
+
+__all__ = ["MemoryPlan", "fitting_code_bytes", "parse_size", "resident_bytes"]
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_ROOM = 6 << 20  # for what is not counted below: thread stacks, the allocator's slack
+_ENTRIES_PER_ROW = 1.25  # a row's own code, replicas, and what fills the last block of a list
+_NUMBERS_PER_ENTRY = 4
+_SAMPLE_PER_LIST = 32
+_FEWEST_SAMPLE_PER_LIST = 12
+_MOST_BLOCK_ROWS = 32768
+_LEAST_BLOCK_ROWS = 256
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from "64MB", "1.5 GiB", "4096"; K, M, G, T count in powers of 1,024. InputError otherwise."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
+    if not match:
+        raise InputError(f"size {text!r} is not understood; write for instance 64MB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now, in bytes (0 where the system does not tell)."""
+    try:
+        fields = Path("/proc/self/statm").read_text().split()
+    except OSError:
+        return 0
+    return int(fields[1]) * 4096
+
+
+def fitting_code_bytes(wanted: int, budget: int, source: VectorSource, space_dim: int, rows_per_list: int) -> int:
+    """`wanted` bytes of code per row, or fewer where the finished index would not fit the budget.
+
+    Raises InputError, naming the least budget, where less than a quarter of `wanted` would be left.
+    """
+    free = budget - resident_bytes() - _ROOM
+    lists = source.rows / rows_per_list * (4 * space_dim + 4 * 32 + 32)
+    per_row = max(0.0, free - lists) / max(1, source.rows) / _ENTRIES_PER_ROW
+    code_bytes = min(wanted, int(per_row) - _NUMBERS_PER_ENTRY)
+    if code_bytes < max(1, wanted // 4):
+        least = source.rows * _ENTRIES_PER_ROW * (max(1, wanted // 4) + _NUMBERS_PER_ENTRY) + lists
+        needed = -(-int(budget - free + 1.05 * least) // (1 << 20))
+        raise InputError(
+            f"memory budget of {budget / 2**20:.0f} MB is too small for codes of {source.rows:,} vectors; "
+            f"give at least {needed} MB"
+        )
+    return code_bytes
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How large the pieces of a build may be."""
+
+    lists: int
+    sample_rows: int
+    training_rows: int  # of the sample, for the codec
+    block_rows: int
+    ranges: int  # files that rows and list entries are spilled to
+
+    @classmethod
+    def make(
+        cls, budget: int, source: VectorSource, space_dim: int, rows_per_list: int, code_bytes: int
+    ) -> "MemoryPlan":
+        """Divide `budget` bytes, of which the process already holds a part.
+
+        Raises InputError, naming the least budget, where it does not suffice.
+        """
+        held = resident_bytes() + _ROOM
+        row_bytes = source.dim * source.dtype.itemsize
+        float_bytes = 4 * space_dim
+        # A list costs its centroid thrice (tree node, centroid, a copy while refining), 64 neighbours
+        # and 32 edges; the sample rows that found it cost a float row each, and half again while split.
+        per_list = 3 * float_bytes + 8 * (64 + 32)
+        per_sample = row_bytes + 1.5 * float_bytes + 16
+        # A row on its way: as stored twice, as floats thrice, its entry with two copies.
+        per_block_row = 3 * row_bytes + 3 * float_bytes + 6 * (code_bytes + 16) + 64
+        least = _LEAST_BLOCK_ROWS * per_block_row + per_list + _FEWEST_SAMPLE_PER_LIST * per_sample
+        free = budget - held
+        wanted = max(1, source.rows // rows_per_list)
+        if free < 2 * least:
+            needed = -(-int(held + 2 * least) // (1 << 20))
+            raise InputError(f"memory budget of {budget / 2**20:.0f} MB is too small; this build needs {needed} MB")
+        lists = min(wanted, int(0.7 * free / (per_list + _FEWEST_SAMPLE_PER_LIST * per_sample)))
+        lists = max(1, lists)
+        sample = int(min(source.rows, _SAMPLE_PER_LIST * lists, (0.8 * free - lists * per_list) / per_sample))
+        while_streaming = free - lists * per_list
+        block = int(min(_MOST_BLOCK_ROWS, 0.4 * while_streaming / per_block_row))
+        per_spilled = 2 * max(row_bytes + 8, 2 * (code_bytes + 16))  # read, then sorted
+        ranges = -(-source.rows * per_spilled // max(1, int(0.5 * while_streaming)))
+        return cls(lists, max(1, sample), min(sample, 65536), max(_LEAST_BLOCK_ROWS, block), max(1, ranges))

@@ -1,0 +1,98 @@
+"""Search space: where every metric is squared L2 distance between float32 rows.
+
+    l2       y = x
+    cosine   y = x / |x|                              |y_q - y_x|^2 = 2 (1 - cos)
+    ip       y = [x, sqrt(R^2 - |x|^2)], y_q = [q, 0]  |y_q - y_x|^2 = |q|^2 + R^2 - 2 <q, x>,  R = max |x|
+
+Lists, graph and codes live there; exact distances are computed on the vectors as they were given.
+Codec "rabitq" wants residuals without preferred axes, so its space is also rotated (by Hadamard
+transforms with random signs, which cost d log d and need no matrix).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+__all__ = ["Metric", "QueryRows", "Space"]
+
+Metric = Literal["l2", "ip", "cosine"]
+
+_ROUNDS = 4  # of signs and Hadamard transforms; enough to spread a single coordinate over all
+
+
+class QueryRows(NamedTuple):
+    """Queries in search space: |q - x|^2 there = base + slope * distance."""
+
+    space: np.ndarray  # (queries, space.dim) float32
+    base: np.ndarray  # (queries,) float32
+    slope: np.ndarray  # (queries,) float32
+
+
+@dataclass(frozen=True)
+class Space:
+    """The map from vectors of dimension `vector_dim` to search space."""
+
+    metric: Metric
+    vector_dim: int
+    radius: float  # R of metric ip; 0 otherwise
+    rotation_seed: int | None  # None: not rotated
+
+    @property
+    def dim(self) -> int:
+        """Dimension of search space."""
+        return self.vector_dim + (self.metric == "ip")
+
+    def rows(self, block: np.ndarray) -> np.ndarray:
+        """Base vectors (b, vector_dim) of any dtype -> (b, dim) float32."""
+        values = block.astype(np.float32)
+        if self.metric == "cosine":
+            values /= _safe_norms(values)
+        elif self.metric == "ip":
+            squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+            rest = np.sqrt(np.maximum(self.radius**2 - squares, 0)).astype(np.float32)
+            values = np.concatenate([values, rest[:, None]], axis=1)
+        return self._rotate(values)
+
+    def queries(self, block: np.ndarray) -> QueryRows:
+        """Query vectors (q, vector_dim) -> their rows and how distances translate."""
+        values = block.astype(np.float32)
+        ones = np.ones(len(values), np.float32)
+        if self.metric == "l2":
+            return QueryRows(self._rotate(values), 0 * ones, ones)
+        if self.metric == "cosine":
+            values /= _safe_norms(values)
+            return QueryRows(self._rotate(values), 0 * ones, 2 * ones)
+        base = np.einsum("ij,ij->i", values, values) + np.float32(self.radius**2)
+        augmented = np.concatenate([values, np.zeros((len(values), 1), np.float32)], axis=1)
+        return QueryRows(self._rotate(augmented), base.astype(np.float32), 2 * ones)
+
+    def _rotate(self, values: np.ndarray) -> np.ndarray:
+        if self.rotation_seed is None:
+            return np.ascontiguousarray(values)
+        width = 1 << (self.dim.bit_length() - 1)
+        rng = np.random.default_rng(self.rotation_seed)
+        for _ in range(_ROUNDS):
+            values = values * (rng.integers(0, 2, self.dim) * 2 - 1).astype(np.float32)
+            values[:, :width] = _hadamard(values[:, :width])
+            if width < self.dim:
+                values[:, -width:] = _hadamard(values[:, -width:])
+        return values
+
+
+def _safe_norms(values: np.ndarray) -> np.ndarray:
+    norms: np.ndarray = np.linalg.norm(values, axis=1, keepdims=True)
+    norms[norms == 0] = 1
+    return norms
+
+
+def _hadamard(values: np.ndarray) -> np.ndarray:
+    """Orthonormal Walsh-Hadamard transform of rows whose length is a power of two."""
+    rows, width = values.shape
+    values = np.ascontiguousarray(values)
+    half = 1
+    while half < width:
+        pairs = values.reshape(rows, width // (2 * half), 2, half)
+        values = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
+        half *= 2
+    return values.reshape(rows, width) / np.float32(np.sqrt(width))

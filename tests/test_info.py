@@ -1,0 +1,80 @@
+"""What `tenfold info` reports, on machines that are not at hand: made-up folders stand for them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tenfold.info import describe_machine, read_memory_limit
+
+GIB = 2**30
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine with 16 GiB and no control groups."""
+    write(tmp_path / "proc/meminfo", f"MemTotal:       {16 * GIB // 1024} kB\nMemFree: 1 kB\n")
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_memory_without_control_groups_is_the_machines(root: Path) -> None:
+    assert read_memory_limit(root) == 16 * GIB
+
+
+def test_memory_of_a_container_with_version_2(root: Path) -> None:
+    write(root / "proc/self/cgroup", "0::/\n")
+    write(root / "sys/fs/cgroup/memory.max", f"{2 * GIB}\n")
+    assert read_memory_limit(root) == 2 * GIB
+
+
+def test_the_tightest_ancestor_counts(root: Path) -> None:
+    write(root / "proc/self/cgroup", "0::/user/shell\n")
+    write(root / "sys/fs/cgroup/user/shell/memory.max", "max\n")
+    write(root / "sys/fs/cgroup/user/memory.max", f"{3 * GIB}\n")
+    write(root / "sys/fs/cgroup/memory.max", f"{5 * GIB}\n")
+    assert read_memory_limit(root) == 3 * GIB
+
+
+def test_memory_of_a_container_with_version_1(root: Path) -> None:
+    write(root / "proc/self/cgroup", "5:cpu,cpuacct:/a\n4:memory:/docker/x\n")
+    write(root / "sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes", f"{GIB}\n")
+    assert read_memory_limit(root) == GIB
+
+
+def test_a_limit_above_the_memory_is_none(root: Path) -> None:
+    write(root / "proc/self/cgroup", "4:memory:/\n")
+    write(root / "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{2**63 - 4096}\n")
+    assert read_memory_limit(root) == 16 * GIB
+
+
+def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_machine()["gpus"] == ["NVIDIA H100, 81559 MiB"]
+    tool.write_text("#!/bin/sh\necho 'no devices were found' >&2\nexit 6\n")
+    assert describe_machine()["gpus"] == []
+
+
+def test_a_native_module_that_cannot_be_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tenfold.search._native", None)
+    facts = describe_machine()
+    assert facts["simd"] is None
+    assert "tenfold.search._native" in facts["native_error"]
+    assert facts["cores"] >= 1
+
+
+def test_this_machine() -> None:
+    facts = describe_machine()
+    assert facts["native_error"] == ""
+    assert facts["simd"] in facts["simd_levels"]
+    assert "scalar" in facts["simd_levels"]
+    assert facts["cores"] >= 1
+    assert facts["memory_bytes"] > 2**26
+    assert set(facts["extras"]["search"]) == {"h5py", "pyarrow"}
