@@ -151,6 +151,7 @@ def enter_all(peers: Sequence[Peer], store: Store, stack: ExitStack, failures: l
             stack.callback(contestant.process.close)
             say(f"tuning {peer.title}")
             contestant.tune(store.workload, TARGETS)
+            contestant.ask(store.workload, TARGETS)
             contestants.append(contestant)
         except PeerError as error:
             failures.append(complain(error))
@@ -159,10 +160,13 @@ def enter_all(peers: Sequence[Peer], store: Store, stack: ExitStack, failures: l
 
 def probe_disk(when: str, contestants: Sequence[measuring.Contestant], store: Store) -> list[dict[str, Any]]:
     """Measure random reads on the files of the disk indexes."""
-    folders = {store.folder(one.peer): one.peer.adapter for one in contestants if one.peer.on_disk}
+    folders: dict[Path, str] = {}
+    for one in contestants:
+        if one.peer.on_disk:
+            folders.setdefault(store.folder(one.peer), one.peer.name)
     return [
-        {"when": when, "file": adapter, "depth": depth, "iops": disk.random_read_iops(largest_file(folder), depth)}
-        for folder, adapter in folders.items()
+        {"when": when, "file": name, "depth": depth, "iops": disk.random_read_iops(largest_file(folder), depth)}
+        for folder, name in folders.items()
         for depth in PROBE_DEPTHS
     ]
 

@@ -66,12 +66,13 @@ def catalogue(
     """Return all configurations for a base of `rows` vectors.
 
     Args:
-        rows: Decides the number of faiss's lists: 4,096 from 160,000 vectors on.
+        rows: Decides the number of faiss's lists (4,096 from 160,000 vectors on) and of the nodes that
+            DiskANN caches, where it does (a tenth).
         diskann_graph: Degree R and build complexity L of DiskANN's graph.
         build: Extra keyword arguments for Tenfold's `Index.build`.
         open_: Extra keyword arguments for Tenfold's `Index.open`.
     """
-    return (_tenfold(build, open_), *_diskann(*diskann_graph), _faiss(rows), _hnswlib())
+    return (_tenfold(build, open_), *_diskann(rows, *diskann_graph), _faiss(rows), _hnswlib())
 
 
 def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> Peer:
@@ -93,12 +94,12 @@ def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> Peer:
     )
 
 
-def _diskann(degree: int, complexity: int) -> tuple[Peer, ...]:
+def _diskann(rows: int, degree: int, complexity: int) -> tuple[Peer, ...]:
     def peer(name: str, cached: int, threads: int, measure_estimate: float) -> Peer:
         nodes = f"{cached:,} nodes cached" if cached else "no node cache"
         return Peer(
             name=name,
-            title=f"diskannpy disk index R{degree} L{complexity}, 32 B PQ, {nodes}, {threads} threads",
+            title=f"diskannpy R{degree} L{complexity}, {nodes}, {threads} threads",
             adapter="diskann",
             distribution="diskannpy",
             requirements=("diskannpy==0.7.0", "numpy==1.25.0"),
@@ -110,14 +111,14 @@ def _diskann(degree: int, complexity: int) -> tuple[Peer, ...]:
             threads=threads,
             on_disk=True,
             tuning_queries=1_000,
-            build_estimate=7 * degree + 1.5 * complexity if not cached else 0,
+            build_estimate=200 + 7 * degree + 1.5 * complexity if not cached else 0,
             measure_estimate=measure_estimate,
         )
 
     return (
         peer("diskann", 0, THREADS, 330),
-        peer("diskann-cached", 100_000, THREADS, 260),
-        peer("diskann-16", 100_000, 16, 140),
+        peer("diskann-cached", rows // 10, THREADS, 260),
+        peer("diskann-16", rows // 10, 16, 140),
     )
 
 

@@ -28,6 +28,7 @@ class Contestant:
     choices: dict[float, Choice | None] = field(default_factory=dict)
     batches: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
     singles: dict[float, dict[str, Any]] = field(default_factory=dict)
+    asked: dict[float, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def enter(cls, peer: Peer, store: Store) -> "Contestant":
@@ -55,6 +56,14 @@ class Contestant:
 
         self.choices = Tuner(self.peer, trial).tune(targets)
         self.batches = {target: [] for target in targets}
+
+    def ask(self, workload: Workload, targets: Sequence[float]) -> None:
+        """Of a library that takes the recall itself as its parameter, measure what that gives."""
+        if self.peer.axis != "recall":
+            return
+        for target in targets:
+            cost, ids = self.process.batch({**self.peer.families[0], "recall": target}, len(workload.queries))
+            self.asked[target] = cost | {"recall": workload.recall(ids)}
 
     def measure_batch(self, workload: Workload, target: float) -> None:
         """Measure one batch of all queries; move along the grid first if the setting misses on them."""
@@ -87,6 +96,7 @@ class Contestant:
             "open_seconds": self.opened["seconds"],
             "rss_growth": max((batch["rss_growth"] for batch in batches), default=self.opened["rss_growth"]),
             "peak_rss_growth": max((batch["peak_rss_growth"] for batch in batches), default=None),
+            "asked": {f"{target:.2f}": cost for target, cost in self.asked.items()},
             "targets": {f"{target:.2f}": self._at(target) for target in self.choices},
         }
 
