@@ -1,9 +1,12 @@
-# make demo       vector search on data that every machine has, from a fresh clone, in about two minutes
-# make test       the tests        make lint   style, types, doors between rooms
-# make bench      this package and its peers on the same work (needs much longer)
-# make docs       the documentation, as HTML in site/
-# make sanitize   the tests of search with a native module that checks itself; SANITIZE=thread for races
-# make clean      remove everything that is made here
+# make demo         vector search on data that every machine has, from a fresh clone, in about two minutes
+# make test         the tests
+# make lint         style, types, doors between rooms
+# make bench        this package and its peers on the same work (needs much longer)
+# make docs         the documentation, as HTML in site/
+# make sanitize     the tests of search with a native module that checks itself; SANITIZE=thread for races
+# make test-native  the kernels in C++: every instruction set of this machine against plain loops, bit for bit
+# make test-neon    the same for NEON, cross-compiled and emulated
+# make clean        remove everything that is made here
 #
 # Beforehand: Python >= 3.11, make and a C++20 compiler. Everything else goes into .venv.
 
@@ -16,13 +19,13 @@ PIP := PATH="$(BIN):$$PATH" $(BIN)/python -m pip --quiet --disable-pip-version-c
 # Folders count, so that a file that goes away is noticed too.
 SOURCES := CMakeLists.txt LICENSE README.md pyproject.toml \
            $(shell find src native ! -name '__pycache__' ! -name '*.pyc' ! -name '*.so' ! -name '* *')
-NATIVE := $(wildcard native/*.cpp native/*.h)
+NATIVE := $(wildcard native/*.cpp native/*.h native/tests/*.cpp)
 
 ifneq ($(wildcard ../shared/data),)
 export TENFOLD_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test lint bench docs sanitize clean
+.PHONY: demo test lint bench docs sanitize test-native test-neon clean
 .DELETE_ON_ERROR:
 
 demo: .venv/base
@@ -57,6 +60,37 @@ sanitize: .venv/dev
 
 comma := ,
 SANITIZER_LIBRARY := $(if $(findstring thread,$(SANITIZE)),libtsan.so,libasan.so)
+
+# The kernels alone, without Python: compiled for the machine of CXX with the flags of CMakeLists.txt, run by EMULATOR.
+EMULATOR ?=
+TARGET := $(firstword $(subst -, ,$(shell $(CXX) -dumpmachine 2>/dev/null)))
+KERNELS_x86_64 := kernels_avx2 kernels_avx512
+KERNELS_aarch64 := kernels_neon
+FLAGS_x86_64 := -march=x86-64-v2
+FLAGS_kernels_avx2 := -mavx2 -mfma -mf16c
+FLAGS_kernels_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mf16c -mfma \
+                        -Wno-uninitialized -Wno-maybe-uninitialized
+KERNELS_BUILD := build/kernels-$(TARGET)
+KERNELS_TEST := $(KERNELS_BUILD)/tests/kernels_test
+
+test-native: $(KERNELS_TEST)
+	$(EMULATOR) $<
+
+$(KERNELS_TEST): $(patsubst %,$(KERNELS_BUILD)/%.o,tests/kernels_test dispatch kernels_scalar $(KERNELS_$(TARGET)))
+	$(CXX) $(LDFLAGS) $^ -o $@
+
+$(KERNELS_BUILD)/%.o: native/%.cpp $(wildcard native/*.h) Makefile
+	@mkdir -p $(@D)
+	$(CXX) -std=c++20 -O3 -ffp-contract=off -Wall -Wextra -Wno-psabi $(FLAGS_$(TARGET)) $(FLAGS_$*) -c $< -o $@
+
+NEON_CXX ?= aarch64-linux-gnu-g++
+QEMU = $(firstword $(shell which qemu-aarch64 qemu-aarch64-static 2>/dev/null))
+
+test-neon:
+	@which $(NEON_CXX) >/dev/null && test -n "$(QEMU)" || { \
+	    echo "make test-neon needs $(NEON_CXX) and qemu-aarch64;" \
+	         "on Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }
+	$(MAKE) test-native CXX=$(NEON_CXX) LDFLAGS=-static EMULATOR=$(QEMU)
 
 clean:
 	rm -rf .venv build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

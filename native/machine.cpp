@@ -8,6 +8,9 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace tenfold {
 namespace {
@@ -35,6 +38,12 @@ size_t usable_cores() {
 #endif
     const double quota = cgroup_quota();
     return quota > 0 ? std::clamp<size_t>(size_t(std::ceil(quota)), 1, cores) : cores;
+}
+
+void release_memory() {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }
 
 }  // namespace tenfold

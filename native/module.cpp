@@ -324,6 +324,7 @@ NB_MODULE(_native, m) {
     m.def("use_simd_level", &use_level, "name"_a);
     m.def("probe_io_uring", &probe_io_uring);
     m.def("usable_cores", &usable_cores);
+    m.def("release_memory", &release_memory);
     m.def("crc32c", &checksum, "data"_a, "start"_a = 0);
     m.def("page_checksums", &page_checksums, "data"_a, "page_bytes"_a, "threads"_a = 1);
     m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,

@@ -320,6 +320,7 @@ class Worker {
         reader_->submit();
         done_.clear();
         if (reading_ > 0) reader_->reap(done_, wait && !active_.empty());
+        reading_ -= done_.size();  // all at once: an error in one must not make drain() wait for the others
         for (const Completion& completion : done_) deliver(completion);
     }
 
@@ -332,7 +333,6 @@ class Worker {
     }
 
     void deliver(const Completion& completion) {
-        --reading_;
         PageCache::Slot& slot = cache_.slot(completion.tag);
         const uint64_t page = slot.page;
         const uint64_t lead = page_offset(page) % kAlignment;

@@ -19,6 +19,9 @@ def probe_io_uring() -> str:
 def usable_cores() -> int:
     """Cores that affinity and cgroup quota leave to this process."""
 
+def release_memory() -> None:
+    """Give freed memory back to the system, where the allocator keeps it."""
+
 def crc32c(data: np.ndarray, start: int = 0) -> int:
     """CRC-32C of (n,) uint8, going on from `start`."""
 

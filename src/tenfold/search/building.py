@@ -105,6 +105,7 @@ class Builder:
                 continue
             self.progress(name, 0, 1)
             phase()
+            _native.release_memory()
             self.state["done"].append(name)
             self._save_state()
             self.progress(name, 1, 1)

@@ -6,6 +6,7 @@ neighbours says which z loses how many. Then, for every level of recall, the che
 and z that reaches it is kept.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "StoredRows", "Tuning", "calibrate"]
 
-_LEVELS = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
+_LEVELS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
-_QUANTILES = (0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002)
+_QUANTILES = (0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.003)
 _CANDIDATES_PER_RESULT = 60
 _TRUTH = 101
+_MORE_STEPS = (0, 5, 10)  # of probes: as few as can be, a third more, four fifths more
 # What things cost, in microseconds, where settings compete: a page from disk at depth, a code, a list.
 _PAGE_COST, _CODE_COST, _PROBE_COST = 20.0, 0.003, 0.8
 
@@ -96,12 +98,11 @@ def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress
         count = min(max(_QUERIES.values()), index.rows)
         own = np.sort(np.random.default_rng(1).choice(index.rows, count, replace=False))
         queries = index.rows_at(own)
+    else:
+        most = max(_QUERIES.values())
+        queries = queries[np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64)]
     trial = _Trial(index, check_queries(queries, index.dim, index.dtype), own, threads, progress)
-    levels = {}
-    for number, k in enumerate(_QUERIES):
-        if k < index.rows:
-            levels[k] = trial.levels(k)
-        progress("calibrate", number + 1, len(_QUERIES))
+    levels = {k: trial.levels(k) for k in _QUERIES if k < index.rows}
     return Calibration(levels, own is not None)
 
 
@@ -112,6 +113,7 @@ class _Trial:
         self, index: "Index", queries: np.ndarray, own: np.ndarray | None, threads: int, progress: Progress
     ) -> None:
         self.index, self.queries, self.own, self.threads = index, queries, own, threads
+        self.progress, self.done = progress, 0
         width = min(_TRUTH, index.rows)
         distances, positions = exact_search(
             StoredRows(index), queries, width, index.metric, threads=threads, progress=progress
@@ -148,44 +150,42 @@ class _Trial:
 
     def levels(self, k: int) -> list[tuple[float, Tuning]]:
         candidates = min(self.index.rows, _CANDIDATES_PER_RESULT * k)
+        most = min(self.index.rows, 100 * candidates)
         found: list[tuple[float, Tuning]] = []
         for level in _LEVELS:
-            best = self._cheapest(k, level, candidates)
-            while best is None and candidates < self.index.rows and candidates < 100 * _CANDIDATES_PER_RESULT * k:
-                candidates = min(self.index.rows, 4 * candidates)
-                best = self._cheapest(k, level, candidates)
+            self.progress("calibrate", self.done, len(_LEVELS) * len(_QUERIES))
+            self.done += 1
+            while (best := self._cheapest(k, level, candidates)) is None and candidates < most:
+                candidates = min(most, 4 * candidates)
             if best is None:
                 break
             found.append((level, best))
         return found
 
     def _cheapest(self, k: int, level: float, candidates: int) -> Tuning | None:
-        """The cheapest settings that reach the level, over the three smallest numbers of probes that can."""
-        options: list[tuple[float, Tuning]] = []
-        tried = 0
-        for probes in _probe_steps(self.index.lists):
-            if self.search(k, probes, candidates, self.zs[-1])[0] < level:
-                continue
-            loose, tight = 0, len(self.zs) - 1  # zs fall: later ones lose fewer neighbours
-            while loose < tight:
-                middle = (loose + tight) // 2
-                if self.search(k, probes, candidates, self.zs[middle])[0] >= level:
-                    tight = middle
-                else:
-                    loose = middle + 1
-            z = self.zs[tight]
+        """The cheapest of three settings: the fewest probes that reach the level, and more, which allow a tighter z."""
+        steps, loosest = _probe_steps(self.index.lists), self.zs[-1]
+
+        def reached(probes: int, z: float) -> bool:
+            return self.search(k, probes, candidates, z)[0] >= level
+
+        fewest = bisect_left(steps, True, key=lambda probes: reached(probes, loosest))
+        if fewest == len(steps):
+            return None
+        options = []
+        for probes in {steps[min(fewest + more, len(steps) - 1)] for more in _MORE_STEPS}:
+            # zs fall: later ones lose fewer neighbours
+            z = self.zs[min(bisect_left(self.zs, True, key=lambda z: reached(probes, z)), len(self.zs) - 1)]
             options.append((self.search(k, probes, candidates, z)[1], Tuning(probes, candidates, z)))
-            tried += 1
-            if tried == 3:
-                break
-        return min(options)[1] if options else None
+        return min(options)[1]
 
 
 def _probe_steps(lists: int) -> list[int]:
-    steps = [1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384]
+    """1, 2, 3, ... then 6 % apart, up to all lists."""
+    steps = [1]
     while steps[-1] < lists:
-        steps.append(steps[-1] * 5 // 4)
-    return [*(step for step in steps if step < lists), lists]
+        steps.append(min(lists, max(steps[-1] + 1, int(steps[-1] * 1.06))))
+    return steps
 
 
 def _without(distances: np.ndarray, ids: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -103,7 +103,8 @@ def block_bytes(subs: int) -> int:
 def pack_blocks(packed: np.ndarray, shift: np.ndarray, scale: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Entries, 32 to a block in order, -> (blocks, block_bytes) uint8 as the scan reads them."""
     blocks = len(packed) // BLOCK_ROWS
-    codes = packed.reshape(blocks, BLOCK_ROWS, -1).transpose(0, 2, 1).reshape(blocks, -1)
+    pairs = packed.shape[1]
+    codes = packed.reshape(blocks, BLOCK_ROWS, pairs).transpose(0, 2, 1).reshape(blocks, BLOCK_ROWS * pairs)
     numbers = [
         shift.astype("<u2").reshape(blocks, BLOCK_ROWS).view(np.uint8),
         scale.reshape(blocks, BLOCK_ROWS),
@@ -115,7 +116,7 @@ def pack_blocks(packed: np.ndarray, shift: np.ndarray, scale: np.ndarray, error:
 def _scales(terms: np.ndarray) -> np.ndarray:
     """s = |r|^2 / <r, v>, and 0 where the code says nothing about the residual."""
     residual_norm, residual_code = terms[:, 0], terms[:, 1]
-    useful = residual_code > 1e-3 * np.sqrt(residual_norm * terms[:, 2])
+    useful = residual_code > 1e-3 * np.sqrt(residual_norm) * np.sqrt(terms[:, 2])
     return np.where(useful, residual_norm / np.where(useful, residual_code, 1), 0)
 
 

@@ -136,9 +136,9 @@ def read_library(progress: Progress) -> Library:
     start = time.perf_counter()
     progress("learning", 0, 2)
     private = [number for number, docstring in enumerate(docstrings) if docstring.is_private]
-    chosen = np.random.default_rng(_SEED).permutation(private)[:_HELD_OUT].tolist()
-    queries = [count_docstring(docstrings[number]) for number in chosen]
-    kept = [docstring for number, docstring in enumerate(docstrings) if number not in set(chosen)]
+    held_out = set(np.random.default_rng(_SEED).permutation(private)[:_HELD_OUT].tolist())
+    queries = [count_docstring(docstrings[number]) for number in sorted(held_out)]
+    kept = [docstring for number, docstring in enumerate(docstrings) if number not in held_out]
     texts = [count_docstring(docstring) for docstring in kept]
     space = TextSpace.fit(texts, seed=_SEED)
     progress("learning", 1, 2)

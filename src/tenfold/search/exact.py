@@ -8,9 +8,10 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.space import Metric
 
-__all__ = ["check_queries", "exact_search", "recall_at_k"]
+__all__ = ["check_lengths", "check_queries", "exact_search", "recall_at_k"]
 
 _BLOCK_BYTES = 2 << 20
+_MOST_LENGTH = 3e18  # the square of twice that is a float32
 
 
 def exact_search(
@@ -36,12 +37,15 @@ def exact_search(
         distances (q, k) float32, ascending, and row numbers (q, k) int64; inf and -1 where there
         are fewer than k rows.
     """
+    if k < 1:
+        raise InputError(f"k is {k}; ask for at least 1 result")
     queries = check_queries(queries, source.dim, source.dtype)
     distances = np.full((len(queries), k), np.inf, np.float32)
     ids = np.full((len(queries), k), -1, np.int64)
     block_rows = max(1, _BLOCK_BYTES // (source.dim * source.dtype.itemsize))
     row = 0
     for block in source.blocks(block_rows):
+        check_lengths(block, f"{source.name}: row", row)
         _native.exact(block, source.dtype.name, metric, queries, row, distances, ids, threads or _native.usable_cores())
         row += len(block)
         progress("exact", row, source.rows)
@@ -51,10 +55,13 @@ def exact_search(
 def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
     """Queries as the exact kernels take them: C-contiguous (q, dim), float32 for float16 bases.
 
-    Raises InputError for a wrong shape, NaN or infinity, or values that the base's integer type
-    cannot hold.
+    Raises InputError for a wrong shape, NaN or infinity, vectors too long for float32 distances, or
+    values that the base's integer type cannot hold.
     """
-    queries = np.asarray(queries)
+    try:
+        queries = np.asarray(queries)
+    except ValueError:
+        raise InputError("queries are no array: their rows differ in length") from None
     if queries.ndim == 1 and queries.shape[0] == dim:
         raise InputError(f"queries have shape {queries.shape}; one query is a row: q.reshape(1, -1)")
     if queries.ndim != 2 or queries.shape[1] != dim:
@@ -65,13 +72,27 @@ def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
         raise InputError(f"query {row} holds NaN or infinity; remove or repair it")
     if dtype.kind == "f":
-        return np.ascontiguousarray(queries, np.float32)
+        with np.errstate(over="ignore"):
+            floats = np.ascontiguousarray(queries, np.float32)
+        check_lengths(floats, "query", 0)
+        return floats
     with np.errstate(invalid="ignore"):
         exact = np.ascontiguousarray(queries, dtype)
     if queries.dtype != dtype and not np.array_equal(exact, queries):
         row = int(np.flatnonzero((exact != queries).any(axis=1))[0])
         raise InputError(f"query {row} holds values that {dtype} cannot; this base is {dtype}, so queries must be too")
     return exact
+
+
+def check_lengths(rows: np.ndarray, name: str, first: int) -> None:
+    """InputError where a float32 row of (n, dim) is so long that distances leave the range of float32."""
+    if rows.dtype != np.float32:
+        return
+    with np.errstate(over="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+    if len(rows) and not squares.max() <= _MOST_LENGTH**2:
+        row = int(np.flatnonzero(~(squares <= _MOST_LENGTH**2))[0])
+        raise InputError(f"{name} {first + row} is longer than {_MOST_LENGTH:g}; scale the vectors down")
 
 
 def recall_at_k(distances: np.ndarray, true_distances: np.ndarray, k: int) -> float:

@@ -2,45 +2,37 @@
 presence says that the index is complete."""
 
 import json
-from dataclasses import fields
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search import _native
-from tenfold.search.building import BuildConfig
+from tenfold.search.codec import CodecKind
+from tenfold.search.space import Metric
 from tenfold.search.storage import FORMAT_VERSION, replace_file
 
 __all__ = ["read_manifest", "write_manifest"]
 
 _REPAIR = "restore it from a copy or build the index again"
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "rows": int,
-    "dim": int,
-    "dtype": str,
-    "radius": (int, float),
-    "codec_numbers": dict,
-    "calibration": dict,
-    **{field.name: (str, int, float) for field in fields(BuildConfig)},
+# The smallest and largest value of every number; seed, replicas and epsilon are kept for the record.
+_WHOLE = {"rows": (0, (1 << 32) - 2), "dim": (1, 65535), "seed": (0, math.inf)}
+_WHOLE_CODEC = {"bits": (0, 4), "sub_dim": (1, 65536)}
+_REAL_CODEC = ("shift_low", "shift_step", "scale_low", "scale_step", "error_low", "error_step")
+_CHOICES = {
+    "dtype": ("float32", "float16", "uint8", "int8"),
+    "metric": get_args(Metric),
+    "codec": get_args(CodecKind),
 }
-_CODEC_NUMBERS = (
-    "bits",
-    "sub_dim",
-    "shift_low",
-    "shift_step",
-    "scale_low",
-    "scale_step",
-    "error_low",
-    "error_step",
-)
+_MOST_BYTES = 1 << 20
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Put the manifest into the folder, whole or not at all. Raises OSError."""
     with replace_file(folder / "manifest.json") as file:
-        file.write(json.dumps({"crc32c": _checksum(manifest), "manifest": manifest}, indent=1).encode())
+        file.write(_written(manifest))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -49,40 +41,58 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises InputError: no index there, not complete, damaged, or of a newer version.
     """
     path = folder / "manifest.json"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such index folder")
-    if not path.exists():
-        raise InputError(f"{folder}: holds no manifest.json; not an index, or one whose build has not finished")
     try:
-        content = json.loads(path.read_bytes())
-        manifest, crc = content["manifest"], content["crc32c"]
-        version = manifest["format_version"]
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such index folder")
+        if not path.exists() or folder.name.endswith(".partial"):
+            raise InputError(f"{folder}: holds no manifest.json; not an index, or one whose build has not finished")
+        with path.open("rb") as file:
+            written = file.read(_MOST_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        manifest = json.loads(written)["manifest"]
+        version = manifest["format_version"]
+        known = type(version) is int and version >= 1
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path}: is not readable; {_REPAIR}") from None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+        known = False
+    if not known:
+        raise InputError(f"{path}: is not readable; {_REPAIR}")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: has format version {version}, this Tenfold reads up to {FORMAT_VERSION}; upgrade Tenfold"
         )
-    if crc != _checksum(manifest):
+    if written != _written(manifest):
         raise InputError(f"{path}: does not match its checksum; {_REPAIR}")
     _check(path, manifest)
     return dict(manifest)
 
 
-def _checksum(manifest: dict[str, Any]) -> int:
+def _written(manifest: dict[str, Any]) -> bytes:
+    """The file's content; there is one way only to write a manifest down, so every byte can be checked."""
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return int(_native.crc32c(np.frombuffer(text.encode(), np.uint8), 0))
+    crc = int(_native.crc32c(np.frombuffer(text.encode(), np.uint8), 0))
+    return json.dumps({"crc32c": crc, "manifest": manifest}, indent=1).encode()
 
 
 def _check(path: Path, manifest: dict[str, Any]) -> None:
-    for key, kind in _TYPES.items():
-        if not isinstance(manifest.get(key), kind):
-            raise InputError(f"{path}: {key} is missing or not as it should be; {_REPAIR}")
-    for key in _CODEC_NUMBERS:
-        if not isinstance(manifest["codec_numbers"].get(key), (int, float)):
-            raise InputError(f"{path}: the codec's {key} is missing or not a number; {_REPAIR}")
-    known = manifest["dtype"] in ("float32", "float16", "uint8", "int8")
-    if not known or not 1 <= manifest["dim"] <= 65535 or not 0 <= manifest["rows"] < 1 << 32:
-        raise InputError(f"{path}: rows, dim or dtype is out of range; {_REPAIR}")
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise InputError(f"{path}: {what} is missing or not as it should be; {_REPAIR}")
+
+    numbers = manifest.get("codec_numbers")
+    require(isinstance(numbers, dict), "codec_numbers")
+    for where, limits in ((manifest, _WHOLE), (numbers, _WHOLE_CODEC)):
+        for key, (low, high) in limits.items():
+            require(type(where.get(key)) is int and low <= where[key] <= high, key)
+    for where, keys in ((manifest, ("radius",)), (numbers, _REAL_CODEC)):
+        for key in keys:
+            require(_is_float32(where.get(key)), key)
+    for key, choices in _CHOICES.items():
+        require(manifest.get(key) in choices, key)
+    for key in ("calibration",):
+        require(isinstance(manifest.get(key), dict), key)
+
+
+def _is_float32(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < float(np.finfo(np.float32).max)

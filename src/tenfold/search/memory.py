@@ -7,7 +7,7 @@ from pathlib import Path
 from tenfold.core.errors import InputError
 from tenfold.search.formats.source import VectorSource
 
-__all__ = ["MemoryPlan", "fitting_code_bytes", "parse_size", "resident_bytes"]
+__all__ = ["LEAST_BLOCK_ROWS", "MemoryPlan", "fitting_code_bytes", "parse_size", "resident_bytes"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _ROOM = 6 << 20  # for what is not counted below: thread stacks, the allocator's slack
@@ -16,7 +16,7 @@ _NUMBERS_PER_ENTRY = 4
 _SAMPLE_PER_LIST = 32
 _FEWEST_SAMPLE_PER_LIST = 12
 _MOST_BLOCK_ROWS = 32768
-_LEAST_BLOCK_ROWS = 256
+LEAST_BLOCK_ROWS = 256
 
 
 def parse_size(text: str | int) -> int:
@@ -82,7 +82,7 @@ class MemoryPlan:
         per_sample = row_bytes + 1.5 * float_bytes + 16
         # A row on its way: as stored twice, as floats thrice, its entry with two copies.
         per_block_row = 3 * row_bytes + 3 * float_bytes + 6 * (code_bytes + 16) + 64
-        least = _LEAST_BLOCK_ROWS * per_block_row + per_list + _FEWEST_SAMPLE_PER_LIST * per_sample
+        least = LEAST_BLOCK_ROWS * per_block_row + per_list + _FEWEST_SAMPLE_PER_LIST * per_sample
         free = budget - held
         wanted = max(1, source.rows // rows_per_list)
         if free < 2 * least:
@@ -92,7 +92,9 @@ class MemoryPlan:
         lists = max(1, lists)
         sample = int(min(source.rows, _SAMPLE_PER_LIST * lists, (0.8 * free - lists * per_list) / per_sample))
         while_streaming = free - lists * per_list
+        # A multiple, so that the sample, drawn from pieces of that size, does not depend on it.
         block = int(min(_MOST_BLOCK_ROWS, 0.4 * while_streaming / per_block_row))
+        block -= block % LEAST_BLOCK_ROWS
         per_spilled = 2 * max(row_bytes + 8, 2 * (code_bytes + 16))  # read, then sorted
         ranges = -(-source.rows * per_spilled // max(1, int(0.5 * while_streaming)))
-        return cls(lists, max(1, sample), min(sample, 65536), max(_LEAST_BLOCK_ROWS, block), max(1, ranges))
+        return cls(lists, max(1, sample), min(sample, 65536), max(LEAST_BLOCK_ROWS, block), max(1, ranges))

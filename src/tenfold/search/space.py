@@ -6,10 +6,11 @@
 
 Lists, graph and codes live there; exact distances are computed on the vectors as they were given.
 Codec "rabitq" wants residuals without preferred axes, so its space is also rotated (by Hadamard
-transforms with random signs, which cost d log d and need no matrix).
+transforms with random signs: d log d operations and no matrix to store).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ __all__ = ["Metric", "QueryRows", "Space"]
 
 Metric = Literal["l2", "ip", "cosine"]
 
+_CHUNK_ROWS = 64  # rotated at a time, as columns: they stay in the cache
+_MATRIX_DIM = 1024
+_CACHED_ROWS = 256  # rows that stay in the processor's cache while they are transformed
 _ROUNDS = 4  # of signs and Hadamard transforms; enough to spread a single coordinate over all
 
 
@@ -70,14 +74,29 @@ class Space:
     def _rotate(self, values: np.ndarray) -> np.ndarray:
         if self.rotation_seed is None:
             return np.ascontiguousarray(values)
-        width = 1 << (self.dim.bit_length() - 1)
-        rng = np.random.default_rng(self.rotation_seed)
-        for _ in range(_ROUNDS):
-            values = values * (rng.integers(0, 2, self.dim) * 2 - 1).astype(np.float32)
-            values[:, :width] = _hadamard(values[:, :width])
-            if width < self.dim:
-                values[:, -width:] = _hadamard(values[:, -width:])
-        return values
+        if self.dim <= _MATRIX_DIM:
+            rotated: np.ndarray = values @ _rotation(self.dim, self.rotation_seed)
+            return rotated
+        return _spread(values, self.rotation_seed)
+
+
+@lru_cache(maxsize=8)
+def _rotation(dim: int, seed: int) -> np.ndarray:
+    """`_spread` as a matrix: a product with it is faster while it is small."""
+    return _spread(np.eye(dim, dtype=np.float32), seed)
+
+
+def _spread(values: np.ndarray, seed: int) -> np.ndarray:
+    """Rows (n, dim) rotated by rounds of random signs and Hadamard transforms of the first and last 2^m values."""
+    dim = values.shape[1]
+    width = 1 << (dim.bit_length() - 1)
+    rng = np.random.default_rng(seed)
+    for _ in range(_ROUNDS):
+        values = values * (rng.integers(0, 2, dim) * 2 - 1).astype(np.float32)
+        values[:, :width] = _hadamard(values[:, :width])
+        if width < dim:
+            values[:, -width:] = _hadamard(values[:, -width:])
+    return values
 
 
 def _safe_norms(values: np.ndarray) -> np.ndarray:
@@ -88,11 +107,15 @@ def _safe_norms(values: np.ndarray) -> np.ndarray:
 
 def _hadamard(values: np.ndarray) -> np.ndarray:
     """Orthonormal Walsh-Hadamard transform of rows whose length is a power of two."""
-    rows, width = values.shape
-    values = np.ascontiguousarray(values)
-    half = 1
-    while half < width:
-        pairs = values.reshape(rows, width // (2 * half), 2, half)
-        values = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
-        half *= 2
-    return values.reshape(rows, width) / np.float32(np.sqrt(width))
+    width = values.shape[1]
+    values = values / np.float32(np.sqrt(width))
+    for start in range(0, len(values), _CACHED_ROWS):
+        part = values[start : start + _CACHED_ROWS]
+        half = 1
+        while half < width:
+            pairs = part.reshape(len(part), width // (2 * half), 2, half)
+            first = pairs[:, :, 0].copy()
+            pairs[:, :, 0] += pairs[:, :, 1]
+            np.subtract(first, pairs[:, :, 1], out=pairs[:, :, 1])
+            half *= 2
+    return values

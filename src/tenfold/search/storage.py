@@ -30,6 +30,7 @@ _HEADER = struct.Struct("<8sII16sQI")
 _ENTRY = struct.Struct("<16s8sQQQI")
 _DTYPES = ("<f4", "<u4", "<u8", "<i8", "|u1")
 _CHUNK = 1 << 20
+_MOST_SECTIONS = (_PAGE - 64) // 64
 _REPAIR = "restore it from a copy or build the index again"
 
 
@@ -125,6 +126,8 @@ class SectionFile:
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror}); {_REPAIR}") from None
         self._sections = _parse_header(path, kind, header, size)
+        self.checksum: int = _HEADER.unpack_from(header)[2]
+        """Of the header, which holds those of the sections: tells this file from others of the same shape."""
 
     def array(self, name: str, dtype: str, columns: int | None = 1) -> np.ndarray:
         """A section as a read-only memory map, (rows,) or (rows, columns); `columns=None` takes any.
@@ -154,13 +157,21 @@ class SectionFile:
         return list(self._sections)
 
     def check(self, name: str) -> None:
-        """Read a section (not through the memory map) and compare its checksum; InputError if it differs."""
+        """Read a section (not through the memory map) and compare its checksum; InputError if it differs.
+
+        The zeros that fill its last page are compared too, so that no byte of the file can change unseen.
+        """
         section = self.section(name)
         crc = 0
         for chunk in self.chunks(name):
             crc = _native.crc32c(np.frombuffer(chunk, np.uint8), crc)
-        if crc != section.crc:
+        if crc != section.crc or any(self._filling(section)):
             raise InputError(f"{self.path}: section {name} does not match its checksum; it is damaged: {_REPAIR}")
+
+    def _filling(self, section: _Section) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(section.offset + section.nbytes)
+            return file.read(-section.nbytes % _PAGE)
 
     def chunks(self, name: str, chunk_bytes: int = _CHUNK) -> Iterator[bytes]:
         """The bytes of a section in pieces."""
@@ -196,12 +207,14 @@ def _parse_header(path: Path, kind: str, header: bytes, size: int) -> dict[str, 
         raise InputError(f"{path}: holds {found_kind.rstrip(bytes(1)).decode('ascii', 'replace')!r}, not {kind!r}")
     if stated_size != size:
         raise InputError(f"{path}: has {size:,} bytes, its header says {stated_size:,}; it is cut or mixed: {_REPAIR}")
+    if count > _MOST_SECTIONS:
+        raise InputError(f"{path}: says it has {count:,} sections; it is damaged: {_REPAIR}")
     sections = {}
     for number in range(count):
         name, dtype, offset, rows, columns, section_crc = _ENTRY.unpack_from(header, 64 + 64 * number)
         text = dtype.rstrip(b"\0").decode("ascii", "replace")
         fits = text in _DTYPES and rows * columns * np.dtype(text).itemsize <= size - offset <= size - _PAGE
-        if not fits or offset % _PAGE or columns == 0:
+        if not fits or offset % _PAGE or not 0 < columns < 1 << 32:
             raise InputError(f"{path}: section {number} lies outside the file; it is damaged: {_REPAIR}")
         sections[name.rstrip(b"\0").decode("ascii", "replace")] = _Section(
             np.dtype(text), offset, rows, columns, section_crc

@@ -1,0 +1,147 @@
+"""Searching everything gives what comparing with every row gives: distances and ids, ties by id.
+
+Two oracles: NumPy in float64, and `exact_search`, whose distances must be the same to the last bit.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from search_helpers import BACKENDS, DTYPES, check_exact, make_vectors, open_with
+
+from tenfold.search import Index, _native, as_source, exact_search
+
+METRICS = ("l2", "ip", "cosine")
+DIMS = (1, 2, 3, 7, 8, 9, 31, 32, 33, 100, 128, 129, 784, 1024, 1025, 4097)
+ROWS = (0, 1, 2, 31, 32, 33, 255, 256, 1000, 9000)
+RERANKS = ("bound", "paper")
+IndexCache = Callable[..., Path]
+
+
+def search_all(index: Index, queries: np.ndarray, k: int, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    found = index.search(queries, k, probes=index.lists, candidates=max(1, index.rows), **options)  # type: ignore[call-overload]
+    return found[0], found[1]
+
+
+def assert_same(found: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]) -> None:
+    np.testing.assert_array_equal(found[0].view(np.uint32), truth[0].view(np.uint32))
+    np.testing.assert_array_equal(found[1], truth[1])
+
+
+@pytest.mark.parametrize("io", BACKENDS)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_path_equals_brute_force(
+    dtype: str, metric: str, io: str, index_cache: IndexCache, simd_level: None
+) -> None:
+    """Every instruction set, rule, way of scoring pages and number of threads, through each I/O back end."""
+    base, queries, k = make_vectors(700, 33, dtype), make_vectors(40, 33, dtype, seed=1), 13
+    index = open_with(index_cache(700, 33, dtype, metric), io)
+    assert index.stats()["io_backend"] == io
+    truth = exact_search(as_source(base), queries, k, metric)  # type: ignore[arg-type]
+    check_exact(truth, base, queries, metric)
+    for level, rerank, pages, threads in product(_native.simd_levels(), RERANKS, (True, False), (1, 2)):
+        _native.use_simd_level(level)
+        found = search_all(index, queries, k, rerank=rerank, score_whole_pages=pages, threads=threads)
+        assert_same(found, truth)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_every_dimension(dim: int, tmp_path: Path) -> None:
+    """Rows that fill a page, leave some of it, or need several; dtype, metric and codec take turns."""
+    turn = DIMS.index(dim)
+    dtype, metric = DTYPES[turn % 4], METRICS[turn % 3]
+    base, queries = make_vectors(150, dim, dtype), make_vectors(9, dim, dtype, seed=1)
+    for codec in ("pq", "rabitq"):
+        index = Index.build(base, tmp_path / codec, metric=metric, codec=codec, rows_per_list=40)  # type: ignore[arg-type]
+        for k, pages in ((10, True), (150, False)):
+            found = search_all(index, queries, k, score_whole_pages=pages)
+            check_exact(found, base, queries, metric)
+            assert_same(found, exact_search(as_source(base), queries, k, metric))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_every_number_of_rows(rows: int, tmp_path: Path) -> None:
+    """No row, one row, a list with one row more than a block; asking for more rows than there are pads with -1."""
+    base, queries = make_vectors(rows, 20, "uint8"), make_vectors(7, 20, "uint8", seed=1)
+    index = Index.build(base, tmp_path / "index")
+    for k in (1, 10, rows + 5) if rows <= 1000 else (1, 100):
+        check_exact(search_all(index, queries, k), base, queries, "l2")
+        check_exact(index.search(queries, k, recall=1.0), base, queries, "l2")
+
+
+@pytest.mark.parametrize("pages", [True, False])
+@pytest.mark.parametrize("rerank", RERANKS)
+@pytest.mark.parametrize("codec", ["pq", "rabitq"])
+def test_all_rows_in_order(codec: str, rerank: str, pages: bool, tmp_path: Path) -> None:
+    """k = N finds every row, though rows near a border have codes in several lists."""
+    base = np.random.default_rng(3).normal(size=(1200, 12)).astype(np.float32)
+    index = Index.build(base, tmp_path / "index", codec=codec, rows_per_list=20)  # type: ignore[arg-type]
+    assert index.stats()["entries_per_row"] > 1.01
+    found = search_all(index, base[:5], 1200, rerank=rerank, score_whole_pages=pages)
+    check_exact(found, base, base[:5], "l2")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_vectors_equal(dtype: str, metric: str, tmp_path: Path) -> None:
+    """Nothing but ties: the lowest ids win."""
+    base = np.full((400, 6), 3, dtype)
+    index = Index.build(base, tmp_path / "index", metric=metric, rows_per_list=50)  # type: ignore[arg-type]
+    distances, ids = search_all(index, base[:3], 20)
+    np.testing.assert_array_equal(ids, np.tile(np.arange(20), (3, 1)))
+    assert (distances == distances[0, 0]).all()
+
+
+@pytest.mark.parametrize("codec", ["pq", "rabitq"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_zero_vectors(metric: str, codec: str, tmp_path: Path) -> None:
+    """A zero vector has cosine distance 1 to everything, itself included, in the base and as a query."""
+    base = make_vectors(300, 16, "float32")
+    base[::7] = 0
+    queries = base[:10]
+    index = Index.build(base, tmp_path / "index", metric=metric, codec=codec)  # type: ignore[arg-type]
+    found = search_all(index, queries, 300)
+    check_exact(found, base, queries, metric)
+    if metric == "cosine":
+        assert (found[0][0] == 1).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e15])
+def test_fractions_of_every_size(scale: float, metric: str, tmp_path: Path) -> None:
+    """Normal numbers, small and large: within float32 rounding of NumPy, and equal to exact search."""
+    rng = np.random.default_rng(5)
+    base = (rng.normal(size=(400, 24)) * scale).astype(np.float32)
+    queries = (rng.normal(size=(8, 24)) * scale).astype(np.float32)
+    index = Index.build(base, tmp_path / "index", metric=metric, rows_per_list=30)  # type: ignore[arg-type]
+    found = search_all(index, queries, 25)
+    assert_same(found, exact_search(as_source(base), queries, 25, metric))  # type: ignore[arg-type]
+    unit = 1 if metric == "cosine" else float(np.square(scale, dtype=np.float64))
+    distances = (found[0] / np.float64(unit)).astype(np.float32)
+    check_exact((distances, found[1]), base / np.float64(scale), queries / np.float64(scale), metric)
+
+
+def test_many_queries_at_once_equal_one_at_a_time(index_cache: IndexCache) -> None:
+    """Also with default settings: what else is in a batch changes no answer."""
+    index = Index.open(index_cache(700, 33, "uint8", "l2"))
+    queries = make_vectors(500, 33, "uint8", seed=2)
+    for options in ({}, {"recall": 1.0}, {"rerank": "paper"}, {"probes": 2, "candidates": 30}):
+        batch = index.search(queries, 10, threads=2, **options)  # type: ignore[call-overload]
+        single = [index.search(query[None], 10, threads=1, **options) for query in queries[:60]]  # type: ignore[call-overload]
+        for part in (0, 1):
+            np.testing.assert_array_equal(batch[part][:60], np.concatenate([found[part] for found in single]))
+
+
+@pytest.mark.parametrize("cache", ["0", "1MB"])
+def test_searching_again_with_a_cache(cache: str, index_cache: IndexCache) -> None:
+    """Pages kept from earlier queries give the same results, and with room for all of them nothing is read twice."""
+    index = Index.open(index_cache(700, 33, "float32", "l2"), cache=cache)
+    queries = make_vectors(50, 33, "float32", seed=1)
+    first = index.search(queries, 5, recall=1.0, threads=1, return_stats=True)
+    second = index.search(queries, 5, recall=1.0, threads=1, return_stats=True)
+    assert_same(first[:2], second[:2])
+    assert second[2].pages_read.sum() == 0
+    assert (second[2].pages_cached > 0).all()
