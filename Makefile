@@ -41,8 +41,10 @@ lint: .venv/dev
 	$(BIN)/lint-imports --no-logo
 	$(if $(NATIVE),$(BIN)/clang-format --dry-run -Werror $(NATIVE))
 
+# One million real SIFT descriptors in BENCH_DATA; benchmarks/README.md says which files.
+BENCH_DATA ?= build/sift1m
 bench: .venv/bench
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/search.py --data "$(BENCH_DATA)" --json build/bench.json
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

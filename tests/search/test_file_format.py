@@ -24,8 +24,8 @@ BUILDS = {
     "rabitq": ("l2", "float32", "rabitq", 2000, 40, 5),
     "rabitq-two-bits": ("cosine", "float32", "rabitq", 1500, 50, 13),
     "rabitq-inner-product": ("ip", "float16", "rabitq", 1500, 64, 33),
-    "page-per-row": ("l2", "float32", "pq", 300, 900, 64),
-    "rows-beyond-a-page": ("l2", "float32", "pq", 301, 1100, 64),
+    "page-per-row": ("l2", "float32", "rabitq", 400, 900, 113),
+    "rows-beyond-a-page": ("l2", "float32", "rabitq", 401, 1100, 138),
 }
 
 
@@ -170,7 +170,8 @@ class Reader:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(n, M) codes -> (n, D) vectors v."""
-        bits, width, dim = *(self.manifest["codec_numbers"][key] for key in ("bits", "sub_dim")), self.centroids.shape[1]
+        numbers, dim = self.manifest["codec_numbers"], self.centroids.shape[1]
+        bits, width = numbers["bits"], numbers["sub_dim"]
         if bits == 0:
             table = self.sections["codebook"]["codebook"].reshape(-1, 16, width)
             assert (len(table), width) == (codes.shape[1], -(-dim // codes.shape[1]))

@@ -26,10 +26,11 @@ __all__ = ["Calibration", "StoredRows", "Tuning", "calibrate"]
 
 _LEVELS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
-_QUANTILES = (0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.003)
+_FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
+_QUANTILES = (0.5, 0.3, 0.2, 0.13, 0.09, 0.06, 0.03, 0.01)
 _CANDIDATES_PER_RESULT = 60
 _TRUTH = 101
-_MORE_STEPS = (0, 5, 10)  # of probes: as few as can be, a third more, four fifths more
+_MORE_STEPS = (2, 7)  # of probes: a little more than can just do, and half as many again
 # What things cost, in microseconds, where settings compete: a page from disk at depth, a code, a list.
 _PAGE_COST, _CODE_COST, _PROBE_COST = 20.0, 0.003, 0.8
 
@@ -95,7 +96,7 @@ def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress
         return Calibration()
     own = None
     if queries is None:
-        count = min(max(_QUERIES.values()), index.rows)
+        count = min(max(_QUERIES.values()), max(_FEWEST_QUERIES, index.rows // 20), index.rows)
         own = np.sort(np.random.default_rng(1).choice(index.rows, count, replace=False))
         queries = index.rows_at(own)
     else:
@@ -163,7 +164,7 @@ class _Trial:
         return found
 
     def _cheapest(self, k: int, level: float, candidates: int) -> Tuning | None:
-        """The cheapest of three settings: the fewest probes that reach the level, and more, which allow a tighter z."""
+        """The cheaper of two settings: about the fewest probes that reach the level, and more, which allow a tighter z."""
         steps, loosest = _probe_steps(self.index.lists), self.zs[-1]
 
         def reached(probes: int, z: float) -> bool:

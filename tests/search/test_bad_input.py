@@ -1,0 +1,342 @@
+"""Whatever cannot be used is turned down with one clear line that quotes it; nothing is left behind."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fuzz_index
+import numpy as np
+import pytest
+from search_helpers import make_vectors
+
+from tenfold.core.errors import InputError
+from tenfold.search import Index, _native, as_source, exact_search
+from tenfold.search.data import write_vectors
+from tenfold.search.storage import SectionWriter
+
+IndexCache = Callable[..., Path]
+SMALL = (400, 24, "uint8", "l2", "pq", 30)
+
+
+def refused(work: Callable[[], object], *expected: str) -> str:
+    """Assert that `work` raises InputError with one line that holds all of `expected`; return the line."""
+    with pytest.raises(InputError) as caught:
+        work()
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in expected:
+        assert part in line
+    return line
+
+
+# --- sources ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity"), (1e30, "longer")])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_that_are_no_vectors(dtype: str, value: float, name: str, tmp_path: Path) -> None:
+    """NaN, infinity, or a length that float32 distances cannot hold: the row is named."""
+    base = make_vectors(600, 9, "float32")
+    base[417, 2] = value
+    with np.errstate(over="ignore"):
+        base = base.astype(dtype)
+    name = "infinity" if dtype == "float16" and value == 1e30 else name
+    for metric in ("l2", "ip", "cosine"):
+        refused(lambda metric=metric: Index.build(base, tmp_path / "index", metric=metric), "417", name)
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 17 * 4 + 2, 17 * 4 * 9 + 5])
+@pytest.mark.parametrize("suffix", ["fvecs", "fbin"])
+def test_source_cut_in_a_row(suffix: str, cut: int, tmp_path: Path) -> None:
+    path = tmp_path / f"base.{suffix}"
+    write_vectors(path, [make_vectors(100, 17, "float32")], 100, 17, np.dtype("float32"))
+    path.write_bytes(path.read_bytes()[:-cut])
+    refused(lambda: Index.build(path, tmp_path / "index"), path.name)
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(2**32 - 1, 16), (2**31, 16), (101, 16), (100, 2**31), (100, 0), (0, 0)])
+def test_source_with_a_false_header(rows: int, dim: int, tmp_path: Path) -> None:
+    """A huge n or d in the header is not believed, and no memory is taken for it."""
+    path = tmp_path / "base.fbin"
+    write_vectors(path, [make_vectors(100, 16, "float32")], 100, 16, np.dtype("float32"))
+    path.write_bytes(np.array([rows, dim], "<u4").tobytes() + path.read_bytes()[8:])
+    refused(lambda: Index.build(path, tmp_path / "index"), path.name)
+
+
+@pytest.mark.parametrize("base", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((4, 0)), np.zeros((4, 2), complex), np.zeros((3, 3), "U1")])
+def test_arrays_that_hold_no_vectors(base: np.ndarray, tmp_path: Path) -> None:
+    refused(lambda: Index.build(base, tmp_path / "index"))
+
+
+def test_dtypes_without_kernels(tmp_path: Path) -> None:
+    """int32 can be read but not indexed; float64 is taken as float32."""
+    refused(lambda: Index.build(np.zeros((9, 4), np.int32), tmp_path / "a"), "int32", "float32")
+    assert Index.build(np.zeros((9, 4), np.float64), tmp_path / "b").dtype == np.float32
+
+
+# --- options and places -----------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "metric": ({"metric": "hamming"}, "hamming"),
+    "codec": ({"codec": "zip"}, "zip"),
+    "code_bytes": ({"code_bytes": 5000}, "5000"),
+    "code_bytes negative": ({"code_bytes": -1}, "-1"),
+    "rows_per_list": ({"rows_per_list": 0}, "0"),
+    "seed": ({"seed": -1}, "-1"),
+    "threads": ({"threads": -2}, "-2"),
+    "budget": ({"memory_budget": "much"}, "much"),
+    "budget too small": ({"memory_budget": "1MB"}, "1 MB"),
+}
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_build_options(what: str, tmp_path: Path) -> None:
+    options, quoted = OPTIONS[what]
+    refused(lambda: Index.build(make_vectors(300, 8, "uint8"), tmp_path / "index", **options), quoted)
+    assert not list(tmp_path.glob("index*"))
+
+
+def test_places(tmp_path: Path) -> None:
+    """A file, a folder with other things in it, an index that is there already, a parent that is missing."""
+    base = make_vectors(300, 8, "uint8")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "letter.txt").write_text("x")
+    refused(lambda: Index.build(base, tmp_path / "file", overwrite=True), "file")
+    refused(lambda: Index.build(base, tmp_path / "folder", overwrite=True), "folder", "not a Tenfold index")
+    refused(lambda: Index.build(base, tmp_path / "no" / "index"), "no such folder")
+    refused(lambda: Index.open(tmp_path / "nothing"), "nothing", "no such index")
+    refused(lambda: Index.open(tmp_path / "folder"), "manifest.json")
+    refused(lambda: Index.open(tmp_path / "file"), "file")
+    Index.build(base, tmp_path / "index")
+    refused(lambda: Index.build(base, tmp_path / "index"), "overwrite")
+    assert Index.build(base[:7], tmp_path / "index", overwrite=True).rows == 7
+    assert (tmp_path / "folder" / "letter.txt").exists()
+
+
+# --- queries ----------------------------------------------------------------------------------------------------
+
+QUERIES: dict[str, tuple[Any, str]] = {
+    "other dimension": (np.zeros((2, 23), np.uint8), "24"),
+    "one vector": (np.zeros(24, np.uint8), "reshape"),
+    "three axes": (np.zeros((1, 1, 24), np.uint8), "24"),
+    "text": (np.full((1, 24), "a"), "numbers"),
+    "complex": (np.zeros((1, 24), complex), "numbers"),
+    "ragged": ([[1, 2], [3]], "length"),
+    "NaN": (np.full((3, 24), np.nan), "query 0"),
+    "fraction": (np.full((1, 24), 0.5), "uint8"),
+    "negative": (np.full((1, 24), -1), "uint8"),
+    "too large": (np.full((1, 24), 256), "uint8"),
+    "infinite": (np.full((1, 24), np.inf), "infinity"),
+}
+
+
+@pytest.mark.parametrize("what", QUERIES)
+def test_queries(what: str, index_cache: IndexCache) -> None:
+    queries, quoted = QUERIES[what]
+    index = Index.open(index_cache(*SMALL))
+    refused(lambda: index.search(queries, 3), quoted)
+    refused(lambda: exact_search(as_source(make_vectors(5, 24, "uint8")), queries, 3), quoted)
+
+
+def test_queries_too_long(index_cache: IndexCache) -> None:
+    """Float queries whose distances would be infinite are turned down, also when only float64 can hold them."""
+    index = Index.open(index_cache(700, 33, "float32", "l2"))
+    for value in (1e19, 1e200, -1e30):
+        refused(lambda value=value: index.search(np.full((2, 33), value), 3), "query 0")
+
+
+@pytest.mark.parametrize("queries", [np.zeros((2, 24)), np.zeros((2, 24), np.int64), [[0] * 24] * 2, np.zeros((48, 2), np.uint8)[::2].T])
+def test_queries_of_other_types_and_orders(queries: Any, index_cache: IndexCache) -> None:
+    """Whole numbers of any dtype, lists, and arrays that are not contiguous are copied quietly."""
+    index = Index.open(index_cache(*SMALL))
+    expected = index.search(np.zeros((2, 24), np.uint8), 5)
+    for found, wanted in zip(index.search(queries, 5), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_no_queries(index_cache: IndexCache, python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Nothing asked, nothing answered; in a process of its own, for it might wait for ever."""
+    code = f"""
+import numpy as np
+from tenfold.search import Index
+distances, ids, stats = Index.open({str(index_cache(*SMALL))!r}).search(np.zeros((0, 24), np.uint8), 5, return_stats=True)
+print(distances.shape, ids.shape, stats.rounds.shape)
+"""
+    assert python(code, timeout=30).stdout.strip() == "(0, 5) (0, 5) (0,)"
+
+
+SEARCH_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "k zero": ({"k": 0}, "k is 0"),
+    "k negative": ({"k": -3}, "k is -3"),
+    "k huge": ({"k": 1 << 70}, "k is"),
+    "recall zero": ({"recall": 0.0}, "recall is 0"),
+    "recall above one": ({"recall": 1.5}, "1.5"),
+    "recall NaN": ({"recall": float("nan")}, "nan"),
+    "probes": ({"probes": -1}, "probes is -1"),
+    "candidates": ({"candidates": -1}, "candidates is -1"),
+    "rerank": ({"rerank": "guess"}, "rerank"),
+    "threads": ({"threads": -1}, "threads is -1"),
+}
+
+
+@pytest.mark.parametrize("what", SEARCH_OPTIONS)
+def test_search_options(what: str, index_cache: IndexCache) -> None:
+    options, quoted = SEARCH_OPTIONS[what]
+    index = Index.open(index_cache(*SMALL))
+    refused(lambda: index.search(np.zeros((1, 24), np.uint8), **options), quoted)
+
+
+def test_settings_beyond_the_index_are_all_of_it(index_cache: IndexCache) -> None:
+    """More probes than lists, more candidates than rows: everything."""
+    index = Index.open(index_cache(*SMALL))
+    queries = make_vectors(5, 24, "uint8", seed=1)
+    everything = index.search(queries, 9, probes=index.lists, candidates=index.rows)
+    for found, wanted in zip(index.search(queries, 9, probes=1 << 70, candidates=1 << 70), everything, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("cache", ["-1", "lots", "1XB", ""])
+def test_cache_sizes(cache: str, index_cache: IndexCache) -> None:
+    refused(lambda: Index.open(index_cache(*SMALL), cache=cache), repr(cache))
+
+
+# --- files of another time --------------------------------------------------------------------------------------
+
+
+def test_manifest_of_a_newer_version(index_copy: IndexCache) -> None:
+    folder = index_copy(*SMALL)
+    text = json.loads((folder / "manifest.json").read_text())
+    text["manifest"]["format_version"] = 99
+    (folder / "manifest.json").write_text(json.dumps(text))
+    refused(lambda: Index.open(folder), "manifest.json", "version 99", "upgrade")
+
+
+@pytest.mark.parametrize("name", list(fuzz_index.KINDS))
+def test_file_of_a_newer_version(name: str, index_copy: IndexCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written in full by a later Tenfold, with a checksum that holds."""
+    folder = index_copy(*SMALL)
+    monkeypatch.setattr("tenfold.search.storage.FORMAT_VERSION", 7)
+    with SectionWriter(folder / name, fuzz_index.KINDS[name]) as file:
+        file.add("future", np.zeros(3, np.uint32))
+    monkeypatch.undo()
+    refused(lambda: Index.open(folder), name, "version 7", "upgrade")
+
+
+# --- disks that are full, folders that cannot be written ---------------------------------------------------------
+
+
+def full_disk(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write behind `limit` bytes of section files fails as on a full disk."""
+    written = 0
+    plain = SectionWriter.write
+
+    def write(self: SectionWriter, rows: np.ndarray) -> None:
+        nonlocal written
+        written += rows.nbytes
+        if written > limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(self, rows)
+
+    monkeypatch.setattr(SectionWriter, "write", write)
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 5000, 20_000, 35_000])
+def test_full_disk_then_room(limit: int, tmp_path: Path, uncalibrated: None) -> None:
+    """One line that names the place; after making room the same call finishes the same index."""
+    base = make_vectors(1000, 24, "uint8")
+    Index.build(base, tmp_path / "good", rows_per_list=50)
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(limit, patch)
+        refused(lambda: Index.build(base, tmp_path / "index", rows_per_list=50), "index.partial", "No space left")
+    assert not (tmp_path / "index").exists()
+    refused(lambda: Index.open(tmp_path / "index.partial"))
+    Index.build(base, tmp_path / "index", rows_per_list=50)
+    for path in (tmp_path / "good").iterdir():
+        assert path.read_bytes() == (tmp_path / "index" / path.name).read_bytes()
+
+
+FILE_LIMIT = """
+import resource, signal, sys
+import numpy as np
+from tenfold.search import Index
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+base = np.random.default_rng(0).integers(0, 256, (3000, 64), dtype=np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    Index.build(base, sys.argv[1])
+    print("built")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 5_000, 50_000, 150_000, 200_000])
+def test_files_that_may_not_grow(
+    limit: int, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The system refuses writes wherever they happen, also NumPy's and the spill files': one line each time."""
+    lines = python(FILE_LIMIT, tmp_path / "index", limit).stdout.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("InputError")
+    assert "index" in lines[0]
+    assert not (tmp_path / "index").exists()
+
+
+READ_ONLY = """
+import os, sys
+import numpy as np
+from tenfold.search import Index
+os.setgid(65534), os.setuid(65534)
+base = np.zeros((50, 4), np.uint8)
+index = Index.open(sys.argv[1] + "/index")
+print(index.search(base[:1], 1)[1].tolist())
+for work in (
+    lambda: index.calibrate(),
+    lambda: Index.build(base, sys.argv[1] + "/other"),
+    lambda: Index.build(base, sys.argv[1] + "/index", overwrite=True),
+    lambda: Index.build(base, sys.argv[1] + "/secret/index"),
+    lambda: Index.open(sys.argv[1] + "/secret/index"),
+):
+    try:
+        work()
+        print("done")
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become nobody")
+def test_read_only_folder(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Searching works where nothing may be written; building and calibrating say so."""
+    Index.build(np.zeros((50, 4), np.uint8), tmp_path / "index")
+    (tmp_path / "secret").mkdir(mode=0o700)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to(tmp_path_factory.getbasetemp().parent):
+            folder.chmod(0o555 if folder == tmp_path else 0o755)
+    lines = python(READ_ONLY, tmp_path).stdout.splitlines()
+    assert lines[0] == "[[0]]"
+    assert len(lines) == 6
+    for line in lines[1:]:
+        assert re.match(r"InputError .*Permission denied", line)
+
+
+def test_unknown_io_backend(index_cache: IndexCache) -> None:
+    refused(lambda: Index.open(index_cache(*SMALL), io="tape"), "tape", "buffered")  # type: ignore[arg-type]
+
+
+def test_native_functions_check_their_arrays() -> None:
+    """Shapes that do not fit each other are refused below Python too."""
+    rows = np.zeros((3, 4), np.float32)
+    out = (np.zeros((2, 1), np.float32), np.zeros((2, 1), np.int64))
+    for queries in (np.zeros((2, 5), np.float32), np.zeros((2, 4), np.uint8), np.zeros((3, 4), np.float32)):
+        refused(lambda queries=queries: _native.exact(rows, "float32", "l2", queries, 0, *out))

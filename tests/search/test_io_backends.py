@@ -1,0 +1,185 @@
+"""io_uring, O_DIRECT and buffered reading: chosen, forced, refused, and the same answers through each."""
+
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import pytest
+from search_helpers import BACKENDS, make_vectors, open_with
+
+from tenfold.core.errors import InputError
+from tenfold.search import Index, _native
+
+IndexCache = Callable[..., Path]
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+# A seccomp filter that answers chosen system calls with an error, as container run times do.
+REFUSE = """
+import ctypes, struct
+def refuse(calls, error):
+    code = [(0x20, 0, 0, 0)]  # load the number of the call
+    for number in calls:
+        code += [(0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | error)]
+    code += [(0x06, 0, 0, 0x7fff0000)]
+    program = b"".join(struct.pack("HBBI", *line) for line in code)
+    memory = ctypes.create_string_buffer(program)
+    header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, header, 0, 0) == 0, ctypes.get_errno()
+"""
+SEARCH = """
+import sys
+import numpy as np
+from tenfold.search import Index
+def search(io):
+    try:
+        index = Index.open(sys.argv[1], io=io)
+        distances, ids = index.search(np.zeros((40, 24), np.uint8), 3, recall=1.0)
+        print(index.stats()["io_backend"], ids[0].tolist())
+    except Exception as error:
+        print(type(error).__name__, str(error).replace(chr(10), "NEWLINE"))
+"""
+SETUP, ENTER, CLONE3, CLONE = 425, 426, 435, 56
+
+linux_x86 = pytest.mark.skipif(platform.machine() != "x86_64" or os.name != "posix", reason="numbers of x86-64 Linux")
+
+
+@pytest.fixture
+def small(index_cache: IndexCache) -> Path:
+    return index_cache(400, 24, "uint8", "l2", "pq", 30)
+
+
+@pytest.fixture
+def answer(small: Path) -> str:
+    _, ids = Index.open(small, io="buffered").search(np.zeros((1, 24), np.uint8), 3, recall=1.0)
+    return str(ids[0].tolist())
+
+
+def run_filtered(python: Python, small: Path, filter_line: str, *ios: str) -> list[str]:
+    done = python(REFUSE + SEARCH + filter_line + "\n" + "\n".join(f"search({io!r})" for io in ios), small, timeout=60)
+    if "AssertionError" in done.stderr:
+        pytest.skip("seccomp is refused here")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("io", BACKENDS)
+def test_forced_backend_is_the_one_used(io: str, small: Path) -> None:
+    assert open_with(small, io).stats()["io_backend"] == io
+
+
+@pytest.mark.parametrize("io", BACKENDS)
+def test_stats_do_not_depend_on_the_backend(io: str, small: Path) -> None:
+    """One thread asks for the same pages whatever brings them."""
+    queries = make_vectors(30, 24, "uint8", seed=3)
+    *_, expected = Index.open(small, io="buffered").search(queries, 5, threads=1, return_stats=True)
+    *_, stats = open_with(small, io).search(queries, 5, threads=1, return_stats=True)
+    for name in ("candidates", "codes_scanned", "rounds"):
+        np.testing.assert_array_equal(getattr(stats, name), getattr(expected, name))
+    assert (stats.rounds <= 2).all()
+
+
+@linux_x86
+@pytest.mark.parametrize("error", [1, 38], ids=["EPERM", "ENOSYS"])
+def test_io_uring_refused(error: int, small: Path, answer: str, python: Python) -> None:
+    """Forced: one line with the reason. By default: the next back end, silently, with the same answer."""
+    forced, chosen = run_filtered(python, small, f"refuse([{SETUP}], {error})", "uring", "auto")
+    assert forced.startswith("InputError io='uring' is refused here")
+    assert "NEWLINE" not in forced
+    assert chosen.split(" ", 1) in (["direct", answer], ["buffered", answer])
+
+
+@linux_x86
+def test_io_uring_taken_away_after_opening(small: Path, answer: str, python: Python) -> None:
+    """The ring can be made but not used, or no more rings can be made: still an answer, or one line."""
+    for line in run_filtered(python, small, f"refuse([{ENTER}], 1)", "auto", "buffered"):
+        assert line.endswith(answer) or line.startswith("InputError")
+    code = SEARCH + f"""
+import resource
+index = Index.open(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(__import__("os").listdir("/proc/self/fd")), 4096))
+print(index.search(np.zeros((40, 24), np.uint8), 3, recall=1.0)[1][0].tolist())
+"""
+    assert python(code, small).stdout.strip() == answer
+
+
+@linux_x86
+@pytest.mark.parametrize("io", ["direct", "buffered"])
+def test_no_more_threads(io: str, small: Path, answer: str, python: Python) -> None:
+    """Where the system gives no thread, the one there is does the work."""
+    (line,) = run_filtered(python, small, f"refuse([{CLONE3}, {CLONE}], 11)", io)
+    assert line == f"{io} {answer}" or "O_DIRECT is refused" in line
+
+
+@pytest.fixture
+def memory_folder() -> Iterator[Path]:
+    """A folder on tmpfs."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("/dev/shm is not there or not writable")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_direct_refused(small: Path, answer: str, memory_folder: Path) -> None:
+    """tmpfs refuses O_DIRECT (before Linux 6.6): forced it is one line, by default buffered reading takes over."""
+    folder = Path(copytree(small, memory_folder / "index"))
+    try:
+        os.close(os.open(folder / "vectors.bin", os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        for io in ("direct", "uring") if not _native.probe_io_uring() else ("direct",):
+            with pytest.raises(InputError, match="O_DIRECT is refused") as caught:
+                Index.open(folder, io=io)  # type: ignore[arg-type]
+            assert "buffered" in str(caught.value)
+        assert Index.open(folder).stats()["io_backend"] == "buffered"
+    ids = Index.open(folder).search(np.zeros((1, 24), np.uint8), 3, recall=1.0)[1]
+    assert str(ids[0].tolist()) == answer
+
+
+@linux_x86
+def test_direct_refused_by_the_file_system(small: Path, answer: str, python: Python) -> None:
+    """The same wherever tmpfs takes the flag: a filter refuses `openat` with O_DIRECT among its flags."""
+    code = """
+import ctypes, struct
+def refuse_direct():
+    code = [(0x20, 0, 0, 0), (0x15, 0, 3, 257), (0x20, 0, 0, 32), (0x45, 0, 1, 0x4000), (0x06, 0, 0, 0x00050016),
+            (0x06, 0, 0, 0x7fff0000)]
+    program = b"".join(struct.pack("HBBI", *line) for line in code)
+    memory = ctypes.create_string_buffer(program)
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(memory))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, header, 0, 0) == 0
+refuse_direct()
+"""
+    forced, chosen = run_filtered(python, small, code, "direct", "auto")
+    assert "O_DIRECT is refused by this file system" in forced
+    assert chosen == f"buffered {answer}"
+
+
+@pytest.mark.parametrize("io", BACKENDS)
+def test_many_threads_share_an_index(io: str, small: Path, python: Python) -> None:
+    """Eight Python threads with two native ones each, and every answer is the right one."""
+    open_with(small, io)
+    code = f"""
+import sys, threading
+import numpy as np
+from tenfold.search import Index
+index = Index.open(sys.argv[1], io={io!r}, cache="64KB")
+queries = np.random.default_rng(0).integers(0, 256, (60, 24), dtype=np.uint8)
+expected = index.search(queries, 4, recall=1.0)
+wrong = []
+def work():
+    for _ in range(5):
+        found = index.search(queries, 4, recall=1.0, threads=2)
+        if not all(np.array_equal(a, b) for a, b in zip(found, expected)):
+            wrong.append(found)
+crew = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in crew]
+[thread.join() for thread in crew]
+print(len(wrong))
+"""
+    assert python(code, small).stdout.strip() == "0"
