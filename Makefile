@@ -69,8 +69,8 @@ TARGET := $(firstword $(subst -, ,$(shell $(CXX) -dumpmachine 2>/dev/null)))
 KERNELS_x86_64 := kernels_avx2 kernels_avx512
 KERNELS_aarch64 := kernels_neon
 FLAGS_x86_64 := -march=x86-64-v2
-FLAGS_kernels_avx2 := -mavx2 -mfma -mf16c
-FLAGS_kernels_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mf16c -mfma \
+FLAGS_kernels_avx2 := -mavx2 -mf16c
+FLAGS_kernels_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mf16c \
                         -Wno-uninitialized -Wno-maybe-uninitialized
 KERNELS_BUILD := build/kernels-$(TARGET)
 KERNELS_TEST := $(KERNELS_BUILD)/tests/kernels_test

@@ -26,6 +26,7 @@ constexpr size_t kMaxMessages = 20;
 
 enum class Kind { kModerate, kWide, kTiny, kExtreme, kLowest, kHighest };
 constexpr Kind kKinds[] = {Kind::kModerate, Kind::kWide, Kind::kTiny, Kind::kExtreme, Kind::kLowest, Kind::kHighest};
+constexpr Kind kByteKinds[] = {Kind::kModerate, Kind::kExtreme, Kind::kLowest, Kind::kHighest};
 
 std::mt19937_64 generator(1);
 size_t passed = 0, failed = 0;
@@ -242,12 +243,12 @@ bool is_same_hit(const Hit& a, const Hit& b) {
 }
 
 void check_scan(const Comparison& both, size_t pairs) {
-    for (Kind kind : kKinds) {
+    for (Kind kind : kByteKinds) {
         const ScanInput input(pairs, kind);
         const std::vector<Hit> all = input.scan(both.expected, kMaxCount, INFINITY);
         for (size_t count = 1; count <= kMaxCount; ++count) {
             const float some = all.empty() ? 0 : all[random_below(all.size())].estimate;  // itself not below it
-            for (float threshold : {INFINITY, some, -INFINITY}) {
+            for (float threshold : {INFINITY, some}) {
                 const std::vector<Hit> got = input.scan(both.level, count, threshold);
                 const std::vector<Hit> expected = input.scan(both.expected, count, threshold);
                 const bool is_same = std::equal(got.begin(), got.end(), expected.begin(), expected.end(), is_same_hit);
