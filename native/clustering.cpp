@@ -22,6 +22,7 @@ struct Scratch {
 // The leaf list a beam search down the tree ends in.
 Near descend(const Tree& tree, const float* row, Scratch& scratch) {
     auto& [frontier, next, distances] = scratch;
+    if (tree.child_begin[0] == tree.child_end[0]) return {INFINITY, tree.list[0], false};  // one list only
     Near best{INFINITY, kNone, false};
     frontier.assign(1, {0.0f, 0, false});
     while (!frontier.empty()) {

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <limits>
+#include <system_error>
 
 #include "checksum.h"
 #include "clustering.h"
@@ -309,6 +310,9 @@ void translate(const std::exception_ptr& pointer, void*) {
     } catch (const InputError& error) {
         const nb::object type = nb::module_::import_("tenfold.core.errors").attr("InputError");
         PyErr_SetString(type.ptr(), error.what());
+    } catch (const std::system_error& error) {
+        const nb::object type = nb::module_::import_("tenfold.core.errors").attr("InputError");
+        PyErr_SetString(type.ptr(), (std::string(error.what()) + ": refused by the system; try io='direct'").c_str());
     }
 }
 

@@ -60,7 +60,11 @@ class BufferedReader final : public PageReader {
 class ThreadedReader final : public PageReader {
   public:
     ThreadedReader(int descriptor, size_t crew) : descriptor_(descriptor) {
-        for (size_t i = 0; i < crew; ++i) crew_.emplace_back([this] { work(); });
+        try {
+            for (size_t i = 0; i < crew; ++i) crew_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+            // The system gives no more threads: with fewer it is slower, with none submit() reads itself.
+        }
     }
 
     ~ThreadedReader() override {
@@ -76,11 +80,17 @@ class ThreadedReader final : public PageReader {
 
     void submit() override {
         if (queued_.empty()) return;
+        under_way_ += queued_.size();
+        if (crew_.empty()) {
+            for (const ReadRequest& request : queued_)
+                results_.push_back({request.tag, read_fully(descriptor_, request)});
+            queued_.clear();
+            return;
+        }
         {
             const std::lock_guard<std::mutex> guard(lock_);
             jobs_.insert(jobs_.end(), queued_.begin(), queued_.end());
         }
-        under_way_ += queued_.size();
         queued_.clear();
         wake_.notify_all();
     }
@@ -178,8 +188,12 @@ PageFile::~PageFile() {
 }
 
 std::unique_ptr<PageReader> PageFile::reader(size_t depth) const {
-    if (backend_ == "uring") return make_uring_reader(descriptor_, depth);
-    if (backend_ == "direct") return std::make_unique<ThreadedReader>(descriptor_, kCrew);
+    if (backend_ == "uring") try {
+            return make_uring_reader(descriptor_, depth);
+        } catch (const std::system_error&) {
+            // No more rings to be had (descriptors, locked memory): threads read the same file.
+        }
+    if (backend_ != "buffered") return std::make_unique<ThreadedReader>(descriptor_, kCrew);
     return std::make_unique<BufferedReader>(descriptor_);
 }
 

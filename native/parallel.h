@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,7 +34,11 @@ void parallel_for(size_t count, size_t grain, size_t threads, Body body) {
         }
     };
     std::vector<std::thread> crew;
-    for (size_t thread = 1; thread < threads; ++thread) crew.emplace_back(work, thread);
+    try {
+        for (size_t thread = 1; thread < threads; ++thread) crew.emplace_back(work, thread);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those there are do the work.
+    }
     work(0);
     for (std::thread& worker : crew) worker.join();
     if (failure) std::rethrow_exception(failure);

@@ -124,7 +124,8 @@ class Worker {
         route(query, options_->probes);
         table_.fill(view_.codec, query);
         const ScanTable scan_table = table();
-        const size_t wanted = options_->candidates;
+        // All candidates means all: a row and its replicas are several.
+        const size_t wanted = reads_everything() ? SIZE_MAX / 4 : options_->candidates;
         auto& candidates = scanned_;
         candidates.clear();
         float threshold = INFINITY;
@@ -429,6 +430,7 @@ void Searcher::give_back(std::unique_ptr<Worker> worker) {
 
 void Searcher::search(const Queries& queries, const SearchOptions& options, float* distances, int64_t* ids,
                       QueryStats* stats) {
+    if (queries.count == 0) return;
     std::atomic<size_t> next{0};
     const size_t threads = std::max<size_t>(1, std::min(options.threads, (queries.count + 7) / 8));
     parallel_for(threads, 1, threads, [&](size_t, size_t, size_t) {

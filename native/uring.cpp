@@ -134,6 +134,7 @@ std::string probe_io_uring() {
     try {
         io_uring_params parameters{};
         const Descriptor ring(int(syscall(__NR_io_uring_setup, 4u, &parameters)));
+        if (syscall(__NR_io_uring_enter, ring.number(), 0u, 0u, 0u, nullptr, 0) < 0) fail("io_uring_enter");
         return {};
     } catch (const std::system_error& error) {
         const int code = error.code().value();

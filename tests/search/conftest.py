@@ -14,7 +14,7 @@ from tenfold.search.calibration import Calibration
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from search_helpers import make_vectors, run_python  # noqa: E402
+from search_helpers import make_vectors, run_python
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,9 @@ from tenfold.search.index import verify_index
 from tenfold.search.manifest import read_manifest, write_manifest
 from tenfold.search.storage import SectionFile, SectionWriter
 
-KINDS = {name: name.removesuffix(".bin") for name in ("vectors.bin", "codes.bin", "lists.bin", "graph.bin", "codebook.bin")}
+KINDS = {
+    name: name.removesuffix(".bin") for name in ("vectors.bin", "codes.bin", "lists.bin", "graph.bin", "codebook.bin")
+}
 FILES = (*KINDS, "manifest.json")
 BACKENDS = ["buffered", "direct"] + ["uring"] * (not _native.probe_io_uring())
 LOUD = (b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"NaN")
@@ -182,7 +184,26 @@ def hostile_array(good: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def hostile_manifest(manifest: dict[str, Any], rng: np.random.Generator) -> None:
-    pool = [0, 1, -1, 2**31, 2**32, 2**63, 10**400, 0.5, 1e308, -1e308, float("nan"), float("inf"), "", "l2", None, [], {}, True]
+    pool = [
+        0,
+        1,
+        -1,
+        2**31,
+        2**32,
+        2**63,
+        10**400,
+        0.5,
+        1e308,
+        -1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        "l2",
+        None,
+        [],
+        {},
+        True,
+    ]
     where = [manifest, manifest["codec_numbers"], manifest["calibration"]][rng.integers(3)]
     key = list(where)[rng.integers(len(where))]
     value = pool[rng.integers(len(pool))]

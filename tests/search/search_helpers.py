@@ -74,7 +74,9 @@ def open_with(path: Path, io: str) -> Index:
         raise
 
 
-def run_python(code: str, *arguments: object, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *arguments: object, timeout: float = 60, **options: object
+) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, so that a crash or a hang is a failed test and not the end of all tests."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload,no-any-return]

@@ -38,7 +38,9 @@ def refused(work: Callable[[], object], *expected: str) -> str:
 # --- sources ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity"), (1e30, "longer")])
+@pytest.mark.parametrize(
+    ("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity"), (1e30, "longer")]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rows_that_are_no_vectors(dtype: str, value: float, name: str, tmp_path: Path) -> None:
     """NaN, infinity, or a length that float32 distances cannot hold: the row is named."""
@@ -71,7 +73,9 @@ def test_source_with_a_false_header(rows: int, dim: int, tmp_path: Path) -> None
     refused(lambda: Index.build(path, tmp_path / "index"), path.name)
 
 
-@pytest.mark.parametrize("base", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((4, 0)), np.zeros((4, 2), complex), np.zeros((3, 3), "U1")])
+@pytest.mark.parametrize(
+    "base", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((4, 0)), np.zeros((4, 2), complex), np.zeros((3, 3), "U1")]
+)
 def test_arrays_that_hold_no_vectors(base: np.ndarray, tmp_path: Path) -> None:
     refused(lambda: Index.build(base, tmp_path / "index"))
 
@@ -154,7 +158,9 @@ def test_queries_too_long(index_cache: IndexCache) -> None:
         refused(lambda value=value: index.search(np.full((2, 33), value), 3), "query 0")
 
 
-@pytest.mark.parametrize("queries", [np.zeros((2, 24)), np.zeros((2, 24), np.int64), [[0] * 24] * 2, np.zeros((48, 2), np.uint8)[::2].T])
+@pytest.mark.parametrize(
+    "queries", [np.zeros((2, 24)), np.zeros((2, 24), np.int64), [[0] * 24] * 2, np.zeros((48, 2), np.uint8)[::2].T]
+)
 def test_queries_of_other_types_and_orders(queries: Any, index_cache: IndexCache) -> None:
     """Whole numbers of any dtype, lists, and arrays that are not contiguous are copied quietly."""
     index = Index.open(index_cache(*SMALL))

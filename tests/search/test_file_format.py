@@ -81,7 +81,10 @@ class Reader:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        content = json.loads((self.folder / "manifest.json").read_text())
+        written = (self.folder / "manifest.json").read_bytes()
+        content = json.loads(written)
+        assert written == json.dumps(content, indent=1).encode("ascii")
+        assert list(content) == ["crc32c", "manifest"]
         text = json.dumps(content["manifest"], sort_keys=True, separators=(",", ":"))
         assert content["crc32c"] == crc32c(text.encode("ascii"))
         manifest: dict[str, Any] = content["manifest"]

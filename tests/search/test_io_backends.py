@@ -99,12 +99,15 @@ def test_io_uring_taken_away_after_opening(small: Path, answer: str, python: Pyt
     """The ring can be made but not used, or no more rings can be made: still an answer, or one line."""
     for line in run_filtered(python, small, f"refuse([{ENTER}], 1)", "auto", "buffered"):
         assert line.endswith(answer) or line.startswith("InputError")
-    code = SEARCH + f"""
+    code = (
+        SEARCH
+        + """
 import resource
 index = Index.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (len(__import__("os").listdir("/proc/self/fd")), 4096))
 print(index.search(np.zeros((40, 24), np.uint8), 3, recall=1.0)[1][0].tolist())
 """
+    )
     assert python(code, small).stdout.strip() == answer
 
 

@@ -255,7 +255,9 @@ def test_other_settings_start_anew(change: str, source: Path, target: Path, unca
 
 def kill_at(build: Build, phase: str, done_at: int) -> None:
     """Build in a child that dies at this report."""
-    status = in_child(lambda: build(lambda name, done, total: kill_self() if (name, done) == (phase, done_at) else None))
+    status = in_child(
+        lambda: build(lambda name, done, total: kill_self() if (name, done) == (phase, done_at) else None)
+    )
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 

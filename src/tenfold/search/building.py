@@ -28,6 +28,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
 from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, block_bytes, pack_blocks, train_codec
+from tenfold.search.exact import check_lengths
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.progress import Progress
@@ -173,6 +174,7 @@ class Builder:
         sample = np.empty((wanted, self.source.dim), self.source.dtype)
         taken, seen, radius = 0, 0, 0.0
         for block in self._blocks("survey"):
+            check_lengths(block, f"{self.source.name}: row", seen)
             # Of the rows left, choose so many here that every set of `wanted` rows is equally likely.
             count = (
                 int(rng.hypergeometric(len(block), rows - seen - len(block), wanted - taken)) if taken < wanted else 0

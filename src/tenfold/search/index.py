@@ -29,6 +29,8 @@ Rerank = Literal["bound", "paper"]
 
 _FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lists", "graph.bin": "graph",
           "codebook.bin": "codebook"}  # fmt: skip
+_MOST_RESULTS = 1 << 24
+_MOST_THREADS = 4096
 _LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
 _REPAIR = "restore it from a copy or build the index again"
 
@@ -110,12 +112,16 @@ class Index:
             InputError: Source not usable, folder in the way, budget too small, disk full.
         """
         path, vectors = Path(path), as_source(source)
-        _check_place(path, overwrite)
+        try:
+            _check_place(path, overwrite)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; choose another place") from None
         codec = codec or ("rabitq" if vectors.dim >= _LONG_VECTORS else "pq")
         config = BuildConfig(
             metric, codec, code_bytes or _default_code_bytes(codec, vectors.dim), rows_per_list, seed=seed
         )
         _check_config(config)
+        _check_threads(threads)
         budget = parse_size(memory_budget)
         if code_bytes is None and codec == "pq":
             space_dim = vectors.dim + (metric == "ip")
@@ -216,13 +222,14 @@ class Index:
         Raises:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
+        _check_threads(threads)
         tuning = self._tuning(k, recall, probes, candidates)
         found = self.search_tuned(queries, k, tuning, threads, rerank, score_whole_pages)
         return found if return_stats else found[:2]
 
     def _tuning(self, k: int, recall: float, probes: int | None, candidates: int | None) -> Tuning:
-        if k < 1:
-            raise InputError(f"k is {k}; ask for at least 1 result")
+        if not 1 <= k <= _MOST_RESULTS:
+            raise InputError(f"k is {k}; ask for 1 to {_MOST_RESULTS:,} results")
         if not 0 < recall <= 1:
             raise InputError(f"recall is {recall:g}; it is a share above 0 and up to 1")
         for name, value in (("probes", probes), ("candidates", candidates)):
@@ -454,8 +461,15 @@ def _check_config(config: BuildConfig) -> None:
         raise InputError(f"codec {config.codec!r} is not known; choose pq or rabitq")
     if not 1 <= config.code_bytes <= 4096:
         raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 4096")
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must be 0 or more")
     if config.rows_per_list < 1:
         raise InputError(f"rows_per_list is {config.rows_per_list}; it must be at least 1")
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise InputError(f"threads is {threads}; it must be 1 to {_MOST_THREADS:,}")
 
 
 def _check_place(path: Path, overwrite: bool) -> None:

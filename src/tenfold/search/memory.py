@@ -21,7 +21,7 @@ LEAST_BLOCK_ROWS = 256
 
 def parse_size(text: str | int) -> int:
     """Bytes from "64MB", "1.5 GiB", "4096"; K, M, G, T count in powers of 1,024. InputError otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE | re.ASCII)
     if not match:
         raise InputError(f"size {text!r} is not understood; write for instance 64MB or 2GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
@@ -47,12 +47,41 @@ def fitting_code_bytes(wanted: int, budget: int, source: VectorSource, space_dim
     code_bytes = min(wanted, int(per_row) - _NUMBERS_PER_ENTRY)
     if code_bytes < max(1, wanted // 4):
         least = source.rows * _ENTRIES_PER_ROW * (max(1, wanted // 4) + _NUMBERS_PER_ENTRY) + lists
-        needed = -(-int(budget - free + 1.05 * least) // (1 << 20))
+        least = max(1.05 * least, 2 * _Costs.of(source, space_dim, wanted).least())
         raise InputError(
             f"memory budget of {budget / 2**20:.0f} MB is too small for codes of {source.rows:,} vectors; "
-            f"give at least {needed} MB"
+            f"give at least {_megabytes(budget - free + least)} MB"
         )
     return code_bytes
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What a build holds, in bytes."""
+
+    list: float
+    sample_row: float
+    block_row: float
+
+    @classmethod
+    def of(cls, source: VectorSource, space_dim: int, code_bytes: int) -> "_Costs":
+        row_bytes, float_bytes = source.dim * source.dtype.itemsize, 4 * space_dim
+        return cls(
+            # A list: its centroid thrice (tree node, centroid, a copy while refining), 64 neighbours, 32 edges.
+            list=3 * float_bytes + 8 * (64 + 32),
+            # A sample row that founds it: as stored, as floats, and half of that again while split.
+            sample_row=row_bytes + 1.5 * float_bytes + 16,
+            # A row on its way: as stored thrice, as floats thrice, its entry with two copies.
+            block_row=3 * row_bytes + 3 * float_bytes + 6 * (code_bytes + 16) + 64,
+        )
+
+    def least(self) -> float:
+        """A single list and the smallest block."""
+        return LEAST_BLOCK_ROWS * self.block_row + self.list + _FEWEST_SAMPLE_PER_LIST * self.sample_row
+
+
+def _megabytes(size: float) -> int:
+    return -(-int(size) // (1 << 20))
 
 
 @dataclass(frozen=True)
@@ -75,25 +104,18 @@ class MemoryPlan:
         """
         held = resident_bytes() + _ROOM
         row_bytes = source.dim * source.dtype.itemsize
-        float_bytes = 4 * space_dim
-        # A list costs its centroid thrice (tree node, centroid, a copy while refining), 64 neighbours
-        # and 32 edges; the sample rows that found it cost a float row each, and half again while split.
-        per_list = 3 * float_bytes + 8 * (64 + 32)
-        per_sample = row_bytes + 1.5 * float_bytes + 16
-        # A row on its way: as stored twice, as floats thrice, its entry with two copies.
-        per_block_row = 3 * row_bytes + 3 * float_bytes + 6 * (code_bytes + 16) + 64
-        least = LEAST_BLOCK_ROWS * per_block_row + per_list + _FEWEST_SAMPLE_PER_LIST * per_sample
+        costs = _Costs.of(source, space_dim, code_bytes)
         free = budget - held
         wanted = max(1, source.rows // rows_per_list)
-        if free < 2 * least:
-            needed = -(-int(held + 2 * least) // (1 << 20))
+        if free < 2 * costs.least():
+            needed = _megabytes(held + 2 * costs.least())
             raise InputError(f"memory budget of {budget / 2**20:.0f} MB is too small; this build needs {needed} MB")
-        lists = min(wanted, int(0.7 * free / (per_list + _FEWEST_SAMPLE_PER_LIST * per_sample)))
+        lists = min(wanted, int(0.7 * free / (costs.list + _FEWEST_SAMPLE_PER_LIST * costs.sample_row)))
         lists = max(1, lists)
-        sample = int(min(source.rows, _SAMPLE_PER_LIST * lists, (0.8 * free - lists * per_list) / per_sample))
-        while_streaming = free - lists * per_list
+        sample = int(min(source.rows, _SAMPLE_PER_LIST * lists, (0.8 * free - lists * costs.list) / costs.sample_row))
+        while_streaming = free - lists * costs.list
         # A multiple, so that the sample, drawn from pieces of that size, does not depend on it.
-        block = int(min(_MOST_BLOCK_ROWS, 0.4 * while_streaming / per_block_row))
+        block = int(min(_MOST_BLOCK_ROWS, 0.4 * while_streaming / costs.block_row))
         block -= block % LEAST_BLOCK_ROWS
         per_spilled = 2 * max(row_bytes + 8, 2 * (code_bytes + 16))  # read, then sorted
         ranges = -(-source.rows * per_spilled // max(1, int(0.5 * while_streaming)))

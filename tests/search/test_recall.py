@@ -1,0 +1,137 @@
+"""Recall: the default finds 95 % of the true neighbours of real descriptors, and the knob means what it says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from search_helpers import make_vectors
+
+from tenfold.core.errors import InputError
+from tenfold.search import Index, as_source, exact_search, open_vectors, read_ground_truth, recall_at_k
+from tenfold.search.calibration import Calibration, Tuning
+
+
+@pytest.fixture(scope="module")
+def bigann(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Index]:
+    """The 9,000 real rows under both codecs."""
+    folder = tmp_path_factory.mktemp("bigann")
+    source = real_data / "bigann9k_base.u8bin"
+    return {codec: Index.build(source, folder / codec, codec=codec) for codec in ("pq", "rabitq")}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def queries(real_data: Path) -> np.ndarray:
+    """500 real queries, none of them in the base."""
+    return next(open_vectors(real_data / "bigann9k_query.u8bin").blocks(500))
+
+
+@pytest.fixture(scope="module")
+def truth(real_data: Path) -> np.ndarray:
+    """Distances to the 100 true neighbours."""
+    distances = read_ground_truth(real_data / "bigann9k_gt100.bin").distances
+    assert distances is not None
+    return distances
+
+
+@pytest.mark.parametrize("codec", ["pq", "rabitq"])
+def test_default_recall_of_real_vectors(
+    codec: str, bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray
+) -> None:
+    distances, _ = bigann[codec].search(queries)
+    assert recall_at_k(distances, truth, 10) >= 0.95
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+@pytest.mark.parametrize("recall", [0.9, 0.95, 0.99])
+def test_recall_is_reached_on_unseen_queries(
+    recall: float, k: int, bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray
+) -> None:
+    """At most 0.01 under what was asked for; 500 queries with one neighbour each say so to two deviations only."""
+    distances, _ = bigann["pq"].search(queries, k, recall=recall)
+    noise = 2 * (recall * (1 - recall) / len(queries)) ** 0.5 if k == 1 else 0
+    assert recall_at_k(distances, truth, k) >= recall - 0.01 - noise
+
+
+def test_all_is_exact(bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray, real_data: Path) -> None:
+    """recall=1 gives the published distances, and ids with ties by id."""
+    distances, ids = bigann["pq"].search(queries, 100, recall=1.0)
+    np.testing.assert_array_equal(distances, truth)
+    np.testing.assert_array_equal(ids, read_ground_truth(real_data / "bigann9k_gt100.bin").ids)
+
+
+def test_more_recall_costs_more(bigann: dict[str, Index], queries: np.ndarray) -> None:
+    """Pages asked for and codes scanned rise with the knob; two rounds of reading at most."""
+    work = []
+    for recall in (0.8, 0.9, 0.95, 0.99, 1.0):
+        *_, stats = bigann["pq"].search(queries, recall=recall, threads=1, return_stats=True)
+        work.append(float((stats.pages_read + stats.pages_cached).mean()))
+        assert (stats.rounds <= 2).all()
+    assert work == sorted(work)
+
+
+def test_whole_pages_never_lower_recall(bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray) -> None:
+    """Scoring the neighbours on a page that was read anyway can only improve each single result."""
+    with_pages, _ = bigann["pq"].search(queries, probes=8, candidates=20, score_whole_pages=True)
+    without, _ = bigann["pq"].search(queries, probes=8, candidates=20, score_whole_pages=False)
+    assert recall_at_k(with_pages, truth, 10) >= recall_at_k(without, truth, 10)
+    assert (with_pages <= without).all()
+
+
+def test_calibrating_with_real_queries(index_copy: Callable[..., Path]) -> None:
+    """Kept in the folder, marked as not from own rows, and the index still opens and verifies."""
+    folder = index_copy(2000, 20, "float32", "l2")
+    index = Index.open(folder)
+    assert index.calibration.own_rows
+    index.calibrate(make_vectors(100, 20, "float32", seed=6))
+    again = Index.open(folder)
+    assert not again.calibration.own_rows
+    assert again.calibration == index.calibration
+    assert again.verify() == []
+    with pytest.raises(InputError):
+        index.calibrate(np.zeros((3, 19), np.float32))
+
+
+def test_levels_rise_and_settings_fit_the_index(index_cache: Callable[..., Path]) -> None:
+    index = Index.open(index_cache(2000, 20, "float32", "l2"))
+    for entries in index.calibration.levels.values():
+        levels = [level for level, _ in entries]
+        assert levels == sorted(levels)
+        assert all(1 <= t.probes <= index.lists and 1 <= t.candidates <= index.rows and t.z <= 0 for _, t in entries)
+
+
+def test_tuning_takes_the_next_level_up() -> None:
+    """Between two levels the higher; beyond all of them everything; a larger k in proportion."""
+    calibration = Calibration(
+        {10: [(0.9, Tuning(3, 50, -0.5)), (0.99, Tuning(9, 90, -0.2))], 100: [(0.9, Tuning(5, 300, -0.4))]}
+    )
+    assert calibration.tuning(10, 0.5, 40, 1000) == Tuning(3, 50, -0.5)
+    assert calibration.tuning(4, 0.95, 40, 1000) == Tuning(9, 90, -0.2)
+    assert calibration.tuning(11, 0.9, 40, 1000) == Tuning(5, 300, -0.4)
+    assert calibration.tuning(200, 0.9, 40, 1000) == Tuning(10, 600, -0.4)
+    assert calibration.tuning(10, 0.999, 40, 1000)[:2] == (40, 1000)
+    assert Calibration().tuning(10, 0.1, 40, 1000)[:2] == (40, 1000)
+    assert Calibration.from_json(calibration.to_json()) == calibration
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_recall_of_every_metric(metric: str, tmp_path: Path) -> None:
+    """Clustered vectors of unequal length, unseen queries: the default keeps its promise."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(60, 32)) * rng.uniform(0.5, 2, (60, 1))
+    rows = (centres[rng.integers(0, 60, 6300)] + rng.normal(scale=0.4, size=(6300, 32))).astype(np.float32)
+    base, queries = rows[:6000], rows[6000:]
+    index = Index.build(base, tmp_path / "index", metric=metric)  # type: ignore[arg-type]
+    true_distances, _ = exact_search(as_source(base), queries, 10, metric)  # type: ignore[arg-type]
+    distances, _ = index.search(queries)
+    assert recall_at_k(distances, true_distances, 10) >= 0.94
+
+
+def test_recall_counts_ties_by_distance() -> None:
+    """Another row at the same distance is a hit, a padded place is none, rows that do not exist are not missed."""
+    truth = np.array([[1, 2, 2, 5], [1, 2, np.inf, np.inf]], np.float32)
+    assert recall_at_k(np.array([[1, 2, 2]], np.float32), truth[:1], 3) == 1
+    assert recall_at_k(np.array([[1, 2, 5]], np.float32), truth[:1], 3) == pytest.approx(2 / 3)
+    assert recall_at_k(np.array([[1, 2, np.inf]], np.float32), truth[1:], 3) == 1
+    assert recall_at_k(np.array([[1, np.inf, np.inf]], np.float32), truth[1:], 3) == 0.5
+    assert recall_at_k(np.zeros((0, 3), np.float32), truth[:0], 3) == 1

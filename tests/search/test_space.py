@@ -1,0 +1,62 @@
+"""Search space: distances there say what the metric says, and the rotation is a rotation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from search_helpers import make_vectors, numpy_distances
+
+from tenfold.search.space import Metric, Space
+
+METRICS: tuple[Metric, ...] = ("l2", "ip", "cosine")
+
+
+@pytest.mark.parametrize("rotation", [None, 0, 7])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [1, 2, 3, 8, 31, 33, 128, 1025])
+def test_distances_translate(dim: int, metric: Metric, rotation: int | None) -> None:
+    """|q - x|^2 in search space is base + slope * distance, for every metric."""
+    rows, queries = make_vectors(40, dim, "float32"), make_vectors(9, dim, "float32", seed=1)
+    radius = float(np.linalg.norm(rows, axis=1).max()) if metric == "ip" else 0.0
+    space = Space(metric, dim, radius, rotation)
+    points, asked = space.rows(rows), space.queries(queries)
+    assert points.shape == (40, space.dim)
+    assert points.dtype == asked.space.dtype == np.float32
+    found = numpy_distances(points, asked.space, "l2")
+    expected = asked.base[:, None] + asked.slope[:, None] * numpy_distances(rows, queries, metric)
+    if metric == "cosine":
+        expected = np.where(np.any(queries, axis=1)[:, None] & np.any(rows, axis=1), expected, found)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * float(np.abs(expected).max()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(dim=st.integers(1, 700), seed=st.integers(0, 100))
+def test_rotation_keeps_lengths_and_angles(dim: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(6, dim)).astype(np.float32)
+    turned = Space("l2", dim, 0.0, seed).rows(rows)
+    np.testing.assert_allclose(turned @ turned.T, rows @ rows.T, atol=2e-4 * dim)
+
+
+def test_rotation_spreads_a_single_axis() -> None:
+    """No coordinate keeps more than a small part of a vector that had only one."""
+    turned = Space("l2", 512, 0.0, 0).rows(np.eye(512, dtype=np.float32))
+    assert np.abs(turned).max() < 0.5
+
+
+@pytest.mark.parametrize("dim", [5, 300, 1500])
+def test_a_row_does_not_depend_on_its_company(dim: int) -> None:
+    """In a block or alone a row lands on the same point, but for rounding."""
+    rows = np.random.default_rng(0).normal(size=(70, dim)).astype(np.float32)
+    space = Space("cosine", dim, 0.0, 3)
+    alone = np.concatenate([space.rows(row[None]) for row in rows])
+    np.testing.assert_allclose(space.rows(rows), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_input_is_left_as_it_was(metric: Metric) -> None:
+    rows = make_vectors(20, 16, "float32")
+    before = rows.copy()
+    rows.flags.writeable = False
+    space = Space(metric, 16, 1e3, 0)
+    space.rows(rows), space.queries(rows)
+    np.testing.assert_array_equal(rows, before)
