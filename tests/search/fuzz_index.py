@@ -2,7 +2,7 @@
 
     python fuzz_index.py MODE FOLDER OTHER COUNT SEED
 
-MODE is "bytes" (checksums notice), "places" (every byte of headers, the ends of every section, every
+MODE is "bytes" (checksums notice), "places" (all over headers and manifest, the ends of every section, every
 kind of cut; COUNT and SEED are not used) or "contents" (hostile numbers with valid checksums). OTHER is an index of
 the same shape over other vectors. Prints each case before it is tried, and `done N` at the end.
 """
@@ -78,7 +78,7 @@ def cuts(content: bytes, lengths: Iterator[int] | list[int]) -> Iterator[tuple[s
 
 
 def all_places(folder: Path, other: Path) -> Iterator[Case]:
-    """Every byte of headers, every fifth of the manifest, both ends of every section and of what fills its page, cuts, swaps."""
+    """Bytes of headers and manifest, both ends of every section and of what fills its page, cuts, swaps."""
     rng = np.random.default_rng(0)
     for name in FILES:
         content = (folder / name).read_bytes()
@@ -88,7 +88,7 @@ def all_places(folder: Path, other: Path) -> Iterator[Case]:
             file = SectionFile(folder / name, KINDS[name])
             sections = [file.section(section) for section in file.names()]
             ends = [end for s in sections for end in (s.offset, s.offset + s.nbytes - 1, s.offset + s.nbytes)]
-            places = [*range(64 + 64 * len(sections)), 1000, 4095, size - 1, *(e for e in ends if e < size)]
+            places = [*range(0, 64 + 64 * len(sections), 2), 1000, 4095, size - 1, *(e for e in ends if e < size)]
             lengths = [0, 1, 63, 64, 4095, 4096, size - 1, *(e for e in ends if e < size)]
         changes = [*flips(content, places, rng), *cuts(content, lengths)]
         changes += [("longer by a byte", content + b"\0"), ("longer by a page", content + bytes(4096))]

@@ -174,7 +174,8 @@ def test_no_queries(index_cache: IndexCache, python: Callable[..., subprocess.Co
     code = f"""
 import numpy as np
 from tenfold.search import Index
-distances, ids, stats = Index.open({str(index_cache(*SMALL))!r}).search(np.zeros((0, 24), np.uint8), 5, return_stats=True)
+index = Index.open({str(index_cache(*SMALL))!r})
+distances, ids, stats = index.search(np.zeros((0, 24), np.uint8), 5, return_stats=True)
 print(distances.shape, ids.shape, stats.rounds.shape)
 """
     assert python(code, timeout=30).stdout.strip() == "(0, 5) (0, 5) (0,)"

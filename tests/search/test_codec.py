@@ -54,7 +54,9 @@ def test_stored_numbers_follow_the_formula(kind: Kind, dim: int, code_bytes: int
     np.testing.assert_allclose(found_shift[inside], wanted_shift[inside], atol=0.51 * codec.shift_step + 1e-4)
     found_error = np.exp(codec.error_low + codec.error_step * error.astype(np.float64))
     clear = (error > 0) & (error < 255) & (wanted_error > 1e-4)
-    np.testing.assert_allclose(np.log(found_error[clear]), np.log(wanted_error[clear]), atol=0.51 * codec.error_step + 0.02)
+    np.testing.assert_allclose(
+        np.log(found_error[clear]), np.log(wanted_error[clear]), atol=0.51 * codec.error_step + 0.02
+    )
 
 
 @settings(max_examples=30, deadline=None)

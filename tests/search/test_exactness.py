@@ -49,7 +49,7 @@ def test_every_path_equals_brute_force(
 
 
 @pytest.mark.parametrize("dim", DIMS)
-def test_every_dimension(dim: int, tmp_path: Path) -> None:
+def test_every_dimension(dim: int, tmp_path: Path, uncalibrated: None) -> None:
     """Rows that fill a page, leave some of it, or need several; dtype, metric and codec take turns."""
     turn = DIMS.index(dim)
     dtype, metric = DTYPES[turn % 4], METRICS[turn % 3]
@@ -63,7 +63,7 @@ def test_every_dimension(dim: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_every_number_of_rows(rows: int, tmp_path: Path) -> None:
+def test_every_number_of_rows(rows: int, tmp_path: Path, uncalibrated: None) -> None:
     """No row, one row, a list with one row more than a block; asking for more rows than there are pads with -1."""
     base, queries = make_vectors(rows, 20, "uint8"), make_vectors(7, 20, "uint8", seed=1)
     index = Index.build(base, tmp_path / "index")
@@ -75,7 +75,7 @@ def test_every_number_of_rows(rows: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("pages", [True, False])
 @pytest.mark.parametrize("rerank", RERANKS)
 @pytest.mark.parametrize("codec", ["pq", "rabitq"])
-def test_all_rows_in_order(codec: str, rerank: str, pages: bool, tmp_path: Path) -> None:
+def test_all_rows_in_order(codec: str, rerank: str, pages: bool, tmp_path: Path, uncalibrated: None) -> None:
     """k = N finds every row, though rows near a border have codes in several lists."""
     base = np.random.default_rng(3).normal(size=(1200, 12)).astype(np.float32)
     index = Index.build(base, tmp_path / "index", codec=codec, rows_per_list=20)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_all_rows_in_order(codec: str, rerank: str, pages: bool, tmp_path: Path)
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_vectors_equal(dtype: str, metric: str, tmp_path: Path) -> None:
+def test_all_vectors_equal(dtype: str, metric: str, tmp_path: Path, uncalibrated: None) -> None:
     """Nothing but ties: the lowest ids win."""
     base = np.full((400, 6), 3, dtype)
     index = Index.build(base, tmp_path / "index", metric=metric, rows_per_list=50)  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def test_all_vectors_equal(dtype: str, metric: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["pq", "rabitq"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_zero_vectors(metric: str, codec: str, tmp_path: Path) -> None:
+def test_zero_vectors(metric: str, codec: str, tmp_path: Path, uncalibrated: None) -> None:
     """A zero vector has cosine distance 1 to everything, itself included, in the base and as a query."""
     base = make_vectors(300, 16, "float32")
     base[::7] = 0
@@ -111,7 +111,7 @@ def test_zero_vectors(metric: str, codec: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e15])
-def test_fractions_of_every_size(scale: float, metric: str, tmp_path: Path) -> None:
+def test_fractions_of_every_size(scale: float, metric: str, tmp_path: Path, uncalibrated: None) -> None:
     """Normal numbers, small and large: within float32 rounding of NumPy, and equal to exact search."""
     rng = np.random.default_rng(5)
     base = (rng.normal(size=(400, 24)) * scale).astype(np.float32)

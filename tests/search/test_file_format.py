@@ -73,6 +73,14 @@ def read_sections(path: Path, kind: str) -> dict[str, np.ndarray]:
     return sections
 
 
+def split_mix_sign(state: int) -> int:
+    """+1 or -1 from SplitMix64, in Python's whole numbers."""
+    z = state * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return -1 if (z ^ z >> 31) >> 63 else 1
+
+
 @dataclass(frozen=True)
 class Reader:
     """An index as the page describes it; names as there."""
@@ -128,9 +136,8 @@ class Reader:
         hadamard = np.ones((1, 1))
         while len(hadamard) < width:
             hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]]) / np.sqrt(2)
-        rng = np.random.default_rng(self.manifest["seed"])
-        for _ in range(4):
-            values = values * (rng.integers(0, 2, dim) * 2 - 1)
+        for turn in range(4):
+            values = values * [split_mix_sign(turn * dim + i + 1 + self.manifest["seed"]) for i in range(dim)]
             values[:, :width] = values[:, :width] @ hadamard
             if width < dim:
                 values[:, -width:] = values[:, -width:] @ hadamard

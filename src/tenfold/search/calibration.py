@@ -164,7 +164,7 @@ class _Trial:
         return found
 
     def _cheapest(self, k: int, level: float, candidates: int) -> Tuning | None:
-        """The cheaper of two settings: about the fewest probes that reach the level, and more, which allow a tighter z."""
+        """The cheaper of two settings: about the fewest probes that reach the level, or more and a tighter z."""
         steps, loosest = _probe_steps(self.index.lists), self.zs[-1]
 
         def reached(probes: int, z: float) -> bool:

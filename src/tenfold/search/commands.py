@@ -107,7 +107,7 @@ def query(
         candidates: Codes to keep for re-ranking; 0 leaves it to recall.
         rerank: When to stop reading vectors: bound, or the paper's rule.
         io: How pages are read from disk.
-        cache: Memory for pages read lately.
+        cache: Memory for pages read lately, for each thread.
         threads: 0 means all usable cores.
         key: Data set, array or column in files that hold several.
         json: Print JSON lines instead of text.
@@ -159,7 +159,7 @@ def evaluate(
         probes: Lists to scan, instead of what recall chooses; 0 leaves it to recall.
         candidates: Codes to keep for re-ranking; 0 leaves it to recall.
         io: How pages are read from disk.
-        cache: Memory for pages read lately.
+        cache: Memory for pages read lately, for each thread.
         threads: 0 means all usable cores.
         key: Data set, array or column of QUERIES.
         json: Print one JSON object instead of a table.

@@ -103,7 +103,8 @@ class Index:
             memory_budget: What the whole process may hold while building, such as "64MB", and what
                 the codes and lists must fit later; where they would not, codes get shorter.
             rows_per_list: Mean size of a list.
-            seed: Same seed, same source, same budget: same index.
+            seed: Same seed, same source, same index, as long as the budget is not so tight that what the
+                process already holds decides how much of it is left.
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
             progress: Called with phase, done, total.
@@ -162,7 +163,7 @@ class Index:
             path: The folder.
             io: How pages are read: "uring", "direct" (O_DIRECT by a few threads), "buffered"
                 (the system's page cache); "auto" takes the first that works here.
-            cache: Memory for pages read lately, such as "64MB".
+            cache: Memory for pages read lately, such as "64MB", for each thread that searches.
 
         Raises:
             InputError: No index there, damaged, of a newer version, or a forced back end refused.
@@ -325,7 +326,8 @@ class Index:
         with (self.path / "vectors.bin").open("rb") as file:
             while start < self.rows:
                 file.seek(offset + start // per_page * stride)
-                raw = np.frombuffer(file.read(pages * stride), np.uint8)
+                left = -(-self.rows // per_page) - start // per_page
+                raw = np.frombuffer(file.read(min(pages, left) * stride), np.uint8)
                 vectors = self._vectors_of(raw)[start % per_page : self.rows - start + start % per_page]
                 yield vectors
                 start += len(vectors)

@@ -80,7 +80,7 @@ def _check(path: Path, manifest: dict[str, Any]) -> None:
         if not holds:
             raise InputError(f"{path}: {what} is missing or not as it should be; {_REPAIR}")
 
-    numbers = manifest.get("codec_numbers")
+    numbers: Any = manifest.get("codec_numbers")
     require(isinstance(numbers, dict), "codec_numbers")
     for where, limits in ((manifest, _WHOLE), (numbers, _WHOLE_CODEC)):
         for key, (low, high) in limits.items():

@@ -90,13 +90,21 @@ def _spread(values: np.ndarray, seed: int) -> np.ndarray:
     """Rows (n, dim) rotated by rounds of random signs and Hadamard transforms of the first and last 2^m values."""
     dim = values.shape[1]
     width = 1 << (dim.bit_length() - 1)
-    rng = np.random.default_rng(seed)
-    for _ in range(_ROUNDS):
-        values = values * (rng.integers(0, 2, dim) * 2 - 1).astype(np.float32)
+    for signs in _random_signs(_ROUNDS * dim, seed).reshape(_ROUNDS, dim):
+        values = values * signs
         values[:, :width] = _hadamard(values[:, :width])
         if width < dim:
             values[:, -width:] = _hadamard(values[:, -width:])
     return values
+
+
+def _random_signs(count: int, seed: int) -> np.ndarray:
+    """SplitMix64's top bits as +1 and -1: written out here, since an index must mean the same for ever."""
+    state = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    state ^= state >> np.uint64(31)
+    return np.where(state >> np.uint64(63), np.float32(-1), np.float32(1))
 
 
 def _safe_norms(values: np.ndarray) -> np.ndarray:
