@@ -172,9 +172,10 @@ Out<float, 3>::Array train(const In2<float>& residuals, size_t subs, size_t iter
 
 Codec make_codec(size_t dim, size_t bits, const In3<float>& codebook) {
     const Codec codec{dim, bits ? (dim + 7) / 8 * 2 * bits : codebook.shape(0), bits, codebook.data()};
-    require(codec.subs >= 2 && codec.subs % 2 == 0, "a codec needs an even number of sub-quantisers");
+    require(codec.subs >= 2 && codec.subs % 2 == 0,
+            "codebook.bin: a codec has an even number of sub-quantisers; the index is damaged");
     require(bits <= 4 && (bits > 0 || (codebook.shape(1) == 16 && codebook.shape(2) == codec.sub_dim())),
-            "the codebook's shape does not fit the dimension");
+            "codebook.bin: its shape does not fit the dimension; the index is damaged");
     return codec;
 }
 
@@ -242,9 +243,10 @@ class BoundSearcher {
         view.error_low = scale("error_low");
         view.error_step = scale("error_step");
         const size_t lists = view.graph.count;
-        require(neighbours.shape(0) == lists && starts.shape(0) == lists + 1 && replica_offsets.shape(0) == lists + 1 &&
-                    view.starts[0] == 0 && view.starts[lists] == view.rows && view.replica_offsets[0] == 0 &&
-                    view.replica_offsets[lists] == replicas.shape(0) && label_count == view.rows,
+        require(lists > 0 && neighbours.shape(0) == lists && starts.shape(0) == lists + 1 &&
+                    replica_offsets.shape(0) == lists + 1 && view.starts[0] == 0 && view.starts[lists] == view.rows &&
+                    view.replica_offsets[0] == 0 && view.replica_offsets[lists] == replicas.shape(0) &&
+                    label_count == view.rows,
                 "the index's sections do not fit each other; the index is damaged, run `tenfold search verify`");
         require(view.rows_per_page > 0 && view.pages * view.rows_per_page >= view.rows &&
                     view.rows_per_page * view.scorer.dim * type_size(view.scorer.type) <= view.page_stride,

@@ -176,7 +176,8 @@ def hostile_array(good: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if kind == 2:
         return array[::-1].copy()
     if kind == 3:
-        return array.astype(("<f4", "<u4", "<u8", "|u1")[rng.integers(4)])
+        with np.errstate(invalid="ignore"):
+            return array.astype(("<f4", "<u4", "<u8", "|u1")[rng.integers(4)])
     count = len(flat) if kind == 4 else min(len(flat), int(rng.integers(1, 6)))
     places = rng.choice(len(flat), count, replace=False) if count else np.zeros(0, np.int64)
     flat[places] = rng.choice(pool, count)
@@ -205,6 +206,7 @@ def hostile_manifest(manifest: dict[str, Any], rng: np.random.Generator) -> None
         True,
     ]
     where = [manifest, manifest["codec_numbers"], manifest["calibration"]][rng.integers(3)]
+    where = where if isinstance(where, dict) and where else manifest  # an earlier change may have replaced it
     key = list(where)[rng.integers(len(where))]
     value = pool[rng.integers(len(pool))]
     if key == "levels" and rng.random() < 0.8:

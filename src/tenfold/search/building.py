@@ -29,7 +29,7 @@ from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
 from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, block_bytes, pack_blocks, train_codec
 from tenfold.search.exact import check_lengths
-from tenfold.search.formats.source import VectorSource
+from tenfold.search.formats.source import ArrayVectors, VectorSource
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.progress import Progress
 from tenfold.search.space import Metric, Space
@@ -242,7 +242,6 @@ class Builder:
         del numbers["codebook"]
         numbers["sub_dim"] = codec.codebook.shape[2]
         self.state["codec"] = numbers
-        (self.folder / "sample.npy").unlink()
 
     def codec(self) -> Codec:
         """The trained codec; known after `train`."""
@@ -322,8 +321,6 @@ class Builder:
             for chunk in _read_chunks(self.spill / "labels-0", np.dtype("<u4"), self.plan.block_rows):
                 file.write(chunk)
             file.end()
-        for number in range(ranges):
-            (self.spill / f"rows-{number}").unlink()
 
     def _entries(
         self, tree: Tree, codec: Codec, rows: np.ndarray, lists: np.ndarray, position: int, entry: np.dtype
@@ -359,6 +356,8 @@ class Builder:
         bounds, entry = self._ranges(len(counts)), self._entry()
         copies = np.zeros(len(counts), np.int64)
         ranges = len(bounds) - 1
+        for number in range(ranges):  # only now that `layout` is known to be finished
+            (self.spill / f"rows-{number}").unlink(missing_ok=True)
         with (
             SectionWriter(self.folder / "codes.bin", "codes") as codes,
             SectionWriter(self.folder / "lists.bin", "lists") as lists,
@@ -383,7 +382,7 @@ class Builder:
     def publish(self, path: Path) -> None:
         """Remove what only the build needed and give the finished index its name."""
         shutil.rmtree(self.spill, ignore_errors=True)
-        for name in ("tree.bin", "build.json"):
+        for name in ("sample.npy", "tree.bin", "build.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.folder.rename(path)
         sync_folder(path.parent)
@@ -392,14 +391,14 @@ class Builder:
 def _fingerprint(source: VectorSource) -> list[Any]:
     """What tells one source from another: a file's size and time of change, an array's content."""
     described: list[Any] = [source.name, source.rows, source.dim, source.dtype.name]
-    try:
-        status = Path(source.name).stat()
-    except (OSError, ValueError):
-        crc = 0
-        for block in source.blocks(1 << 14):
-            crc = _native.crc32c(as_bytes(block), crc)
-        return [*described, crc]
-    return [*described, status.st_size, status.st_mtime_ns]
+    if not isinstance(source, ArrayVectors):
+        with contextlib.suppress(OSError, ValueError):
+            status = Path(source.name).stat()
+            return [*described, status.st_size, status.st_mtime_ns]
+    crc = 0
+    for block in source.blocks(1 << 14):
+        crc = _native.crc32c(as_bytes(block), crc)
+    return [*described, crc]
 
 
 class _Spill:

@@ -52,6 +52,10 @@ class Calibration:
 
     def tuning(self, k: int, recall: float, lists: int, rows: int) -> Tuning:
         """Settings for `recall`; the whole index where no measured level suffices."""
+        if k < min(self.levels, default=k):
+            # A single nearest neighbour is lost or found whole: recall of so few differs more between sets of
+            # queries than it was measured to on ten. Half the misses are asked for.
+            recall = 1 - (1 - recall) / 2
         usable = [known for known in sorted(self.levels) if known >= k] or sorted(self.levels)[-1:]
         for known in usable[:1]:
             for level, tuning in self.levels[known]:
@@ -73,8 +77,11 @@ class Calibration:
                 int(k): [(float(level), Tuning(int(p), int(c), float(z))) for level, p, c, z in entries]
                 for k, entries in data["levels"].items()
             }
+            settings = [(k, tuning) for k, entries in levels.items() for _, tuning in entries]
+            if not all(min(k, t.probes, t.candidates) >= 1 and -1e6 < t.z < 1e6 for k, t in settings):
+                raise ValueError("out of range")
             return cls(levels, bool(data["own_rows"]))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise InputError("manifest.json: its calibration is not readable; run `tenfold search tune`") from None
 
 
@@ -166,9 +173,11 @@ class _Trial:
     def _cheapest(self, k: int, level: float, candidates: int) -> Tuning | None:
         """The cheaper of two settings: about the fewest probes that reach the level, or more and a tighter z."""
         steps, loosest = _probe_steps(self.index.lists), self.zs[-1]
+        # Half a standard error more, so that chance in the choice of queries does not eat into the level.
+        wanted = min(1.0, level + 0.5 * float(np.sqrt(level * (1 - level) / len(self.queries[: _QUERIES[k]]))))
 
         def reached(probes: int, z: float) -> bool:
-            return self.search(k, probes, candidates, z)[0] >= level
+            return self.search(k, probes, candidates, z)[0] >= wanted
 
         fewest = bisect_left(steps, True, key=lambda probes: reached(probes, loosest))
         if fewest == len(steps):

@@ -64,6 +64,7 @@ class Index:
         self._space = Space(self.metric, self.dim, manifest["radius"], rotation)
         self.calibration = Calibration.from_json(manifest["calibration"])
         self._files = {name: SectionFile(path / name, kind) for name, kind in _FILES.items()}
+        _check_files(self._files, manifest["files"])
         for name, file in self._files.items():
             for section in file.names():
                 if section != "pages":  # its pages have checksums of their own, compared when read
@@ -100,11 +101,11 @@ class Index:
             codec: "pq" or "rabitq"; default: "rabitq" from dimension 256 on, else "pq".
             code_bytes: Bytes of code per vector; more means fewer disk reads and more memory.
                 Default: a quarter of the dimension, 16 to 64 (pq); an eighth (rabitq).
-            memory_budget: What the whole process may hold while building, such as "64MB", and what
-                the codes and lists must fit later; where they would not, codes get shorter.
+            memory_budget: What the build and the interpreter may hold, such as "64MB" (not what else the
+                caller's process holds), and what the codes and lists must fit later; where they would
+                not, codes get shorter.
             rows_per_list: Mean size of a list.
-            seed: Same seed, same source, same index, as long as the budget is not so tight that what the
-                process already holds decides how much of it is left.
+            seed: Same seed, same source, same budget: same index.
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
             progress: Called with phase, done, total.
@@ -136,6 +137,7 @@ class Index:
             manifest = builder.manifest() | {
                 "codec_numbers": builder.state["codec"],
                 "calibration": Calibration().to_json(),
+                "files": {name: SectionFile(partial / name, kind).checksum for name, kind in _FILES.items()},
             }
             unfinished = cls(partial, manifest, "buffered", 0)
             manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
@@ -401,10 +403,14 @@ class Index:
         codebook = self._files["codebook.bin"].array("codebook", "<f4", None).reshape(-1)
         if width < 1 or codebook.size % (16 * width):
             raise InputError(f"{self.path / 'codebook.bin'}: its size does not fit the manifest; {_REPAIR}")
+        centroids = graph.array("centroids", "<f4", None)
+        for name, values in (("graph.bin", centroids), ("codebook.bin", codebook)):
+            if not np.isfinite(values).all():
+                raise InputError(f"{self.path / name}: holds values that are no numbers; {_REPAIR}")
         arrays = {
             "page_crc": vectors.array("page_crc", "<u4"),
             "labels": vectors.array("labels", "<u4"),
-            "centroids": _matrix(graph.array("centroids", "<f4", None)),
+            "centroids": _matrix(centroids),
             "neighbours": _matrix(graph.array("neighbours", "<u4", None)),
             "starts": lists.array("starts", "<u8"),
             "replica_offsets": lists.array("replica_offsets", "<u8"),
@@ -432,8 +438,9 @@ def verify_index(path: str | Path) -> list[str]:
     if not path.is_dir():
         raise InputError(f"{path}: no such index folder")
     damaged = []
+    headers = None
     try:
-        read_manifest(path)
+        headers = read_manifest(path)["files"]
     except InputError as error:
         damaged.append(str(error))
     for name, kind in _FILES.items():
@@ -441,13 +448,22 @@ def verify_index(path: str | Path) -> list[str]:
             file = SectionFile(path / name, kind)
             for section in file.names():
                 file.check(section)
+            if headers is not None:
+                _check_files({name: file}, headers)
         except InputError as error:
             damaged.append(str(error))
     return damaged
 
 
+def _check_files(files: dict[str, SectionFile], headers: dict[str, int]) -> None:
+    """InputError where a file is whole, but of another index."""
+    for name, file in files.items():
+        if file.checksum != headers.get(name):
+            raise InputError(f"{file.path}: belongs to another index than the manifest.json beside it; {_REPAIR}")
+
+
 def _matrix(array: np.ndarray) -> np.ndarray:
-    return array.reshape(len(array), -1)
+    return array if array.ndim == 2 else array[:, None]
 
 
 def _default_code_bytes(codec: CodecKind, dim: int) -> int:

@@ -90,7 +90,7 @@ def _check(path: Path, manifest: dict[str, Any]) -> None:
             require(_is_float32(where.get(key)), key)
     for key, choices in _CHOICES.items():
         require(manifest.get(key) in choices, key)
-    for key in ("calibration",):
+    for key in ("calibration", "files"):
         require(isinstance(manifest.get(key), dict), key)
 
 

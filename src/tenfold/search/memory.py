@@ -10,6 +10,7 @@ from tenfold.search.formats.source import VectorSource
 __all__ = ["LEAST_BLOCK_ROWS", "MemoryPlan", "fitting_code_bytes", "parse_size", "resident_bytes"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_INTERPRETER = 44 << 20  # Python, NumPy and Tenfold, before any vectors
 _ROOM = 6 << 20  # for what is not counted below: thread stacks, the allocator's slack
 _ENTRIES_PER_ROW = 1.25  # a row's own code, replicas, and what fills the last block of a list
 _NUMBERS_PER_ENTRY = 4
@@ -41,7 +42,7 @@ def fitting_code_bytes(wanted: int, budget: int, source: VectorSource, space_dim
 
     Raises InputError, naming the least budget, where less than a quarter of `wanted` would be left.
     """
-    free = budget - resident_bytes() - _ROOM
+    free = budget - _INTERPRETER - _ROOM
     lists = source.rows / rows_per_list * (4 * space_dim + 4 * 32 + 32)
     per_row = max(0.0, free - lists) / max(1, source.rows) / _ENTRIES_PER_ROW
     code_bytes = min(wanted, int(per_row) - _NUMBERS_PER_ENTRY)
@@ -98,11 +99,11 @@ class MemoryPlan:
     def make(
         cls, budget: int, source: VectorSource, space_dim: int, rows_per_list: int, code_bytes: int
     ) -> "MemoryPlan":
-        """Divide `budget` bytes, of which the process already holds a part.
+        """Divide `budget` bytes, less the interpreter's share; what else the caller's process holds is not counted.
 
         Raises InputError, naming the least budget, where it does not suffice.
         """
-        held = resident_bytes() + _ROOM
+        held = _INTERPRETER + _ROOM
         row_bytes = source.dim * source.dtype.itemsize
         costs = _Costs.of(source, space_dim, code_bytes)
         free = budget - held
