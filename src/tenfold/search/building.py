@@ -380,12 +380,17 @@ class Builder:
             lists.add("replica_offsets", np.concatenate([[0], np.cumsum(copies)]).astype(np.uint64))
 
     def publish(self, path: Path) -> None:
-        """Remove what only the build needed and give the finished index its name."""
+        """Remove what only the build needed and give the finished index its name; an older one there goes."""
+        replaced = path.with_name(path.name + ".replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(self.spill, ignore_errors=True)
         for name in ("sample.npy", "tree.bin", "build.json"):
             (self.folder / name).unlink(missing_ok=True)
+        if path.exists():
+            path.rename(replaced)  # at once: an index being removed file by file must not be found there
         self.folder.rename(path)
         sync_folder(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _fingerprint(source: VectorSource) -> list[Any]:

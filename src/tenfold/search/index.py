@@ -1,6 +1,5 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,8 +141,6 @@ class Index:
             unfinished = cls(partial, manifest, "buffered", 0)
             manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
             del unfinished
-            if overwrite and path.exists():
-                shutil.rmtree(path)
             write_manifest(partial, manifest)
             builder.publish(path)
         except OSError as error:
