@@ -16,7 +16,9 @@ import pytest
 from search_helpers import make_vectors
 
 from tenfold.core.errors import InputError
-from tenfold.search import Index
+from tenfold.search import Index, exact_search
+from tenfold.search.calibration import StoredRows
+from tenfold.search.evaluation import evaluate
 from tenfold.search.index import verify_index
 
 FUZZ = int(os.environ.get("TENFOLD_FUZZ", "0"))
@@ -188,7 +190,9 @@ def test_many_damaged_pages_at_once(
             opened.write(b"\xee" * 16)
     code = f"""
 import numpy as np
-from tenfold.search import Index
+from tenfold.search import Index, exact_search
+from tenfold.search.calibration import StoredRows
+from tenfold.search.evaluation import evaluate
 try:
     index = Index.open({str(folder)!r}, io={io!r})
     for number in range(5):
@@ -201,6 +205,23 @@ except ValueError as error:
 """
     lines = python(code, timeout=60).stdout.splitlines()
     assert lines == ["refused"] or [("vectors.bin" in line and "checksum" in line) for line in lines] == [True] * 5
+
+
+def test_exact_search_over_a_damaged_index(index_copy: Callable[..., Path]) -> None:
+    """What reads the vectors without searching - truth for `evaluate` and `tune` - compares checksums too."""
+    folder = index_copy(*SHAPES["pq"])
+    index = Index.open(folder)
+    with (folder / "vectors.bin").open("r+b") as file:
+        file.seek(fuzz_index.SectionFile(folder / "vectors.bin", "vectors").section("pages").offset + 100)
+        file.write(b"\x5a\xa5")
+    for work in (
+        lambda: exact_search(StoredRows(index), make_vectors(5, 24, "uint8"), 3),
+        lambda: evaluate(index, make_vectors(5, 24, "uint8")),
+        lambda: index.calibrate(make_vectors(5, 24, "uint8")),
+        lambda: index.calibrate(),
+    ):
+        with pytest.raises(InputError, match=r"vectors\.bin.*checksum"):
+            work()
 
 
 def test_verify_of_a_good_index_is_silent(index_cache: Callable[..., Path]) -> None:

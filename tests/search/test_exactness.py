@@ -124,9 +124,10 @@ def test_fractions_of_every_size(scale: float, metric: str, tmp_path: Path, unca
     check_exact((distances, found[1]), base / np.float64(scale), queries / np.float64(scale), metric)
 
 
-def test_many_queries_at_once_equal_one_at_a_time(index_cache: IndexCache) -> None:
+@pytest.mark.parametrize("codec", ["pq", "rabitq"])
+def test_many_queries_at_once_equal_one_at_a_time(codec: str, index_cache: IndexCache) -> None:
     """Also with default settings: what else is in a batch changes no answer."""
-    index = Index.open(index_cache(700, 33, "uint8", "l2"))
+    index = Index.open(index_cache(700, 33, "uint8", "l2", codec))
     queries = make_vectors(500, 33, "uint8", seed=2)
     for options in ({}, {"recall": 1.0}, {"rerank": "paper"}, {"probes": 2, "candidates": 30}):
         batch = index.search(queries, 10, threads=2, **options)  # type: ignore[call-overload]
