@@ -161,6 +161,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "calibration of k 0": sets("calibration", "levels", value={"0": [[0.99, 1, 1, 0.0]]}),
     "calibration negative": sets("calibration", "levels", value={"10": [[0.99, -5, 10, 0.0]]}),
     "calibration infinite": sets("calibration", "levels", value={"10": [[0.99, float("inf"), 10, 0.0]]}),
+    "calibration huge": sets("calibration", "levels", value={"3": [[0.99, 5, 10**400, -0.5]]}),
     "calibration z NaN": sets("calibration", "levels", value={"10": [[0.99, 3, 10, float("nan")]]}),
 }
 

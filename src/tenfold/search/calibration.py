@@ -30,6 +30,7 @@ _FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
 _QUANTILES = (0.5, 0.3, 0.2, 0.13, 0.09, 0.06, 0.03, 0.01)
 _CANDIDATES_PER_RESULT = 60
 _TRUTH = 101
+_MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
 _MORE_STEPS = (2, 7)  # of probes: a little more than can just do, and half as many again
 # What things cost, in microseconds, where settings compete: a page from disk at depth, a code, a list.
 _PAGE_COST, _CODE_COST, _PROBE_COST = 20.0, 0.003, 0.8
@@ -78,7 +79,8 @@ class Calibration:
                 for k, entries in data["levels"].items()
             }
             settings = [(k, tuning) for k, entries in levels.items() for _, tuning in entries]
-            if not all(min(k, t.probes, t.candidates) >= 1 and -1e6 < t.z < 1e6 for k, t in settings):
+            counts = [count for k, tuning in settings for count in (k, tuning.probes, tuning.candidates)]
+            if not all(1 <= count < _MOST for count in counts) or not all(-1e6 < t.z < 1e6 for _, t in settings):
                 raise ValueError("out of range")
             return cls(levels, bool(data["own_rows"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import IO, Any, Literal, overload
 
 import numpy as np
 
@@ -318,36 +318,42 @@ class Index:
     # --- rows by their place on disk ------------------------------------------------------------------------
 
     def page_chunks(self, start: int, chunk_rows: int) -> Iterator[np.ndarray]:
-        """The vectors from position `start` on, in pieces of about `chunk_rows`, (n, dim)."""
-        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
-        offset = self._files["vectors.bin"].section("pages").offset
+        """The vectors from position `start` on, in pieces of about `chunk_rows`, (n, dim).
+
+        Raises InputError at a page that does not match its checksum.
+        """
+        per_page, _ = page_layout(self.dim * self.dtype.itemsize)
         pages = max(1, chunk_rows // per_page)
         with (self.path / "vectors.bin").open("rb") as file:
             while start < self.rows:
-                file.seek(offset + start // per_page * stride)
-                left = -(-self.rows // per_page) - start // per_page
-                raw = np.frombuffer(file.read(min(pages, left) * stride), np.uint8)
-                vectors = self._vectors_of(raw)[start % per_page : self.rows - start + start % per_page]
+                first = start // per_page
+                vectors = self._read_pages(file, first, min(pages, -(-self.rows // per_page) - first))
+                vectors = vectors[start % per_page : self.rows - first * per_page]
                 yield vectors
                 start += len(vectors)
 
-    def _vectors_of(self, raw: np.ndarray) -> np.ndarray:
-        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
-        used = per_page * self.dim * self.dtype.itemsize
-        rows = np.ascontiguousarray(raw.reshape(-1, stride)[:, :used])
-        vectors: np.ndarray = rows.view(self.dtype).reshape(-1, self.dim)
-        return vectors
-
     def rows_at(self, positions: np.ndarray) -> np.ndarray:
-        """Vectors (n, dim) by position."""
-        per_page, stride = page_layout(self.dim * self.dtype.itemsize)
-        offset = self._files["vectors.bin"].section("pages").offset
+        """Vectors (n, dim) by position; InputError at a page that does not match its checksum."""
+        per_page, _ = page_layout(self.dim * self.dtype.itemsize)
         rows = np.empty((len(positions), self.dim), self.dtype)
         with (self.path / "vectors.bin").open("rb") as file:
             for number, position in enumerate(positions.tolist()):
-                file.seek(offset + position // per_page * stride)
-                rows[number] = self._vectors_of(np.frombuffer(file.read(stride), np.uint8))[position % per_page]
+                rows[number] = self._read_pages(file, position // per_page, 1)[position % per_page]
         return rows
+
+    def _read_pages(self, file: IO[bytes], first: int, count: int) -> np.ndarray:
+        row_bytes = self.dim * self.dtype.itemsize
+        per_page, stride = page_layout(row_bytes)
+        vectors = self._files["vectors.bin"]
+        file.seek(vectors.section("pages").offset + first * stride)
+        raw = np.frombuffer(file.read(count * stride), np.uint8)
+        wanted = vectors.array("page_crc", "<u4")[first : first + count]
+        whole = raw.size == count * stride
+        if not whole or not np.array_equal(_native.page_checksums(raw, stride), wanted):
+            raise InputError(f"{file.name}: a page does not match its checksum; it is damaged: {_REPAIR}")
+        rows = np.ascontiguousarray(raw.reshape(-1, stride)[:, : per_page * row_bytes])
+        found: np.ndarray = rows.view(self.dtype).reshape(-1, self.dim)
+        return found
 
     def distances_to(self, queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Exact distances (q, n) float32, ascending, of each query to the rows of the given ids.
