@@ -8,6 +8,7 @@
 #include <limits>
 #include <system_error>
 
+#include "arranging.h"
 #include "checksum.h"
 #include "clustering.h"
 #include "errors.h"
@@ -162,9 +163,18 @@ Out<uint32_t, 2>::Array replicate_rows(const In2<float>& rows, const In1<uint32_
     return out.array;
 }
 
+Out<uint32_t, 1>::Array arrange_rows(const In2<float>& rows, const In1<uint32_t>& list, uint64_t position,
+                                     size_t rows_per_page, size_t threads) {
+    require(list.shape(0) == rows.shape(0) && rows_per_page > 0, "arrange: the arrays' shapes do not fit each other");
+    Out<uint32_t, 1> out({rows.shape(0)});
+    const nb::gil_scoped_release release;
+    arrange(rows.data(), list.data(), rows.shape(0), rows.shape(1), position, rows_per_page, threads, out.data);
+    return out.array;
+}
+
 Out<float, 3>::Array train(const In2<float>& residuals, size_t subs, size_t iterations, size_t threads) {
-    const size_t dim = residuals.shape(1), width = (dim + subs - 1) / subs;
-    Out<float, 3> out({subs, 16, width});
+    const size_t dim = residuals.shape(1);
+    Out<float, 3> out({subs, 16, Codec{dim, subs, 0, nullptr}.sub_dim()});
     const nb::gil_scoped_release release;
     train_pq(residuals.data(), residuals.shape(0), dim, subs, iterations, threads, out.data);
     return out.array;
@@ -341,6 +351,7 @@ NB_MODULE(_native, m) {
           "threads"_a = 1);
     m.def("replicate", &replicate_rows, "rows"_a, "primary"_a, "centroids"_a, "neighbours"_a, "most"_a, "epsilon"_a,
           "threads"_a = 1);
+    m.def("arrange", &arrange_rows, "rows"_a, "list"_a, "position"_a, "rows_per_page"_a, "threads"_a = 1);
     m.def("train_pq", &train, "residuals"_a, "subs"_a, "iterations"_a, "threads"_a = 1);
     m.def("encode", &encode_rows, "rows"_a, "list"_a, "centroids"_a, "bits"_a, "codebook"_a, "threads"_a = 1);
     nb::class_<BoundSearcher>(m, "Searcher")

@@ -12,14 +12,14 @@ namespace {
 
 constexpr size_t kCodes = 16;
 
-// The centroid nearest to `value` among 16; ties go to the lower code.
-uint8_t nearest_code(const float* table, const float* value, size_t dim, float* distance = nullptr) {
+// The centroid nearest to `value` among 16, `stride` values apart; ties go to the lower code.
+uint8_t nearest_code(const float* table, size_t stride, const float* value, size_t dim, float* distance = nullptr) {
     float best = std::numeric_limits<float>::infinity();
     uint8_t code = 0;
     for (size_t c = 0; c < kCodes; ++c) {
         float sum = 0;
         for (size_t j = 0; j < dim; ++j) {
-            const float difference = value[j] - table[c * dim + j];
+            const float difference = value[j] - table[c * stride + j];
             sum += difference * difference;
         }
         if (sum < best) best = sum, code = uint8_t(c);
@@ -41,7 +41,7 @@ void train_subspace(const std::vector<float>& points, size_t count, size_t dim, 
         size_t worst = 0;
         for (size_t i = 0; i < count; ++i) {
             float distance;
-            const uint8_t code = nearest_code(table, &points[i * dim], dim, &distance);
+            const uint8_t code = nearest_code(table, dim, &points[i * dim], dim, &distance);
             if (distance > worst_distance) worst_distance = distance, worst = i;
             ++sizes[code];
             for (size_t j = 0; j < dim; ++j) sums[code * dim + j] += points[i * dim + j];
@@ -93,8 +93,9 @@ void encode_pq(const Codec& codec, const float* residual, uint8_t* codes, float*
     const size_t width = codec.sub_dim();
     for (size_t m = 0; m < codec.subs; ++m) {
         const float* table = codec.codebook + m * kCodes * width;
-        codes[m] = nearest_code(table, residual + m * width, width);
-        std::memcpy(decoded + m * width, table + codes[m] * width, width * sizeof(float));
+        const size_t begin = codec.sub_begin(m), own = codec.sub_begin(m + 1) - begin;
+        codes[m] = nearest_code(table, width, residual + begin, own);
+        std::memcpy(decoded + begin, table + codes[m] * width, own * sizeof(float));
     }
 }
 
@@ -102,21 +103,22 @@ void encode_pq(const Codec& codec, const float* residual, uint8_t* codes, float*
 
 void train_pq(const float* residuals, size_t count, size_t dim, size_t subs, size_t iterations, size_t threads,
               float* codebook) {
-    const size_t width = (dim + subs - 1) / subs;
+    const Codec shape{dim, subs, 0, nullptr};
+    const size_t width = shape.sub_dim();
     std::fill(codebook, codebook + subs * kCodes * width, 0.0f);
     if (count == 0) return;
     parallel_for(subs, 1, threads, [&](size_t m, size_t, size_t) {
+        const size_t begin = shape.sub_begin(m), own = shape.sub_begin(m + 1) - begin;
         std::vector<float> points(count * width, 0.0f);
         for (size_t i = 0; i < count; ++i)
-            for (size_t j = 0; j < width && m * width + j < dim; ++j)
-                points[i * width + j] = residuals[i * dim + m * width + j];
+            for (size_t j = 0; j < own; ++j) points[i * width + j] = residuals[i * dim + begin + j];
         train_subspace(points, count, width, iterations, codebook + m * kCodes * width);
     });
 }
 
 void encode(const Codec& codec, const float* rows, const uint32_t* list, const float* centroids, size_t count,
             size_t threads, uint8_t* codes, CodeTerms* terms) {
-    const size_t padded = std::max(codec.dim, codec.subs * codec.sub_dim());
+    const size_t padded = codec.bits ? codec.subs / codec.bits * 4 : codec.dim;
     parallel_for(count, 64, threads, [&](size_t first, size_t last, size_t) {
         std::vector<float> residual(padded, 0.0f), decoded(padded, 0.0f);
         for (size_t i = first; i < last; ++i) {
@@ -160,10 +162,10 @@ void QueryTable::fill(const Codec& codec, const float* query) {
     } else {
         for (size_t m = 0; m < codec.subs; ++m) {
             const float* table = codec.codebook + m * kCodes * width;
-            const size_t used = m * width < codec.dim ? std::min(width, codec.dim - m * width) : 0;
+            const size_t begin = codec.sub_begin(m), own = codec.sub_begin(m + 1) - begin;
             for (size_t c = 0; c < kCodes; ++c) {
                 float sum = 0;
-                for (size_t j = 0; j < used; ++j) sum += query[m * width + j] * table[c * width + j];
+                for (size_t j = 0; j < own; ++j) sum += query[begin + j] * table[c * width + j];
                 values[m * kCodes + c] = -2 * sum;
             }
         }

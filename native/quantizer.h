@@ -1,5 +1,5 @@
 // The two codecs. Both store a residual r = x - c as 4-bit codes of a vector v, and both estimate
-//   |q - x|^2  ~  |q - c|^2 + |r|^2 + 2 s <c, v> - 2 s <q, v>,   s = |r|^2 / <r, v>,
+//   |q - x|^2  ~  |q - c|^2 - |r|^2 + 2 s <x, v> - 2 s <q, v>,   s = |r|^2 / <r, v> rounded,
 // which is exact for q = x (RaBitQ's estimator); `pq` decodes v from trained tables, `rabitq` from the signs and
 // magnitudes of the rotated residual. So one scan kernel, with one table per query, serves both.
 #pragma once
@@ -14,9 +14,11 @@ struct Codec {
     size_t dim;             // of search space
     size_t subs;            // 4-bit codes per vector, even
     size_t bits;            // rabitq: bits per dimension; 0 means pq
-    const float* codebook;  // pq: (subs, 16, sub_dim), zero beyond dim
+    const float* codebook;  // pq: (subs, 16, sub_dim), zero beyond a sub-quantiser's own dimensions
 
-    size_t sub_dim() const { return bits ? 4 : (dim + subs - 1) / subs; }
+    size_t sub_dim() const { return bits ? 4 : (dim + subs - 1) / subs; }  // of the widest
+    // Sub-quantiser m has the dimensions sub_begin(m) .. sub_begin(m + 1): equal shares, as near as can be.
+    size_t sub_begin(size_t m) const { return m * dim / subs; }
 };
 
 // What a code's list entry is made from: |r|^2, <r, v>, |v|^2, <c, v>.

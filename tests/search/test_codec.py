@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.search import Index, _native
-from tenfold.search.codec import BLOCK_ROWS, Codec, block_bytes, pack_blocks, train_codec
+from tenfold.search.codec import BLOCK_ROWS, Codec, balanced_axes, block_bytes, pack_blocks, train_codec
 
 Kind = Literal["pq", "rabitq"]
 KINDS: tuple[Kind, ...] = ("pq", "rabitq")
@@ -18,8 +18,9 @@ def decode(codec: Codec, packed: np.ndarray, dim: int) -> np.ndarray:
     """The vectors v that codes stand for, by the definition in NumPy, (n, dim) float64."""
     codes = np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)
     if codec.bits == 0:
-        parts = [codec.codebook[m][codes[:, m]] for m in range(codes.shape[1])]
-        return np.concatenate(parts, axis=1)[:, :dim].astype(np.float64)
+        ends = np.arange(codes.shape[1] + 1) * dim // codes.shape[1]
+        parts = [codec.codebook[m][codes[:, m], :own] for m, own in enumerate(np.diff(ends))]
+        return np.concatenate(parts, axis=1).astype(np.float64)
     groups = codes.shape[1] // codec.bits
     levels = np.zeros((len(codes), 4 * groups))
     for bit in range(codec.bits):
@@ -46,7 +47,7 @@ def test_stored_numbers_follow_the_formula(kind: Kind, dim: int, code_bytes: int
     residual = (vectors - centroids[lists]).astype(np.float64)
     decoded = decode(codec, packed, dim)
     s = codec.scale_low + codec.scale_step * scale.astype(np.float64)
-    wanted_shift = (residual**2).sum(1) + 2 * s * (centroids[lists] * decoded).sum(1)
+    wanted_shift = 2 * s * (vectors * decoded).sum(1) - (residual**2).sum(1)
     wanted_error = ((residual - s[:, None] * decoded) ** 2).sum(1)
     inside = (shift > 0) & (shift < 65535)
     assert inside.mean() > 0.99
@@ -135,3 +136,52 @@ def test_product_quantiser_finds_clusters() -> None:
     codes, _ = _native.encode(rows, np.zeros(2000, np.uint32), np.zeros((1, 6), np.float32), 0, codebook)
     decoded = np.concatenate([codebook[0][codes[:, 0]], codebook[1][codes[:, 1]]], axis=1)
     assert float(((decoded - rows) ** 2).sum(1).mean()) < 0.02 * float((rows**2).sum(1).mean())
+
+
+def test_balanced_axes_leave_less() -> None:
+    """Correlated residuals: turned to balanced axes, codes of the same length leave a third of the error or less."""
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(4000, 32)) * np.geomspace(20, 0.5, 32) @ np.linalg.qr(rng.normal(size=(32, 32)))[0]
+    rows = mixed.astype(np.float32)
+    lists, centroids = np.zeros(len(rows), np.uint32), np.zeros((1, 32), np.float32)
+    axes = balanced_axes(rows, 8)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(32), atol=1e-5)
+
+    def left(rows: np.ndarray) -> float:
+        codec = train_codec("pq", rows, lists, centroids, 8, 1)
+        *_, error = codec.encode(rows, lists, centroids, 1)
+        return float(np.exp(codec.error_low + codec.error_step * error).mean())
+
+    assert left(rows @ axes) < left(rows) / 3
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(0, 8), (7, 8), (100, 1), (100, 2), (2000, 1025)])
+def test_no_axes_where_they_cannot_be_found_or_cost_too_much(rows: int, dim: int) -> None:
+    assert balanced_axes(np.ones((rows, dim), np.float32), 8).shape == (0, dim)
+
+
+@pytest.mark.parametrize("dim", [3, 24, 100])
+@pytest.mark.parametrize("per_page", [1, 7, 32])
+def test_arranging_moves_rows_within_lists_only(dim: int, per_page: int) -> None:
+    rng = np.random.default_rng(dim)
+    rows, lists = rng.normal(size=(500, dim)).astype(np.float32), np.sort(rng.integers(0, 9, 500)).astype(np.uint32)
+    orders = [_native.arrange(rows, lists, 45, per_page, threads) for threads in (1, 2)]
+    np.testing.assert_array_equal(*orders)
+    np.testing.assert_array_equal(np.sort(orders[0]), np.arange(500))
+    np.testing.assert_array_equal(lists[orders[0]], lists)
+
+
+def test_arranging_brings_near_rows_to_one_page() -> None:
+    """Four far clusters of 8 rows in one list, mixed up: each gets a page."""
+    rng = np.random.default_rng(0)
+    cluster = rng.permutation(np.repeat(np.arange(4), 8))
+    rows = (100 * rng.normal(size=(4, 16))[cluster] + rng.normal(size=(32, 16))).astype(np.float32)
+    order = _native.arrange(rows, np.zeros(32, np.uint32), 80, 8)
+    assert [len(set(page)) for page in cluster[order].reshape(4, 8)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 3e17])
+def test_arranging_takes_rows_of_any_length(scale: float) -> None:
+    rows = (scale * np.random.default_rng(0).normal(size=(200, 10))).astype(np.float32)
+    order = _native.arrange(rows, np.zeros(200, np.uint32), 0, 16)
+    np.testing.assert_array_equal(np.sort(order), np.arange(200))

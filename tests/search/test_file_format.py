@@ -128,6 +128,10 @@ class Reader:
         if self.manifest["metric"] == "ip":
             last = 0 * squares if are_queries else np.sqrt(np.maximum(self.manifest["radius"] ** 2 - squares, 0))
             values = np.hstack([values, last])
+        codebook = self.sections["codebook"]
+        values = values - codebook["center"][:, 0]
+        if len(codebook["axes"]):
+            return values @ codebook["axes"].astype(np.float64)
         return self.rotate(values) if self.manifest["codec"] == "rabitq" else values
 
     def rotate(self, values: np.ndarray) -> np.ndarray:
@@ -185,7 +189,11 @@ class Reader:
         if bits == 0:
             table = self.sections["codebook"]["codebook"].reshape(-1, 16, width)
             assert (len(table), width) == (codes.shape[1], -(-dim // codes.shape[1]))
-            return table[np.arange(len(table)), codes].reshape(len(codes), -1)[:, :dim].astype(np.float64)
+            parts, subs = table[np.arange(len(table)), codes].astype(np.float64), len(table)
+            widths = [(m + 1) * dim // subs - m * dim // subs for m in range(subs)]
+            for m, own in enumerate(widths):
+                assert not table[m, :, own:].any()
+            return np.concatenate([parts[:, m, :own] for m, own in enumerate(widths)], axis=1)
         groups = codes.shape[1] // bits
         assert groups == 2 * -(-dim // 8)
         j = np.arange(dim)
@@ -237,7 +245,7 @@ def test_the_folder_holds_the_files_named_and_no_others(built: tuple[np.ndarray,
         "codes": {"blocks"},
         "lists": {"starts", "replica_offsets", "replicas"},
         "graph": {"centroids", "neighbours"},
-        "codebook": {"codebook"},
+        "codebook": {"codebook", "center", "axes"},
     }
 
 
@@ -270,7 +278,7 @@ def test_the_estimate_is_as_good_as_the_stored_error_says(built: tuple[np.ndarra
     for name, top in (("shift", 65535), ("scale", 255), ("error", 255)):
         whole &= (entries.numbers[name] > 0) & (entries.numbers[name] < top)
     assert whole.mean() > 0.9
-    wanted_shift = (r * r).sum(axis=1) + 2 * scale * (c * v).sum(axis=1)
+    wanted_shift = 2 * scale * (x * v).sum(axis=1) - (r * r).sum(axis=1)
     slack = 1e-4 * np.abs(wanted_shift).max()
     np.testing.assert_allclose(shift[whole], wanted_shift[whole], rtol=0, atol=constants["shift_step"] + slack)
     true_error = ((r - scale[:, None] * v) ** 2).sum(axis=1)
@@ -281,7 +289,7 @@ def test_the_estimate_is_as_good_as_the_stored_error_says(built: tuple[np.ndarra
     for q in queries:
         distances, to_centroid = ((q - x) ** 2).sum(axis=1), ((q - c) ** 2).sum(axis=1)
         estimates = to_centroid + shift + scale * (-2 * v @ q)
-        bound = 2 * np.sqrt(to_centroid * error * rounding) + constants["shift_step"] / 2
+        bound = 2 * np.sqrt(distances * error * rounding) + constants["shift_step"] / 2
         assert (np.abs(distances - estimates) <= 1.01 * bound + slack)[whole].all()
 
 

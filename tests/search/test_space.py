@@ -60,3 +60,13 @@ def test_input_is_left_as_it_was(metric: Metric) -> None:
     space = Space(metric, 16, 1e3, 0)
     space.rows(rows), space.queries(rows)
     np.testing.assert_array_equal(rows, before)
+
+
+def test_center_and_axes_keep_distances() -> None:
+    rng = np.random.default_rng(2)
+    rows, queries = make_vectors(40, 12, "float32"), make_vectors(9, 12, "float32", seed=1)
+    axes = np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32)
+    space = Space("l2", 12, 0.0, None, rows.mean(axis=0), axes)
+    found = numpy_distances(space.rows(rows), space.queries(queries).space, "l2")
+    np.testing.assert_allclose(found, numpy_distances(rows, queries, "l2"), rtol=1e-4)
+    np.testing.assert_allclose(space.rows(rows).mean(axis=0), 0, atol=1e-4)

@@ -69,6 +69,10 @@ def replicate(
 ) -> np.ndarray:
     """Further lists of each row under the RNG rule, (n, most) uint32, padded with 2^32 - 1."""
 
+def arrange(rows: np.ndarray, list: np.ndarray, position: int, rows_per_page: int, threads: int = 1) -> np.ndarray:
+    """Order (n,) uint32 of rows (n, d) float32, sorted by list, to be stored from `position` on: near rows
+    of a list come to share pages."""
+
 def train_pq(residuals: np.ndarray, subs: int, iterations: int, threads: int = 1) -> np.ndarray:
     """Codebook (subs, 16, ceil(d / subs)) float32 of (n, d) float32 residuals."""
 

@@ -1,7 +1,7 @@
 """Building an index: six phases over the source, each leaving finished files behind.
 
     survey   read the source once: check every value, draw the sample
-    cluster  k-means tree, navigation graph               -> graph.bin, tree.bin
+    cluster  k-means tree, navigation graph, axes         -> graph.bin, tree.bin
     train    the codec, on residuals of the sample        -> codebook.bin
     assign   read the source again: nearest list of every row, rows spilled by range of lists
     layout   per range: rows in list order -> vectors.bin; codes of rows and replicas spilled
@@ -27,12 +27,12 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
-from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, block_bytes, pack_blocks, train_codec
+from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, balanced_axes, block_bytes, pack_blocks, train_codec
 from tenfold.search.exact import check_lengths
 from tenfold.search.formats.source import ArrayVectors, VectorSource
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.progress import Progress
-from tenfold.search.space import Metric, Space
+from tenfold.search.space import Metric, Space, open_space
 from tenfold.search.storage import (
     FORMAT_VERSION,
     SectionFile,
@@ -154,9 +154,8 @@ class Builder:
 
     @property
     def space(self) -> Space:
-        """The map into search space; known after the survey."""
-        rotation = self.config.seed if self.config.codec == "rabitq" else None
-        return Space(self.config.metric, self.source.dim, self.state["radius"], rotation)
+        """The map into search space; known after the lists."""
+        return open_space(self.manifest(), SectionFile(self.folder / "tree.bin", "tree"))
 
     def _blocks(self, phase: str) -> Iterator[np.ndarray]:
         done = 0
@@ -188,20 +187,31 @@ class Builder:
         with replace_file(self.folder / "sample.npy") as file:
             np.save(file, sample)
 
-    def _sample_rows(self) -> np.ndarray:
-        return self.space.rows(np.load(self.folder / "sample.npy"))
+    def _sample_rows(self, space: Space, most: int | None = None) -> np.ndarray:
+        return space.rows(np.load(self.folder / "sample.npy")[:most])
 
     # --- cluster, train -------------------------------------------------------------------------------------
 
     def _cluster(self) -> None:
+        space = open_space(self.manifest(), None)
+        rows = self._sample_rows(space)
+        center = (rows.sum(axis=0, dtype=np.float64) / max(1, len(rows))).astype(np.float32)
+        rows -= center
         tree = grow_tree(
-            self._sample_rows(),
+            rows,
             self.plan.lists,
             self.config.seed,
             self.threads,
             progress=lambda done, total: self.progress("cluster", done, total),
         )
+        axes = np.zeros((0, self.space_dim), np.float32)
+        if self.config.codec == "pq":
+            rows = rows[: self.plan.training_rows]
+            axes = balanced_axes(rows - tree.centroids[tree.assign(rows, self.threads)], self.config.code_bytes)
+            tree = tree.turned(axes) if len(axes) else tree
         with SectionWriter(self.folder / "tree.bin", "tree") as file:
+            file.add("center", center)
+            file.add("axes", axes)
             for name in ("nodes", "begin", "end", "list", "neighbours"):
                 file.add(name, getattr(tree, name))
         with SectionWriter(self.folder / "graph.bin", "graph") as file:
@@ -227,7 +237,7 @@ class Builder:
         )
 
     def _train(self) -> None:
-        tree, rows = self._tree(), self._sample_rows()[: self.plan.training_rows]
+        tree, rows = self._tree(), self._sample_rows(self.space, self.plan.training_rows)
         codec = train_codec(
             self.config.codec,
             rows,
@@ -238,6 +248,8 @@ class Builder:
         )
         with SectionWriter(self.folder / "codebook.bin", "codebook") as file:
             file.add("codebook", codec.codebook)
+            for name in ("center", "axes"):
+                file.add(name, SectionFile(self.folder / "tree.bin", "tree").array(name, "<f4", None))
         numbers = asdict(codec)
         del numbers["codebook"]
         numbers["sub_dim"] = codec.codebook.shape[2]
@@ -309,10 +321,14 @@ class Builder:
                 records = records[np.argsort(records["list"], kind="stable")]
                 for start in range(0, len(records), self.plan.block_rows):
                     part = records[start : start + self.plan.block_rows]
-                    vectors = np.ascontiguousarray(part["vector"])
-                    pages.write(vectors)
+                    rows = space.rows(part["vector"])
+                    order = _native.arrange(
+                        rows, np.ascontiguousarray(part["list"]), position, pages.per_page, self.threads
+                    )
+                    part = part[order]
+                    pages.write(np.ascontiguousarray(part["vector"]))
                     labels.write(np.zeros(len(part), np.int64), np.ascontiguousarray(part["label"]))
-                    found = self._entries(tree, codec, space.rows(vectors), part["list"], position, entry)
+                    found = self._entries(tree, codec, rows[order], part["list"], position, entry)
                     entries.write(np.searchsorted(bounds, found["list"], side="right") - 1, found)
                     position += len(part)
                     self.progress("layout", position, self.source.rows)
@@ -433,27 +449,27 @@ class _PageWriter:
 
     def __init__(self, file: SectionWriter, row_bytes: int) -> None:
         self._file, self._row_bytes = file, row_bytes
-        self._per_page, self._stride = page_layout(row_bytes)
+        self.per_page, self._stride = page_layout(row_bytes)
         self._rest = np.zeros((0, row_bytes), np.uint8)
         self._crc: list[np.ndarray] = []
         file.begin("pages", "|u1", self._stride)
 
     def write(self, vectors: np.ndarray) -> None:
         rows = np.concatenate([self._rest, vectors.view(np.uint8).reshape(len(vectors), self._row_bytes)])
-        whole = len(rows) // self._per_page * self._per_page
+        whole = len(rows) // self.per_page * self.per_page
         self._rest = rows[whole:].copy()
         self._put(rows[:whole])
 
     def _put(self, rows: np.ndarray) -> None:
-        pages = np.zeros((len(rows) // self._per_page, self._stride), np.uint8)
-        used = self._per_page * self._row_bytes
+        pages = np.zeros((len(rows) // self.per_page, self._stride), np.uint8)
+        used = self.per_page * self._row_bytes
         pages[:, :used] = rows.reshape(len(pages), used)
         self._crc.append(_native.page_checksums(pages.reshape(-1), self._stride))
         self._file.write(pages)
 
     def finish(self) -> None:
         if len(self._rest):
-            last = np.zeros((self._per_page, self._row_bytes), np.uint8)
+            last = np.zeros((self.per_page, self._row_bytes), np.uint8)
             last[: len(self._rest)] = self._rest
             self._put(last)
         self._file.end()

@@ -4,7 +4,7 @@ S sample rows · L lists · T tree nodes · D dimension of search space
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,10 @@ class Tree:
         return _native.assign(
             rows, self.nodes, self.begin, self.end, self.list, self.centroids, self.neighbours, threads
         )
+
+    def turned(self, axes: np.ndarray) -> "Tree":
+        """The same tree in coordinates along `axes`, (D, D) orthonormal."""
+        return replace(self, nodes=self.nodes @ axes, centroids=self.centroids @ axes)
 
 
 def grow_tree(

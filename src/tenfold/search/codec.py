@@ -1,10 +1,10 @@
 """Codecs: a vector of list c as 4-bit codes of its residual, and the three numbers beside them.
 
 Both codecs estimate |q - x|^2 by |q - c|^2 + shift + scale * t, where t = -2 <q, v> is summed from the
-query's table over the codes of v, the decoded residual r = x - c. With scale s = |r|^2 / <r, v> and
-shift = |r|^2 + 2 s <c, v> the estimate is exact for q = x, and its error is -2 <q - x, r - s v>
-(RaBitQ's estimator, arXiv 2405.12497, used here for product quantisation too). The third number is
-|r - s v|^2, which scales that error.
+query's table over the codes of v, the decoded residual r = x - c. With shift = 2 s <c + r, v> - |r|^2
+the estimate is |q - x|^2 + 2 <q - x, r - s v>: exact for q = x, whatever the scale s is rounded to. With
+s = |r|^2 / <r, v> it is also unbiased for q = c (RaBitQ's estimator, arXiv 2405.12497, used here for
+product quantisation too). The third number is |r - s v|^2, which scales the error.
 
 n rows · D dimension of search space · M sub-quantisers, each of 4 bits
 """
@@ -16,12 +16,13 @@ import numpy as np
 
 from tenfold.search import _native
 
-__all__ = ["Codec", "CodecKind", "block_bytes", "pack_blocks", "train_codec"]
+__all__ = ["Codec", "CodecKind", "balanced_axes", "block_bytes", "pack_blocks", "train_codec"]
 
 CodecKind = Literal["pq", "rabitq"]
 
 BLOCK_ROWS = 32
 _PQ_ITERATIONS = 12
+_MOST_TURNED = 1024  # dimensions; beyond, a product with a D x D matrix costs too much per query
 _NO_CODEBOOK = np.zeros((2, 16, 1), np.float32)
 
 
@@ -58,6 +59,29 @@ class Codec:
         )
 
 
+def balanced_axes(residuals: np.ndarray, code_bytes: int) -> np.ndarray:
+    """Axes (D, D) for product quantisation of residuals (n, D): rows @ axes is to be quantised.
+
+    Principal axes, dealt out so that the product of the variances is about the same in every
+    sub-quantiser (eigenvalue allocation; Ge et al., Optimized Product Quantization, CVPR 2013,
+    section 3.2). None, (0, D), where turning gains nothing or costs too much.
+    """
+    dim = residuals.shape[1]
+    if not 2 < dim <= _MOST_TURNED or len(residuals) < dim:
+        return np.zeros((0, dim), np.float32)
+    variances, axes = np.linalg.eigh(residuals.T @ residuals)
+    logs = np.log(np.maximum(variances, 1e-6 * variances[-1] + 1e-30))
+    ends = np.arange(_subs(code_bytes, dim) + 1) * dim // _subs(code_bytes, dim)
+    room, product = np.diff(ends), np.zeros(len(ends) - 1)
+    order = np.empty(dim, np.int64)
+    for axis in range(dim - 1, -1, -1):  # the largest variance first
+        sub = int(np.where(room > 0, product, np.inf).argmin())
+        order[ends[sub + 1] - room[sub]] = axis
+        room[sub] -= 1
+        product[sub] += logs[axis] - logs[0]
+    return np.ascontiguousarray(axes[:, order])
+
+
 def train_codec(
     kind: CodecKind,
     rows: np.ndarray,
@@ -69,15 +93,18 @@ def train_codec(
     """Fit a codec of about `code_bytes` bytes per vector on sample rows (n, D) of the given lists."""
     dim = rows.shape[1]
     if kind == "pq":
-        subs = min(2 * code_bytes, dim + dim % 2)
-        bits, codebook = 0, _native.train_pq(rows - centroids[lists], subs, _PQ_ITERATIONS, threads)
+        # Every eighth row is kept out: a codebook fits the rows that made it better than those to come.
+        made = np.arange(len(rows)) % 8 < 7
+        residuals = rows[made] - centroids[lists[made]]
+        bits, codebook = 0, _native.train_pq(residuals, _subs(code_bytes, dim), _PQ_ITERATIONS, threads)
     else:
         bits, codebook = min(4, max(1, round(8 * code_bytes / dim))), _NO_CODEBOOK
     if len(rows) == 0:
         return Codec(bits, codebook, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     _, terms = _native.encode(rows, lists, centroids, bits, codebook, threads)
     scales = _scales(terms)
-    scale_step = max(float(np.quantile(scales, 0.9995)), 1e-30) / 255
+    # A scale far beyond the others' belongs to a code that says little; it may be cut, the others not rounded more.
+    scale_step = max(min(float(scales.max()), 4 * float(np.median(scales))), 1e-30) / 255
     shift, error = _shift_and_error(terms, scales)
     # Rows beyond the sample may lie further out: 16 bits leave room for twice the range.
     room = 0.5 * (float(shift.max()) - float(shift.min()))
@@ -113,6 +140,11 @@ def pack_blocks(packed: np.ndarray, shift: np.ndarray, scale: np.ndarray, error:
     return np.concatenate([codes, *numbers], axis=1)
 
 
+def _subs(code_bytes: int, dim: int) -> int:
+    """How many sub-quantisers `pq` has: an even number, about one a dimension at most."""
+    return min(2 * code_bytes, dim + dim % 2)
+
+
 def _scales(terms: np.ndarray) -> np.ndarray:
     """s = |r|^2 / <r, v>, and 0 where the code says nothing about the residual."""
     residual_norm, residual_code = terms[:, 0], terms[:, 1]
@@ -122,7 +154,7 @@ def _scales(terms: np.ndarray) -> np.ndarray:
 
 def _shift_and_error(terms: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     residual_norm, residual_code, code_norm, centroid_code = terms.T.astype(np.float64)
-    shift = residual_norm + 2 * scale * centroid_code
+    shift = 2 * scale * (centroid_code + residual_code) - residual_norm
     error = residual_norm - 2 * scale * residual_code + scale**2 * code_norm
     return shift, np.maximum(error, 1e-6 * residual_norm + 1e-12)
 

@@ -18,7 +18,7 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.manifest import read_manifest, write_manifest
 from tenfold.search.memory import fitting_code_bytes, parse_size
 from tenfold.search.progress import Progress, no_progress
-from tenfold.search.space import Metric, Space
+from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import SectionFile
 
 __all__ = ["Index", "SearchStats", "verify_index"]
@@ -59,8 +59,6 @@ class Index:
         self.dim: int = manifest["dim"]
         self.dtype = np.dtype(manifest["dtype"])
         self.metric: Metric = manifest["metric"]
-        rotation = manifest["seed"] if manifest["codec"] == "rabitq" else None
-        self._space = Space(self.metric, self.dim, manifest["radius"], rotation)
         self.calibration = Calibration.from_json(manifest["calibration"])
         self._files = {name: SectionFile(path / name, kind) for name, kind in _FILES.items()}
         _check_files(self._files, manifest["files"])
@@ -68,6 +66,7 @@ class Index:
             for section in file.names():
                 if section != "pages":  # its pages have checksums of their own, compared when read
                     self._files[name].check(section)
+        self._space = open_space(manifest, self._files["codebook.bin"])
         self._searcher = self._native_searcher(io, cache_bytes)
 
     # --- making and opening ---------------------------------------------------------------------------------
@@ -407,7 +406,8 @@ class Index:
         if width < 1 or codebook.size % (16 * width):
             raise InputError(f"{self.path / 'codebook.bin'}: its size does not fit the manifest; {_REPAIR}")
         centroids = graph.array("centroids", "<f4", None)
-        for name, values in (("graph.bin", centroids), ("codebook.bin", codebook)):
+        moves = [array for array in (self._space.center, self._space.axes) if array is not None]
+        for name, values in (("graph.bin", centroids), *(("codebook.bin", array) for array in (codebook, *moves))):
             if not np.isfinite(values).all():
                 raise InputError(f"{self.path / name}: holds values that are no numbers; {_REPAIR}")
         arrays = {

@@ -5,21 +5,25 @@
     ip       y = [x, sqrt(R^2 - |x|^2)], y_q = [q, 0]  |y_q - y_x|^2 = |q|^2 + R^2 - 2 <q, x>,  R = max |x|
 
 Lists, graph and codes live there; exact distances are computed on the vectors as they were given.
+The origin is moved to the mean of a sample of rows.
 Codec "rabitq" wants residuals without preferred axes, so its space is also rotated (by Hadamard
-transforms with random signs: d log d operations and no matrix to store).
+transforms with random signs: d log d operations and no matrix to store); "pq" wants the axes along
+which they vary independently, a matrix found by the build.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-__all__ = ["Metric", "QueryRows", "Space"]
+from tenfold.core.errors import InputError
+from tenfold.search.storage import SectionFile
+
+__all__ = ["Metric", "QueryRows", "Space", "open_space"]
 
 Metric = Literal["l2", "ip", "cosine"]
 
-_CHUNK_ROWS = 64  # rotated at a time, as columns: they stay in the cache
 _MATRIX_DIM = 1024
 _CACHED_ROWS = 256  # rows that stay in the processor's cache while they are transformed
 _ROUNDS = 4  # of signs and Hadamard transforms; enough to spread a single coordinate over all
@@ -40,7 +44,9 @@ class Space:
     metric: Metric
     vector_dim: int
     radius: float  # R of metric ip; 0 otherwise
-    rotation_seed: int | None  # None: not rotated
+    rotation_seed: int | None = None  # of random axes
+    center: np.ndarray | None = None  # (dim,) float32, the origin: near the rows, so that no precision is lost
+    axes: np.ndarray | None = None  # (dim, dim) float32, orthonormal: chosen axes
 
     @property
     def dim(self) -> int:
@@ -56,28 +62,45 @@ class Space:
             squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
             rest = np.sqrt(np.maximum(self.radius**2 - squares, 0)).astype(np.float32)
             values = np.concatenate([values, rest[:, None]], axis=1)
-        return self._rotate(values)
+        return self._move(values)
 
     def queries(self, block: np.ndarray) -> QueryRows:
         """Query vectors (q, vector_dim) -> their rows and how distances translate."""
         values = block.astype(np.float32)
         ones = np.ones(len(values), np.float32)
         if self.metric == "l2":
-            return QueryRows(self._rotate(values), 0 * ones, ones)
+            return QueryRows(self._move(values), 0 * ones, ones)
         if self.metric == "cosine":
             values /= _safe_norms(values)
-            return QueryRows(self._rotate(values), 0 * ones, 2 * ones)
+            return QueryRows(self._move(values), 0 * ones, 2 * ones)
         base = np.einsum("ij,ij->i", values, values) + np.float32(self.radius**2)
         augmented = np.concatenate([values, np.zeros((len(values), 1), np.float32)], axis=1)
-        return QueryRows(self._rotate(augmented), base.astype(np.float32), 2 * ones)
+        return QueryRows(self._move(augmented), base.astype(np.float32), 2 * ones)
 
-    def _rotate(self, values: np.ndarray) -> np.ndarray:
+    def _move(self, values: np.ndarray) -> np.ndarray:
+        if self.center is not None:
+            values = values - self.center
+        if self.axes is not None:
+            turned: np.ndarray = values @ self.axes
+            return turned
         if self.rotation_seed is None:
             return np.ascontiguousarray(values)
         if self.dim <= _MATRIX_DIM:
             rotated: np.ndarray = values @ _rotation(self.dim, self.rotation_seed)
             return rotated
         return _spread(values, self.rotation_seed)
+
+
+def open_space(manifest: dict[str, Any], file: SectionFile | None) -> Space:
+    """The search space of an index: its center and axes are sections of `file`, if they are chosen yet."""
+    seed = manifest["seed"] if manifest["codec"] == "rabitq" else None
+    space = Space(manifest["metric"], manifest["dim"], manifest["radius"], seed)
+    if file is None:
+        return space
+    center, axes = (np.array(file.array(name, "<f4", None)) for name in ("center", "axes"))
+    if center.size != space.dim or axes.shape not in ((0, space.dim), (space.dim, space.dim)):
+        raise InputError(f"{file.path}: its center or axes do not fit the dimension; the index is damaged")
+    return replace(space, center=center.reshape(-1), axes=axes if len(axes) else None)
 
 
 @lru_cache(maxsize=8)
