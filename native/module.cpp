@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <chrono>
 #include <limits>
 #include <system_error>
 
@@ -205,6 +206,23 @@ nb::tuple encode_rows(const In2<float>& rows, const In1<uint32_t>& list, const I
     return nb::make_tuple(codes.array, terms.array);
 }
 
+struct Interrupted {};
+
+// Lets Ctrl-C end a long search: asks Python for signals every now and then.
+class SignalCheck {
+  public:
+    void operator()() {
+        const auto now = std::chrono::steady_clock::now();
+        if (now - last_ < std::chrono::milliseconds(50)) return;
+        last_ = now;
+        const nb::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw Interrupted();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
 // A Searcher and the arrays it looks into.
 class BoundSearcher {
   public:
@@ -234,16 +252,8 @@ class BoundSearcher {
         view.replicas = replicas.data();
         view.blocks = blocks.data();
         view.blocks_size = blocks.size();
-        size_t label_count = 0;
-        if (nb::isinstance<In1<uint32_t>>(arrays["labels"])) {
-            const auto labels = nb::cast<In1<uint32_t>>(arrays["labels"]);
-            view.labels32 = labels.data();
-            label_count = labels.shape(0);
-        } else {
-            const auto labels = nb::cast<In1<int64_t>>(arrays["labels"]);
-            view.labels64 = labels.data();
-            label_count = labels.shape(0);
-        }
+        const auto labels = nb::cast<In1<uint32_t>>(arrays["labels"]);
+        view.labels = labels.data();
         const auto codebook = nb::cast<In3<float>>(arrays["codebook"]);
         view.codec = make_codec(view.graph.dim, number("bits"), codebook);
         view.shift_low = scale("shift_low");
@@ -256,7 +266,7 @@ class BoundSearcher {
         require(lists > 0 && neighbours.shape(0) == lists && starts.shape(0) == lists + 1 &&
                     replica_offsets.shape(0) == lists + 1 && view.starts[0] == 0 && view.starts[lists] == view.rows &&
                     view.replica_offsets[0] == 0 && view.replica_offsets[lists] == replicas.shape(0) &&
-                    label_count == view.rows,
+                    labels.shape(0) == view.rows,
                 "the index's sections do not fit each other; the index is damaged, run `tenfold search verify`");
         require(view.rows_per_page > 0 && view.pages * view.rows_per_page >= view.rows &&
                     view.rows_per_page * view.scorer.dim * type_size(view.scorer.type) <= view.page_stride,
@@ -278,12 +288,14 @@ class BoundSearcher {
         Out<int64_t, 2> ids({queries.count, k});
         Out<uint32_t, 2> stats({queries.count, 6});
         static_assert(sizeof(QueryStats) == 24);
-        {
+        const SearchOptions options{
+            k, probes, candidates, z, rule == "paper" ? Rule::paper : Rule::bound, score_whole_pages, threads};
+        try {
             const nb::gil_scoped_release release;
-            searcher_->search(
-                queries,
-                {k, probes, candidates, z, rule == "paper" ? Rule::paper : Rule::bound, score_whole_pages, threads},
-                distances.data, ids.data, reinterpret_cast<QueryStats*>(stats.data));
+            searcher_->search(queries, options, distances.data, ids.data, reinterpret_cast<QueryStats*>(stats.data),
+                              SignalCheck());
+        } catch (const Interrupted&) {
+            nb::raise_python_error();
         }
         return nb::make_tuple(distances.array, ids.array, stats.array);
     }

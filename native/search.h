@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -24,8 +25,7 @@ struct IndexView {
     uint64_t pages_offset;
     size_t pages;
     const uint32_t* page_crc;
-    const int64_t* labels64;  // one of the two: user ids by position
-    const uint32_t* labels32;
+    const uint32_t* labels;  // ids by position
 
     Graph graph;                      // over the list centroids, in search space
     const uint64_t* starts;           // (lists + 1): positions of each list's own rows
@@ -35,15 +35,13 @@ struct IndexView {
     size_t blocks_size;
     Codec codec;
     float shift_low, shift_step, scale_low, scale_step, error_low, error_step;
-
-    int64_t label(size_t position) const { return labels32 ? int64_t(labels32[position]) : labels64[position]; }
 };
 
 enum class Rule { bound, paper };
 
 struct SearchOptions {
     size_t k, probes, candidates;
-    float z;  // a candidate is read while estimate + z sqrt(estimate * error) < k-th exact distance
+    float z;  // a candidate is read while estimate + z sqrt(estimate * error) < k-th exact distance; -inf: always
     Rule rule;
     bool score_whole_pages;
     size_t threads;
@@ -71,14 +69,17 @@ class Searcher {
     ~Searcher();
 
     const std::string& backend() const { return file_.backend(); }
-    // distances and ids (count, k), stats (count). Any number of threads may call at once.
-    void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats);
+    // distances and ids (count, k), stats (count). Any number of threads may call at once. `poll`, where given, is
+    // called often from the calling thread; what it throws ends the search.
+    void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats,
+                const std::function<void()>& poll);
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
     // NaN where a position's own list does not hold it.
     void estimate(const Queries&, const uint32_t* positions, size_t width, size_t threads, float* estimates,
                   float* errors) const;
 
   private:
+    ScanTable scan_table(const QueryTable&) const;
     std::unique_ptr<Worker> borrow();
     void give_back(std::unique_ptr<Worker>);
 

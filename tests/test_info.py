@@ -1,5 +1,8 @@
 """What `tenfold info` reports, on machines that are not at hand: made-up folders stand for them."""
 
+import math
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +11,12 @@ import pytest
 from tenfold.info import describe_machine, read_memory_limit
 
 GIB = 2**30
+NATIVE = Path(__file__).parents[1] / "native"
+PRINT_QUOTA = """
+#include <cstdio>
+#include "machine.h"
+int main(int, char** arguments) { std::printf("%g", tenfold::cpu_quota(arguments[1])); }
+"""
 
 
 @pytest.fixture
@@ -50,6 +59,46 @@ def test_a_limit_above_the_memory_is_none(root: Path) -> None:
     write(root / "proc/self/cgroup", "4:memory:/\n")
     write(root / "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{2**63 - 4096}\n")
     assert read_memory_limit(root) == 16 * GIB
+
+
+@pytest.fixture(scope="module")
+def quota_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prints the CPU quota of the machine in a folder."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler on this machine")
+    folder = tmp_path_factory.mktemp("quota")
+    (folder / "main.cpp").write_text(PRINT_QUOTA)
+    sources = [folder / "main.cpp", NATIVE / "machine.cpp"]
+    subprocess.run([compiler, "-std=c++20", "-I", NATIVE, *sources, "-o", folder / "quota"], check=True)
+    return folder / "quota"
+
+
+def version_1(quota: str) -> dict[str, str]:
+    folder = "sys/fs/cgroup/cpu/docker/x"
+    return {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "1000"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("", {}, math.inf),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "250000 100000"}, 2.5),
+        ("0::/a/b\n", {"sys/fs/cgroup/cpu.max": "300000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 3),
+        ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "4000 1000", "sys/fs/cgroup/a/cpu.max": "1500 1000"}, 1.5),
+        ("0::/a\n", {"sys/fs/cgroup/other/cpu.max": "1000 1000"}, math.inf),
+        ("4:cpuset:/c\n3:cpu,cpuacct:/docker/x\n", version_1("2000"), 2),
+        ("3:cpu:/docker/x\n0::/\n", version_1("-1"), math.inf),
+        ("odd\n0\n0:\n0::\n0:cpu:/\n", {"sys/fs/cgroup/cpu.max": "0 0"}, math.inf),
+    ],
+)
+def test_the_tightest_cpu_quota_counts(
+    groups: str, files: dict[str, str], cores: float, root: Path, quota_program: Path
+) -> None:
+    """In the process's own control group or an ancestor, of version 1 or 2; another group's does not matter."""
+    for name, text in (files | {"proc/self/cgroup": groups}).items():
+        write(root / name, text)
+    assert float(subprocess.check_output([quota_program, root], text=True)) == cores
 
 
 def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from search_helpers import make_vectors
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search
 from tenfold.search.data import write_vectors
+from tenfold.search.evaluation import evaluate
 from tenfold.search.storage import SectionWriter
 
 IndexCache = Callable[..., Path]
@@ -52,6 +53,23 @@ def test_rows_that_are_no_vectors(dtype: str, value: float, name: str, tmp_path:
     for metric in ("l2", "ip", "cosine"):
         refused(lambda metric=metric: Index.build(base, tmp_path / "index", metric=metric), "417", name)
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("length", [1e-16, 1e-21, 1e-40])
+def test_rows_whose_squares_vanish(length: float, metric: str, tmp_path: Path) -> None:
+    """Distances of such rows would be wrong or zero; rows of zeros are no harm."""
+    base = make_vectors(600, 9, "float32")
+    base[[3, 598]] = 0
+    assert exact_search(as_source(base), base[:4], 2, metric)[0].shape == (4, 2)  # type: ignore[arg-type]
+    base[417] = 0
+    base[417, 2] = length
+    for work in (
+        lambda: Index.build(base, tmp_path / "index", metric=metric),  # type: ignore[arg-type]
+        lambda: exact_search(as_source(base), base[:4], 2, metric),  # type: ignore[arg-type]
+        lambda: exact_search(as_source(base[:9]), base, 2, metric),  # type: ignore[arg-type]
+    ):
+        refused(work, "417", "scale the vectors up")
 
 
 @pytest.mark.parametrize("cut", [1, 3, 17 * 4 + 2, 17 * 4 * 9 + 5])
@@ -184,6 +202,9 @@ print(distances.shape, ids.shape, stats.rounds.shape)
 SEARCH_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "k zero": ({"k": 0}, "k is 0"),
     "k negative": ({"k": -3}, "k is -3"),
+    "k float": ({"k": 2.5}, "k is 2.5"),
+    "probes float": ({"probes": 2.5}, "probes is 2.5"),
+    "recall text": ({"recall": "0.9"}, "recall is '0.9'"),
     "k huge": ({"k": 1 << 70}, "k is"),
     "recall zero": ({"recall": 0.0}, "recall is 0"),
     "recall above one": ({"recall": 1.5}, "1.5"),
@@ -200,6 +221,29 @@ def test_search_options(what: str, index_cache: IndexCache) -> None:
     options, quoted = SEARCH_OPTIONS[what]
     index = Index.open(index_cache(*SMALL))
     refused(lambda: index.search(np.zeros((1, 24), np.uint8), **options), quoted)
+
+
+@pytest.mark.parametrize(
+    ("options", "quoted"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"k": 2.5}, "k is 2.5"),
+        ({"k": "3"}, "k is '3'"),
+        ({"k": 1 << 70}, "k is"),
+        ({"k": 3, "threads": -1}, "threads is -1"),
+        ({"k": 3, "threads": 1.0}, "threads is 1.0"),
+    ],
+)
+def test_options_of_exact_search(options: dict[str, Any], quoted: str) -> None:
+    base = make_vectors(5, 24, "uint8")
+    refused(lambda: exact_search(as_source(base), base, **options), quoted, "whole number")
+    assert exact_search(as_source(base), base, np.int64(3), threads=2)[0].shape == (5, 3)  # type: ignore[arg-type]
+
+
+def test_evaluating_nothing(index_cache: IndexCache) -> None:
+    index = Index.open(index_cache(*SMALL))
+    refused(lambda: evaluate(index, np.zeros((0, 24), np.uint8)), "no queries")
+    refused(lambda: evaluate(index, np.zeros((1, 24), np.uint8), k=1.5), "k is 1.5")  # type: ignore[arg-type]
 
 
 def test_settings_beyond_the_index_are_all_of_it(index_cache: IndexCache) -> None:
@@ -348,3 +392,34 @@ def test_native_functions_check_their_arrays() -> None:
     out = (np.zeros((2, 1), np.float32), np.zeros((2, 1), np.int64))
     for queries in (np.zeros((2, 5), np.float32), np.zeros((2, 4), np.uint8), np.zeros((3, 4), np.float32)):
         refused(lambda queries=queries: _native.exact(rows, "float32", "l2", queries, 0, *out))
+
+
+def test_more_than_there_is(tmp_path: Path) -> None:
+    """A k, a cache or a budget beyond any machine is one line, or no matter at all."""
+    rows = make_vectors(100, 8, "float32")
+    index = Index.build(rows, tmp_path / "index")
+    with pytest.raises(InputError, match=r"16,000,000 results of 100,000 queries .* fewer"):
+        index.search(np.zeros((100_000, 8), np.float32), 16_000_000)
+    assert Index.open(tmp_path / "index", cache="900TB").search(rows[:1], 1)[1][0, 0] == 0
+    with pytest.raises(InputError, match="more than any machine"):
+        Index.open(tmp_path / "index", cache="9" * 400)
+
+
+def test_interrupt_ends_a_search(tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Ctrl-C during a long search: KeyboardInterrupt soon, and the index searches on afterwards."""
+    code = """
+import os, signal, sys, threading, time
+import numpy as np
+from tenfold.search import Index
+rows = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
+index = Index.build(rows, sys.argv[1])
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    index.search(np.tile(rows, (10, 1)), 10, recall=1.0)
+    print("finished")
+except KeyboardInterrupt:
+    print("interrupted")
+print(index.search(rows[:1], 1)[1][0, 0])
+"""
+    done = python(code, tmp_path / "index", timeout=120)
+    assert done.stdout.split() == ["interrupted", "0"], done.stderr

@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InputError
-from tenfold.search.data import VectorSource, as_source, convert, open_vectors, write_vectors
-from tenfold.search.formats.text import TextVectors
+from tenfold.search.data import VectorSource, as_source, convert, metric_of, open_vectors, write_vectors
 
 # The formats we write, and the dtypes that each holds.
 WRITTEN = {
@@ -222,24 +221,42 @@ def test_key_chooses_the_array(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_all(open_vectors(tmp_path / "a.hdf5", key="group/test")), test)
     assert open_vectors(tmp_path / "a.hdf5").metric_hint == "euclidean"
     assert open_vectors(tmp_path / "a.npz", key="test").metric_hint is None
-    with pytest.raises(InputError, match=r"no key was given; pass key= one of: test, train$"):
+    with pytest.raises(InputError, match=r"no key was given; choose by key: test, train$"):
         open_vectors(tmp_path / "a.npz")
-    with pytest.raises(InputError, match=r"no array 'base'; pass key= one of: test, train$"):
+    with pytest.raises(InputError, match=r"no array 'base'; choose by key: test, train$"):
         open_vectors(tmp_path / "a.npz", key="base")
-    with pytest.raises(InputError, match=r"no data set 'base'; pass key= one of: train$"):
+    with pytest.raises(InputError, match=r"no data set 'base'; choose by key: train$"):
         open_vectors(tmp_path / "a.hdf5", key="base")
-    with pytest.raises(InputError, match=r"no column of lists is called 'title'; pass key= one of: train$"):
+    with pytest.raises(InputError, match=r"no column of lists is called 'title'; choose by key: train$"):
         open_vectors(tmp_path / "a.parquet", key="title")
+
+
+@pytest.mark.parametrize(
+    ("distance", "metric"),
+    [("euclidean", "l2"), ("angular", "cosine"), ("dot", "ip"), (b"angular", "cosine"), (3, "l2")],
+)
+def test_the_distance_a_file_names_is_its_metric(distance: object, metric: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["train"] = rows_of("float32", 8, 3)
+        assert metric_of(open_vectors(tmp_path / "a.hdf5")) == "l2"
+        file.attrs["distance"] = distance
+    assert metric_of(open_vectors(tmp_path / "a.hdf5")) == metric
+
+
+def test_a_distance_without_a_metric_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["train"], file.attrs["distance"] = rows_of("float32", 8, 3), "hamming"
+    with pytest.raises(
+        InputError, match=r"a\.hdf5\[train\]: is made for the distance 'hamming'; choose a metric: l2, ip"
+    ):
+        metric_of(open_vectors(tmp_path / "a.hdf5"))
 
 
 def test_text_with_and_without_header_keeps_words_with_spaces(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("the 1.5 -2\nat name@x.org 3e2 4\n. . . 5 6\r\nsüß 7 8 \n\n".encode())
     (tmp_path / "b.vec").write_text("3 1\n12 1\n5 2\nc 3\n")
     (tmp_path / "c.txt").write_text("12 3\n5 7\n")  # no header: the second line is too short for three numbers
-    source = open_vectors(tmp_path / "a.txt")
-    assert isinstance(source, TextVectors)
-    assert list(source.labels()) == ["the", "at name@x.org", ". . .", "süß"]
-    np.testing.assert_array_equal(read_all(source), [[1.5, -2], [300, 4], [5, 6], [7, 8]])
+    np.testing.assert_array_equal(read_all(open_vectors(tmp_path / "a.txt")), [[1.5, -2], [300, 4], [5, 6], [7, 8]])
     np.testing.assert_array_equal(read_all(open_vectors(tmp_path / "b.vec")), [[1], [2], [3]])
     np.testing.assert_array_equal(read_all(open_vectors(tmp_path / "c.txt")), [[3], [7]])
 

@@ -44,7 +44,7 @@ BAD_FILES = {
     "cut fbin": ("a.fbin", bin_bytes(X)[:-5], "10 rows of 4 float32 values, 168 bytes, but it has 163: 5 are missing"),
     "long fbin": ("a.fbin", bin_bytes(X) + b"..", "but it has 170: 2 too many"),
     "fbin of bytes": ("a.fbin", bin_bytes(X.astype(np.uint8)), "but it has 48, which fits u8bin or i8bin or spacev"),
-    "floats in .bin": ("a.bin", bin_bytes(X), "which fits fbin or ibin; rename it or pass format="),
+    "floats in .bin": ("a.bin", bin_bytes(X), "which fits fbin or ibin; rename it"),
     "fbin of huge n": ("a.fbin", bin_bytes(X, rows=2**32 - 1), "says 4,294,967,295 rows of 4 float32"),
     "fbin of huge d": ("a.fbin", bin_bytes(X, dim=2**31), "says dimension 2,147,483,648"),
     "fbin of d = 0": ("a.fbin", bin_bytes(X, dim=0), "says dimension 0"),
@@ -280,7 +280,7 @@ def test_writing_leaves_the_old_file_or_the_new_one_never_half(suffix: str, tmp_
     assert os.listdir(tmp_path) == []
     write_vectors(path, [X], 10, 4, X.dtype)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="exists already; choose another name or pass overwrite=True"):
+    with pytest.raises(InputError, match="exists already; choose another name, or say overwrite"):
         write_vectors(path, [X + 1], 10, 4, X.dtype)
     with pytest.raises(KeyboardInterrupt):
         write_vectors(path, failing(), None, 4, X.dtype, overwrite=True)

@@ -60,7 +60,7 @@ def test_truth_of_ann_benchmarks_and_numpy(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_ground_truth(tmp_path / name).ids, IDS)
     with pytest.raises(InputError, match=r"a\.hdf5: ground truth: distances are float64 \(2, 3\), the ids \(2, 1\)"):
         read_ground_truth(tmp_path / "a.hdf5", key="other")
-    with pytest.raises(InputError, match="no data set 'none'; pass key= one of: distances, neighbors, other"):
+    with pytest.raises(InputError, match="no data set 'none'; choose by key: distances, neighbors, other"):
         read_ground_truth(tmp_path / "a.hdf5", key="none")
 
 

@@ -120,15 +120,15 @@ def test_first_line(text: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("text", "terms"),
     [
-        ("parseHTTPDate", ["pars", "http", "dat"]),
-        ("http.client.HTTPConnection.get_response", ["http", "client", "http", "connect", "response"]),
+        ("parseHTTPDate", ["par", "http", "dat"]),
+        ("http.client.HTTPConnection.get_response", ["http", "client", "http", "connect", "respon"]),
         ("How do I compress a file?", ["compress", "fil"]),
         ("x = 12 * y", []),
         ("", []),
     ],
 )
 def test_identifiers_and_sentences_become_stems(text: str, terms: list[str]) -> None:
-    assert [stem(term) for term in tokenize(text)] == [stem(stem(term)) for term in terms]
+    assert tokenize(text) == terms
 
 
 @pytest.mark.parametrize(

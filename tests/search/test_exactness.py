@@ -146,3 +146,25 @@ def test_searching_again_with_a_cache(cache: str, index_cache: IndexCache) -> No
     assert_same(first[:2], second[:2])
     assert second[2].pages_read.sum() == 0
     assert (second[2].pages_cached > 0).all()
+
+
+def test_a_calibrated_search_never_reads_everything(tmp_path: Path) -> None:
+    """Also where the index has fewer rows than candidates are allowed: few pages, unless recall is 1."""
+    rows = make_vectors(500, 1024, "float32")  # a page each
+    index = Index.build(rows, tmp_path / "index")
+    *_, few = index.search(rows[:20], 5, recall=0.8, return_stats=True)
+    *_, every = index.search(rows[:20], 5, recall=1.0, return_stats=True)
+    assert few.pages_read.mean() < 100
+    assert (every.pages_read + every.pages_cached == 500).all()
+
+
+def test_rows_far_from_the_origin_cost_no_more(tmp_path: Path) -> None:
+    """Search space has its origin among the rows: a shift by a thousand changes neither codes nor reads much."""
+    rows = make_vectors(4000, 32, "float32")
+    scale = float(rows.std())
+    pages = []
+    for number, shift in enumerate((0.0, 1000 * scale)):
+        index = Index.build(rows + np.float32(shift), tmp_path / f"{number}")
+        *_, stats = index.search(rows[:200] + np.float32(shift), 10, probes=20, candidates=100, return_stats=True)
+        pages.append(float(stats.pages_read.mean() + stats.pages_cached.mean()))
+    assert pages[1] < 1.3 * pages[0]

@@ -10,6 +10,8 @@ from search_helpers import make_vectors
 from tenfold.core.errors import InputError
 from tenfold.search import Index, as_source, exact_search, open_vectors, read_ground_truth, recall_at_k
 from tenfold.search.calibration import Calibration, Tuning
+from tenfold.search.evaluation import evaluate
+from tenfold.search.space import Metric
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,15 @@ def test_all_is_exact(bigann: dict[str, Index], queries: np.ndarray, truth: np.n
 
 def test_more_recall_costs_more(bigann: dict[str, Index], queries: np.ndarray) -> None:
     """Pages asked for and codes scanned rise with the knob; two rounds of reading at most."""
-    work = []
+    pages, codes = [], []
     for recall in (0.8, 0.9, 0.95, 0.99, 1.0):
         *_, stats = bigann["pq"].search(queries, recall=recall, threads=1, return_stats=True)
-        work.append(float((stats.pages_read + stats.pages_cached).mean()))
+        pages.append(float((stats.pages_read + stats.pages_cached).mean()))
+        codes.append(float(stats.codes_scanned.mean()))
         assert (stats.rounds <= 2).all()
-    assert work == sorted(work)
+    assert pages == sorted(pages)
+    assert codes == sorted(codes)
+    assert codes[0] < codes[-1] == round(bigann["pq"].stats()["entries_per_row"] * bigann["pq"].rows)
 
 
 def test_whole_pages_never_lower_recall(bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray) -> None:
@@ -135,3 +140,41 @@ def test_recall_counts_ties_by_distance() -> None:
     assert recall_at_k(np.array([[1, 2, np.inf]], np.float32), truth[1:], 3) == 1
     assert recall_at_k(np.array([[1, np.inf, np.inf]], np.float32), truth[1:], 3) == 0.5
     assert recall_at_k(np.zeros((0, 3), np.float32), truth[:0], 3) == 1
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("scale", [1e-10, 1e-5, 1e15])
+def test_recall_does_not_depend_on_scale(metric: Metric, scale: float) -> None:
+    """Random answers are as bad for vectors of any length."""
+    recalls = []
+    for factor in (1, scale):
+        base, queries = (factor * make_vectors(count, 16, "float32", seed=count) for count in (500, 20))
+        true_distances, _ = exact_search(as_source(base), queries, 10, metric)
+        distances, _ = exact_search(as_source(base[::2]), queries, 10, metric)
+        recalls.append(recall_at_k(distances, true_distances, 10, metric))
+    assert recalls[0] == recalls[1] < 0.8
+
+
+def test_recall_forgives_rounding() -> None:
+    """A part of the distance, and of 1 where the distance is 1 - cos."""
+    near, nearer = np.array([[1 + 5e-6]]), np.array([[1.0]])
+    assert recall_at_k(near, nearer, 1) == recall_at_k(1e-20 * near, 1e-20 * nearer, 1) == 1
+    assert recall_at_k(np.array([[6e-8]]), np.array([[0.0]]), 1, "cosine") == 1
+    assert recall_at_k(np.array([[6e-8]]), np.array([[0.0]]), 1) == 0
+
+
+def test_where_there_are_no_neighbours_none_is_missed() -> None:
+    nothing = np.full((2, 3), np.inf)
+    assert recall_at_k(nothing, nothing, 3) == 1
+    assert recall_at_k(nothing, np.array([[1, 2, np.inf], [np.inf] * 3]), 3) == 0.5
+
+
+@pytest.mark.parametrize(("found", "true"), [((2, 3), (2, 2)), ((2, 2), (2, 3)), ((2, 3), (1, 3))])
+def test_recall_of_too_few_distances_is_refused(found: tuple[int, int], true: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"recall at 3 compares \(queries, 3 or more\)"):
+        recall_at_k(np.zeros(found), np.zeros(true), 3)
+
+
+def test_an_empty_index_misses_nothing(tmp_path: Path) -> None:
+    index = Index.build(np.zeros((0, 4), np.float32), tmp_path / "index")
+    assert evaluate(index, np.ones((3, 4), np.float32)).recall == 1

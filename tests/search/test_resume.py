@@ -78,6 +78,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def index_contents(folder: Path) -> dict[str, bytes]:
+    """Without the notes of a build that was killed after its index had got its name, before it tidied up."""
+    return {name: content for name, content in contents(folder).items() if name not in ("build.json", "lock")}
+
+
 def opens(folder: Path) -> bool:
     try:
         Index.open(folder)
@@ -112,8 +117,8 @@ def check_resumed(build: Build, target: Path, expected: dict[str, bytes]) -> Non
     """After a kill: nothing there opens unless it is complete, and building again completes it."""
     partial = target.with_name("index.partial")
     assert not opens(partial)
-    assert not target.exists() or contents(target) == expected
-    if not target.exists():
+    assert not target.exists() or index_contents(target) == expected
+    if not target.exists() or contents(target) != expected:
         assert in_child(lambda: build(no_progress)) == 0
     assert contents(target) == expected
     assert not partial.exists()
@@ -155,19 +160,28 @@ def test_killed_at_every_change_of_the_file_system(
         check_resumed(build, target, expected)
 
 
-def test_killed_at_every_change_while_replacing(source: Path, target: Path, tmp_path: Path, uncalibrated: None) -> None:
-    """With `overwrite`, what opens is always the whole old or the whole new index, and a rerun finishes."""
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_killed_at_every_change_while_replacing(
+    exchanges: bool, source: Path, target: Path, tmp_path: Path, uncalibrated: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `overwrite`, what opens is always the whole old or the whole new index, and a rerun finishes.
+
+    Where the system can exchange two folders, one of them is there at every moment.
+    """
+    if not exchanges:
+        monkeypatch.setattr("tenfold.search.workplace._exchange", lambda one, other: False)
     old = make_vectors(300, 16, "float32", seed=5)
     build_old, build_new = builder(old, target), builder(source, target, overwrite=True)
     before, after = reference(build_old, target), reference(build_new, target)
     assert in_child(lambda: build_old(no_progress)) == 0
     changes = count_changes(build_new, tmp_path)
-    for moment in range(changes - 14, changes):
+    for moment in range(changes - 20, changes):
         start_over(target)
         assert in_child(lambda: build_old(no_progress)) == 0
         in_child(lambda moment=moment: (sys.addaudithook(killing_hook(moment)), build_new(no_progress))[0])
+        assert opens(target) or not exchanges
         if opens(target):
-            assert contents(target) in (before, after)
+            assert index_contents(target) in (before, after)
         assert not opens(target.with_name("index.partial"))
         assert in_child(lambda: build_new(no_progress)) == 0
         assert contents(target) == after

@@ -3,10 +3,12 @@
 import re
 import shlex
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tenfold.cli import main
+from tenfold.search import Index
 from tenfold.search.calibration import Calibration, Tuning
 
 ROOT = Path(__file__).parents[2]
@@ -35,3 +37,6 @@ def test_every_code_block_runs(
             command, *arguments = shlex.split(line)
             assert command == "tenfold"
             assert main(arguments) == 0, line
+    if "small" in names:
+        needed = [cast(Index, names[name]).stats()["memory_bytes"] for name in ("small", "index")]
+        assert needed[0] / needed[1] == pytest.approx(2 / 3, abs=0.05), "the tutorial says about two thirds"

@@ -15,8 +15,6 @@ n rows of a block · D dimension of search space · M sub-quantisers · L lists
 """
 
 import contextlib
-import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,20 +25,31 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
-from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, balanced_axes, block_bytes, pack_blocks, train_codec
+from tenfold.search.codec import (
+    BLOCK_ROWS,
+    Codec,
+    CodecKind,
+    balanced_axes,
+    block_bytes,
+    pack_blocks,
+    residuals_of,
+    train_codec,
+)
 from tenfold.search.exact import check_lengths
-from tenfold.search.formats.source import ArrayVectors, VectorSource
+from tenfold.search.formats.source import VectorSource
+from tenfold.search.manifest import write_manifest
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.progress import Progress
 from tenfold.search.space import Metric, Space, open_space
+from tenfold.search.spilling import Spill, read_chunks, spilled_sizes
 from tenfold.search.storage import (
     FORMAT_VERSION,
     SectionFile,
     SectionWriter,
     as_bytes,
-    replace_file,
-    sync_folder,
+    save_array,
 )
+from tenfold.search.workplace import discard, read_notes, write_notes
 
 __all__ = ["BuildConfig", "Builder", "page_layout"]
 
@@ -107,8 +116,7 @@ class Builder:
             self.progress(name, 0, 1)
             phase()
             _native.release_memory()
-            self.state["done"].append(name)
-            self._save_state()
+            self._finish(name)
             self.progress(name, 1, 1)
 
     def manifest(self) -> dict[str, Any]:
@@ -129,28 +137,46 @@ class Builder:
 
     def _resume(self, memory_budget: int) -> None:
         """Take over the state of an earlier try at the same index, or begin anew."""
-        identity = {
+        self.identity: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "source": _fingerprint(self.source),
             "memory_budget": memory_budget,
             "config": asdict(self.config),
         }
-        self.state: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self.state = json.loads((self.folder / "build.json").read_text())
-        if self.state.get("identity") == identity:
+        self.state = read_notes(self.folder)
+        if self.state.get("identity") == self.identity:
             self.plan = MemoryPlan(**self.state["plan"])
-            return
-        config = self.config
-        self.plan = MemoryPlan.make(memory_budget, self.source, self.space_dim, config.rows_per_list, config.code_bytes)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.spill.mkdir(parents=True)
-        self.state = {"identity": identity, "plan": asdict(self.plan), "done": []}
-        self._save_state()
+            while self.state["done"] and not self._is_whole(self.state["done"][-1]):
+                self.state["done"].pop()
+            write_notes(self.folder, self.state)
+        else:
+            sizes = self.config.rows_per_list, self.config.code_bytes
+            self.plan = MemoryPlan.make(memory_budget, self.source, self.space_dim, *sizes)
+            self.state = {"identity": self.identity, "plan": asdict(self.plan), "done": [], "spilled": {}}
+            write_notes(self.folder, self.state)  # before anything goes: nobody must go on behind what is gone
+            discard(self.folder, keep=("build.json", "lock"))
+        self.spill.mkdir(exist_ok=True)
 
-    def _save_state(self) -> None:
-        with replace_file(self.folder / "build.json") as file:
-            file.write(json.dumps(self.state, indent=1).encode())
+    def _is_whole(self, phase: str) -> bool:
+        """Whether what the phase spilled is there in full; a power cut may have taken some of it."""
+        left: dict[str, int] = self.state["spilled"].get(phase, {})
+        return left == spilled_sizes(self.spill, phase)
+
+    def _finish(self, phase: str) -> None:
+        """Note that a phase is done and how much it spilled."""
+        self.state["spilled"][phase] = spilled_sizes(self.spill, phase)
+        self.state["done"].append(phase)
+        write_notes(self.folder, self.state)
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest: the index is complete, but for its name."""
+        write_manifest(self.folder, manifest)
+        self._finish("manifest")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds a complete index."""
+        return "manifest" in self.state["done"]
 
     @property
     def space(self) -> Space:
@@ -184,11 +210,10 @@ class Builder:
             if self.config.metric == "ip":
                 radius = max(radius, float(np.linalg.norm(block.astype(np.float32), axis=1).max(initial=0)))
         self.state["radius"] = radius
-        with replace_file(self.folder / "sample.npy") as file:
-            np.save(file, sample)
+        save_array(self.folder / "sample.npy", sample)
 
     def _sample_rows(self, space: Space, most: int | None = None) -> np.ndarray:
-        return space.rows(np.load(self.folder / "sample.npy")[:most])
+        return space.rows(np.load(self.folder / "sample.npy", mmap_mode="r")[:most])
 
     # --- cluster, train -------------------------------------------------------------------------------------
 
@@ -207,7 +232,8 @@ class Builder:
         axes = np.zeros((0, self.space_dim), np.float32)
         if self.config.codec == "pq":
             rows = rows[: self.plan.training_rows]
-            axes = balanced_axes(rows - tree.centroids[tree.assign(rows, self.threads)], self.config.code_bytes)
+            rows = residuals_of(rows, tree.assign(rows, self.threads), tree.centroids)
+            axes = balanced_axes(rows, self.config.code_bytes)
             tree = tree.turned(axes) if len(axes) else tree
         with SectionWriter(self.folder / "tree.bin", "tree") as file:
             file.add("center", center)
@@ -277,7 +303,7 @@ class Builder:
         counts = np.zeros(lists, np.int64)
         bounds = self._ranges(lists)
         row = 0
-        with _Spill(self.spill, "rows", len(bounds) - 1) as spill:
+        with Spill(self.spill, "rows", len(bounds) - 1) as spill:
             for block in self._blocks("assign"):
                 found = tree.assign(space.rows(block), self.threads)
                 counts += np.bincount(found, minlength=lists)
@@ -287,7 +313,7 @@ class Builder:
                 records["vector"] = block
                 spill.write(np.searchsorted(bounds, found, side="right") - 1, records)
                 row += len(block)
-        np.save(self.spill / "counts.npy", counts)
+        save_array(self.spill / "counts.npy", counts)
 
     # --- layout ---------------------------------------------------------------------------------------------
 
@@ -312,8 +338,8 @@ class Builder:
         position = 0
         with (
             SectionWriter(self.folder / "vectors.bin", "vectors") as file,
-            _Spill(self.spill, "labels", 1) as labels,
-            _Spill(self.spill, "entries", ranges) as entries,
+            Spill(self.spill, "labels", 1) as labels,
+            Spill(self.spill, "entries", ranges) as entries,
         ):
             pages = _PageWriter(file, self.source.dim * self.source.dtype.itemsize)
             for number in range(ranges):
@@ -334,7 +360,7 @@ class Builder:
                     self.progress("layout", position, self.source.rows)
             pages.finish()
             file.begin("labels", "<u4")
-            for chunk in _read_chunks(self.spill / "labels-0", np.dtype("<u4"), self.plan.block_rows):
+            for chunk in read_chunks(self.spill / "labels-0", np.dtype("<u4"), self.plan.block_rows):
                 file.write(chunk)
             file.end()
 
@@ -395,53 +421,17 @@ class Builder:
             lists.add("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64))
             lists.add("replica_offsets", np.concatenate([[0], np.cumsum(copies)]).astype(np.uint64))
 
-    def publish(self, path: Path) -> None:
-        """Remove what only the build needed and give the finished index its name; an older one there goes."""
-        replaced = path.with_name(path.name + ".replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        shutil.rmtree(self.spill, ignore_errors=True)
-        for name in ("sample.npy", "tree.bin", "build.json"):
-            (self.folder / name).unlink(missing_ok=True)
-        if path.exists():
-            path.rename(replaced)  # at once: an index being removed file by file must not be found there
-        self.folder.rename(path)
-        sync_folder(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-
 
 def _fingerprint(source: VectorSource) -> list[Any]:
-    """What tells one source from another: a file's size and time of change, an array's content."""
+    """What tells one source from another: size and time of change of its files, or else its content."""
     described: list[Any] = [source.name, source.rows, source.dim, source.dtype.name]
-    if not isinstance(source, ArrayVectors):
-        with contextlib.suppress(OSError, ValueError):
-            status = Path(source.name).stat()
-            return [*described, status.st_size, status.st_mtime_ns]
+    with contextlib.suppress(OSError, ValueError):
+        if files := [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source.files()]:
+            return [*described, *files]
     crc = 0
     for block in source.blocks(1 << 14):
         crc = _native.crc32c(as_bytes(block), crc)
     return [*described, crc]
-
-
-class _Spill:
-    """Appends records to one file per range, made anew."""
-
-    def __init__(self, folder: Path, name: str, ranges: int) -> None:
-        self._paths = [folder / f"{name}-{number}" for number in range(ranges)]
-
-    def __enter__(self) -> "_Spill":
-        self._files = [path.open("wb", buffering=0) for path in self._paths]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
-
-    def write(self, ranges: np.ndarray, records: np.ndarray) -> None:
-        order = np.argsort(ranges, kind="stable")
-        ends = np.cumsum(np.bincount(ranges, minlength=len(self._files)))
-        for number, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            if stop > start:
-                records[order[start:stop]].tofile(self._files[number])
 
 
 class _PageWriter:
@@ -490,9 +480,3 @@ def _blocks_of(entries: np.ndarray, sizes: np.ndarray, most: int) -> Iterator[np
         spread[places] = part
         yield pack_blocks(spread["codes"], spread["shift"], spread["scale"], spread["error"])
         first = last
-
-
-def _read_chunks(path: Path, dtype: np.dtype, rows: int) -> Iterator[np.ndarray]:
-    with path.open("rb") as file:
-        while len(chunk := np.fromfile(file, dtype, rows)):
-            yield chunk

@@ -6,6 +6,7 @@ neighbours says which z loses how many. Then, for every level of recall, the che
 and z that reaches it is kept.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from tenfold.search.progress import Progress
 if TYPE_CHECKING:
     from tenfold.search.index import Index
 
-__all__ = ["Calibration", "StoredRows", "Tuning", "calibrate"]
+__all__ = ["EVERYTHING", "Calibration", "StoredRows", "Tuning", "calibrate"]
 
+EVERYTHING = -math.inf  # as z: every row that was scanned is read
 _LEVELS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
 _FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
@@ -63,7 +65,7 @@ class Calibration:
                 if level >= recall - 1e-9:
                     stretch = max(1.0, k / known)  # beyond the largest measured k: in proportion
                     return Tuning(int(tuning.probes * stretch), int(tuning.candidates * stretch), tuning.z)
-        return Tuning(lists, max(1, rows), -1.0)
+        return Tuning(lists, max(1, rows), EVERYTHING)
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the manifest."""
@@ -138,7 +140,7 @@ class _Trial:
         estimates, errors, base, slope = self.index.estimates(self.queries, positions, self.threads)
         exact = base[:, None] + slope[:, None] * distances
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratios = (exact - estimates) / np.sqrt(np.maximum(estimates, 0) * errors)
+            ratios = (exact - estimates) / (np.sqrt(np.maximum(estimates, 0)) * np.sqrt(errors))
         ratios = ratios[np.isfinite(ratios)]
         if len(ratios) == 0:
             return [-1.0]
@@ -156,7 +158,8 @@ class _Trial:
         pages = float((stats.pages_read + stats.pages_cached).mean())
         codes = float(stats.codes_scanned.mean())
         cost = _PAGE_COST * pages + _CODE_COST * codes + _PROBE_COST * probes
-        return recall_at_k(distances, self.truth[some], min(k, self.truth.shape[1])), cost
+        recall = recall_at_k(distances, self.truth[some], min(k, self.truth.shape[1]), self.index.metric)
+        return recall, cost
 
     def levels(self, k: int) -> list[tuple[float, Tuning]]:
         candidates = min(self.index.rows, _CANDIDATES_PER_RESULT * k)

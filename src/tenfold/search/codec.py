@@ -16,12 +16,13 @@ import numpy as np
 
 from tenfold.search import _native
 
-__all__ = ["Codec", "CodecKind", "balanced_axes", "block_bytes", "pack_blocks", "train_codec"]
+__all__ = ["Codec", "CodecKind", "balanced_axes", "block_bytes", "pack_blocks", "residuals_of", "train_codec"]
 
 CodecKind = Literal["pq", "rabitq"]
 
 BLOCK_ROWS = 32
 _PQ_ITERATIONS = 12
+_PIECE = 4096
 _MOST_TURNED = 1024  # dimensions; beyond, a product with a D x D matrix costs too much per query
 _NO_CODEBOOK = np.zeros((2, 16, 1), np.float32)
 
@@ -57,6 +58,14 @@ class Codec:
             scale_code.astype(np.uint8),
             _quantise(np.log(error), self.error_low, self.error_step, 255).astype(np.uint8),
         )
+
+
+def residuals_of(rows: np.ndarray, lists: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """rows - centroids[lists], in place and in pieces: rows (n, D) are many when a codec is trained."""
+    for start in range(0, len(rows), _PIECE):
+        part = slice(start, start + _PIECE)
+        rows[part] -= centroids[lists[part]]
+    return rows
 
 
 def balanced_axes(residuals: np.ndarray, code_bytes: int) -> np.ndarray:
@@ -95,7 +104,7 @@ def train_codec(
     if kind == "pq":
         # Every eighth row is kept out: a codebook fits the rows that made it better than those to come.
         made = np.arange(len(rows)) % 8 < 7
-        residuals = rows[made] - centroids[lists[made]]
+        residuals = residuals_of(rows[made], lists[made], centroids)
         bits, codebook = 0, _native.train_pq(residuals, _subs(code_bytes, dim), _PQ_ITERATIONS, threads)
     else:
         bits, codebook = min(4, max(1, round(8 * code_bytes / dim))), _NO_CODEBOOK

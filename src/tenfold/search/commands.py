@@ -13,22 +13,22 @@ from tenfold.core.errors import InputError
 from tenfold.core.reports import Table
 from tenfold.search.codec import CodecKind
 from tenfold.search.data import convert as convert_file
-from tenfold.search.data import open_vectors, read_ground_truth
+from tenfold.search.data import metric_of, open_vectors, read_ground_truth
 from tenfold.search.evaluation import evaluate as evaluate_index
-from tenfold.search.index import Index, IoBackend, verify_index
+from tenfold.search.index import Index, IoBackend, Rerank, verify_index
 from tenfold.search.progress import progress_bar
-from tenfold.search.space import Metric
 
 __all__ = ["COMMANDS"]
 
 Size = Annotated[str, tyro.conf.arg(metavar="SIZE")]
 _MOST_QUERIES = 1_000_000
+_BLOCK_QUERIES, _BLOCK_RESULTS = 10_000, 1 << 20  # that `query` holds at a time
 
 
 def build(
     base: Path,
     index: Path,
-    metric: Metric = "l2",
+    metric: Literal["auto", "l2", "ip", "cosine"] = "auto",
     memory_budget: Size = "1GB",
     codec: Literal["auto", "pq", "rabitq"] = "auto",
     code_bytes: int = 0,
@@ -48,7 +48,7 @@ def build(
     Args:
         base: File of vectors (fvecs, bvecs, fbin, u8bin, i8bin, f16bin, npy, npz, hdf5, parquet, text, ...).
         index: Folder to make.
-        metric: How nearness is measured.
+        metric: How nearness is measured; auto takes what the file says (hdf5 may), else l2.
         memory_budget: What the whole process may hold while building.
         codec: Codes kept in memory; auto takes rabitq from dimension 256 on, else pq.
         code_bytes: Bytes of code per vector; 0 chooses by dimension.
@@ -61,20 +61,23 @@ def build(
     """
     source = open_vectors(base, key=key or None)
     chosen: CodecKind | None = None if codec == "auto" else codec
-    with progress_bar() as progress:
-        built = Index.build(
-            source,
-            index,
-            metric=metric,
-            codec=chosen,
-            code_bytes=code_bytes or None,
-            memory_budget=memory_budget,
-            rows_per_list=rows_per_list,
-            seed=seed,
-            threads=threads or None,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    try:
+        with progress_bar() as progress:
+            built = Index.build(
+                source,
+                index,
+                metric=metric_of(source) if metric == "auto" else metric,
+                codec=chosen,
+                code_bytes=code_bytes or None,
+                memory_budget=memory_budget,
+                rows_per_list=rows_per_list,
+                seed=seed,
+                threads=threads or None,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on behind the last finished phase") from None
     _print_info(built, json)
 
 
@@ -85,7 +88,7 @@ def query(
     recall: float = 0.95,
     probes: int = 0,
     candidates: int = 0,
-    rerank: Literal["bound", "paper"] = "bound",
+    rerank: Rerank = "bound",
     io: IoBackend = "auto",
     cache: Size = "0",
     threads: int = 0,
@@ -115,10 +118,11 @@ def query(
     opened = Index.open(index, io=io, cache=cache)
     source = open_vectors(queries, key=key or None)
     number = 0
-    for block in source.blocks(10_000):
+    width = min(k, max(1, opened.rows))  # there are no further neighbours
+    for block in source.blocks(max(1, min(_BLOCK_QUERIES, _BLOCK_RESULTS // max(1, width)))):
         distances, ids = opened.search(
             block,
-            k,
+            width,
             recall=recall,
             probes=probes or None,
             candidates=candidates or None,
@@ -138,6 +142,7 @@ def evaluate(
     recall: float = 0.95,
     probes: int = 0,
     candidates: int = 0,
+    rerank: Rerank = "bound",
     io: IoBackend = "auto",
     cache: Size = "0",
     threads: int = 0,
@@ -158,6 +163,7 @@ def evaluate(
         recall: Wanted share of true neighbours found; 1 searches everything.
         probes: Lists to scan, instead of what recall chooses; 0 leaves it to recall.
         candidates: Codes to keep for re-ranking; 0 leaves it to recall.
+        rerank: When to stop reading vectors: bound, or the paper's rule.
         io: How pages are read from disk.
         cache: Memory for pages read lately, for each thread.
         threads: 0 means all usable cores.
@@ -176,6 +182,7 @@ def evaluate(
             recall=recall,
             probes=probes or None,
             candidates=candidates or None,
+            rerank=rerank,
             threads=threads or None,
             progress=progress,
         )
@@ -226,7 +233,11 @@ def verify(index: Path, json: bool = False) -> None:
 
 
 def tune(
-    index: Path, queries: Annotated[Path | None, tyro.conf.Positional] = None, key: str = "", json: bool = False
+    index: Path,
+    queries: Annotated[Path | None, tyro.conf.Positional] = None,
+    threads: int = 0,
+    key: str = "",
+    json: bool = False,
 ) -> None:
     """Measure anew which settings reach which recall, best with real queries, and keep the result.
 
@@ -235,13 +246,14 @@ def tune(
     Args:
         index: Index folder.
         queries: A few hundred typical queries; default: rows of the index itself.
+        threads: 0 means all usable cores.
         key: Data set, array or column of QUERIES.
         json: Print one JSON object instead of a table.
     """
     opened = Index.open(index)
     rows = None if queries is None else _read_queries(queries, key)
     with progress_bar() as progress:
-        opened.calibrate(rows, progress=progress)
+        opened.calibrate(rows, threads=threads or None, progress=progress)
     _print_info(opened, json)
 
 
@@ -281,14 +293,14 @@ def _read_queries(path: Path, key: str) -> np.ndarray:
 
 
 def _true_distances(index: Index, queries: np.ndarray, path: Path, k: int) -> np.ndarray:
-    """Distances of the true neighbours; computed from the ids where the file has none, or in another measure."""
-    truth = read_ground_truth(path)
-    if truth.ids.shape[0] != len(queries) or truth.ids.shape[1] < k:
+    """Distances of the true neighbours, computed from the ids: the file may have none, or in another measure."""
+    truth, needed = read_ground_truth(path), min(k, max(1, index.rows))
+    if truth.ids.shape[0] != len(queries) or truth.ids.shape[1] < needed:
         raise InputError(
             f"{path}: has {truth.ids.shape[1]} neighbours of {truth.ids.shape[0]:,} queries; "
-            f"{k} of {len(queries):,} are needed"
+            f"{needed} of {len(queries):,} are needed"
         )
-    return index.distances_to(queries, truth.ids[:, :k])
+    return index.distances_to(queries, truth.ids[:, :needed])
 
 
 def _print_neighbours(number: int, distances: np.ndarray, ids: np.ndarray, json: bool) -> None:

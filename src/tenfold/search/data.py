@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -32,12 +33,14 @@ from tenfold.search.formats.npy import open_npy, open_npz, write_npy, write_npz
 from tenfold.search.formats.source import MAX_DIM, ArrayVectors, VectorSource, presented_dtype
 from tenfold.search.formats.text import TextVectors, write_text
 from tenfold.search.formats.truth import GroundTruth, read_ground_truth, write_ground_truth
+from tenfold.search.space import Metric
 
 __all__ = [
     "GroundTruth",
     "VectorSource",
     "as_source",
     "convert",
+    "metric_of",
     "open_vectors",
     "read_ground_truth",
     "write_ground_truth",
@@ -64,6 +67,10 @@ _WRITERS: dict[str, Writer] = {
 }
 _FIXED_DTYPES = {name: dtype.newbyteorder("=") for name, dtype in (VECS | BINS).items()} | {
     "text": np.dtype(np.float32)
+}
+_METRICS: dict[str | None, Metric] = {
+    **{None: "l2", "euclidean": "l2", "angular": "cosine", "dot": "ip"},
+    **{metric: metric for metric in get_args(Metric)},
 }
 
 
@@ -103,6 +110,17 @@ def as_source(data: np.ndarray | str | Path | VectorSource) -> VectorSource:
     raise InputError(
         f"vectors are a (rows, dim) NumPy array or a path, not a {type(data).__name__}; try numpy.asarray(x)"
     )
+
+
+def metric_of(source: VectorSource) -> Metric:
+    """The metric that goes with the distance a file names for itself, `source.metric_hint`; "l2" if it names none.
+
+    Raises InputError for a distance that no metric measures, such as ann-benchmarks' "hamming".
+    """
+    if source.metric_hint not in _METRICS:
+        choice = ", ".join(get_args(Metric))
+        raise InputError(f"{source.name}: is made for the distance {source.metric_hint!r}; choose a metric: {choice}")
+    return _METRICS[source.metric_hint]
 
 
 def write_vectors(
@@ -174,6 +192,6 @@ def _format_of(path: Path, format: str | None) -> str:
     if found is None or (name.endswith(".gz") and found != "text"):
         raise InputError(
             f"{path}: the suffix names no format of vectors; known are {' '.join(sorted(_FORMAT_OF_SUFFIX))}; "
-            "rename the file, or pass format="
+            "rename the file (in Python, format= can name it)"
         )
     return found

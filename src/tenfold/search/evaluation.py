@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.calibration import StoredRows
-from tenfold.search.exact import exact_search, recall_at_k
-from tenfold.search.index import Index
+from tenfold.search.exact import check_count, exact_search, recall_at_k
+from tenfold.search.index import Index, Rerank, SearchStats
 from tenfold.search.memory import resident_bytes
 from tenfold.search.progress import Progress, no_progress
 
@@ -27,7 +28,7 @@ class Evaluation:
     qps: float  # all queries in one batch, all threads
     latency_ms: dict[str, float]  # p50 and p99 of single queries, one at a time
     pages_per_query: float
-    candidates_per_query: float
+    candidates_per_query: float  # list entries: a row in two lists counts twice
     codes_per_query: float
     rounds_per_query: float
     rss_bytes: int
@@ -50,6 +51,7 @@ def evaluate(
     recall: float = 0.95,
     probes: int | None = None,
     candidates: int | None = None,
+    rerank: Rerank = "bound",
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -58,38 +60,47 @@ def evaluate(
     Args:
         index: An open index.
         queries: (q, dim), at least one.
-        true_distances: (q, >= k) float32, distances of the exact neighbours, ascending; default:
+        true_distances: (q, >= min(k, rows)) float32, distances of the exact neighbours, ascending; default:
             found by exact search over the index. Recall counts ties by distance.
         k: Results per query.
         recall: Wanted recall, as for `Index.search`.
         probes: As for `Index.search`.
         candidates: As for `Index.search`.
+        rerank: As for `Index.search`.
         threads: Default: all usable cores.
         progress: Called while exact search runs.
     """
-    threads = threads or _native.usable_cores()
+    if len(queries) == 0:
+        raise InputError("there are no queries to evaluate; give at least 1")
+    k, threads = check_count("k", k), threads or _native.usable_cores()
+    width = min(k, max(1, index.rows))  # there are no further neighbours that could be found or missed
+
+    def search(rows: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, SearchStats]:
+        return index.search(
+            rows, width, recall=recall, probes=probes, candidates=candidates, rerank=rerank, threads=threads,
+            return_stats=True,
+        )  # fmt: skip
+
     if true_distances is None:
         true_distances, _ = exact_search(
-            StoredRows(index), queries, k, index.metric, threads=threads, progress=progress
+            StoredRows(index), queries, width, index.metric, threads=threads, progress=progress
         )
 
     start = time.perf_counter()
-    distances, _, stats = index.search(
-        queries, k, recall=recall, probes=probes, candidates=candidates, threads=threads, return_stats=True
-    )
+    distances, _, stats = search(queries, threads)
     seconds = time.perf_counter() - start
     rss = resident_bytes()
 
     singles = []
     for number in range(min(len(queries), _SINGLE_QUERIES)):
         start = time.perf_counter()
-        index.search(queries[number : number + 1], k, recall=recall, probes=probes, candidates=candidates, threads=1)
+        search(queries[number : number + 1], 1)
         singles.append(1000 * (time.perf_counter() - start))
     sizes = index.stats()
     return Evaluation(
         queries=len(queries),
         k=k,
-        recall=recall_at_k(distances, true_distances, k),
+        recall=recall_at_k(distances, true_distances, width, index.metric),
         qps=len(queries) / seconds,
         latency_ms={"p50": float(np.percentile(singles, 50)), "p99": float(np.percentile(singles, 99))},
         pages_per_query=float(stats.pages_read.mean()),

@@ -1,5 +1,7 @@
 """Exact search over any source: ground truth, and the yardstick of every test."""
 
+import operator
+
 import numpy as np
 
 from tenfold.core.errors import InputError
@@ -8,10 +10,15 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.space import Metric
 
-__all__ = ["check_lengths", "check_queries", "exact_search", "recall_at_k"]
+__all__ = ["check_count", "check_lengths", "check_queries", "exact_search", "recall_at_k"]
 
 _BLOCK_BYTES = 2 << 20
 _MOST_LENGTH = 3e18  # the square of twice that is a float32
+_LEAST_LENGTH = 1e-15  # squares of a thousandth of that still are
+_MOST_RESULTS = 1 << 24
+_MOST_THREADS = 4096
+# Truth files round differently: by parts of the distance and, where that is 1 - cos, of 1.
+_SLACK, _COSINE_SLACK = 1e-5, 1e-7
 
 
 def exact_search(
@@ -37,8 +44,8 @@ def exact_search(
         distances (q, k) float32, ascending, and row numbers (q, k) int64; inf and -1 where there
         are fewer than k rows.
     """
-    if k < 1:
-        raise InputError(f"k is {k}; ask for at least 1 result")
+    k = check_count("k", k, _MOST_RESULTS)
+    threads = _native.usable_cores() if threads is None else check_count("threads", threads, _MOST_THREADS)
     queries = check_queries(queries, source.dim, source.dtype)
     distances = np.full((len(queries), k), np.inf, np.float32)
     ids = np.full((len(queries), k), -1, np.int64)
@@ -46,17 +53,29 @@ def exact_search(
     row = 0
     for block in source.blocks(block_rows):
         check_lengths(block, f"{source.name}: row", row)
-        _native.exact(block, source.dtype.name, metric, queries, row, distances, ids, threads or _native.usable_cores())
+        _native.exact(block, source.dtype.name, metric, queries, row, distances, ids, threads)
         row += len(block)
         progress("exact", row, source.rows)
     return distances, ids
 
 
+def check_count(name: str, value: object, most: int | None = None) -> int:
+    """`value`, a whole number of any type, as an int; InputError for others, and those below 1 or above `most`."""
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1 or (most is not None and count > most):
+        limits = "at least 1" if most is None else f"1 to {most:,}"
+        raise InputError(f"{name} is {value!r}; it must be a whole number, {limits}")
+    return count
+
+
 def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
     """Queries as the exact kernels take them: C-contiguous (q, dim), float32 for float16 bases.
 
-    Raises InputError for a wrong shape, NaN or infinity, vectors too long for float32 distances, or
-    values that the base's integer type cannot hold.
+    Raises InputError for a wrong shape, NaN or infinity, vectors too long or too short for float32
+    distances, or values that the base's integer type cannot hold.
     """
     try:
         queries = np.asarray(queries)
@@ -85,7 +104,10 @@ def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
 
 
 def check_lengths(rows: np.ndarray, name: str, first: int) -> None:
-    """InputError where a float32 row of (n, dim) is so long that distances leave the range of float32."""
+    """InputError where a float32 row of (n, dim) is so long or short that distances leave the range of float32.
+
+    A row of zeros may stay.
+    """
     if rows.dtype != np.float32:
         return
     with np.errstate(over="ignore"):
@@ -93,18 +115,36 @@ def check_lengths(rows: np.ndarray, name: str, first: int) -> None:
     if len(rows) and not squares.max() <= _MOST_LENGTH**2:
         row = int(np.flatnonzero(~(squares <= _MOST_LENGTH**2))[0])
         raise InputError(f"{name} {first + row} is longer than {_MOST_LENGTH:g}; scale the vectors down")
+    short = np.flatnonzero(squares < _LEAST_LENGTH**2)
+    short = short[rows[short].any(axis=1)]
+    if len(short):
+        raise InputError(
+            f"{name} {first + short[0]} is shorter than {_LEAST_LENGTH:g}, but not zero; scale the vectors up"
+        )
 
 
-def recall_at_k(distances: np.ndarray, true_distances: np.ndarray, k: int) -> float:
+def recall_at_k(distances: np.ndarray, true_distances: np.ndarray, k: int, metric: Metric = "l2") -> float:
     """Mean share of the first k results that are as near as the true k-th neighbour.
 
     Counted by distance, so that a tie for the k-th place is a hit whichever row is named
-    (the ann-benchmarks rule); (q, >= k) float arrays, ascending.
+    (the ann-benchmarks rule). Where there are no neighbours, none is missed.
+
+    Args:
+        distances: (q, >= k) float, ascending; inf where there is no result.
+        true_distances: (q, >= k) float, ascending; inf where there is no neighbour.
+        k: Results per query that count.
+        metric: Of the distances. A hundred-thousandth of the k-th distance is taken for rounding; for
+            "cosine" 1e-7 more, since 1 - cos is rounded as numbers near 1 are.
     """
+    if len(distances) != len(true_distances) or min(distances.shape[1], true_distances.shape[1]) < k:
+        raise InputError(
+            f"recall at {k} compares (queries, {k} or more) distances with as many true ones, "
+            f"not {distances.shape} with {true_distances.shape}"
+        )
     if len(distances) == 0:
         return 1.0
     limit = true_distances[:, k - 1 : k]
-    slack = 1e-5 * np.abs(limit) + 1e-7  # truth files round differently
-    found = (distances[:, :k] <= limit + slack) & np.isfinite(distances[:, :k])
+    slack = _SLACK * np.abs(limit) + (_COSINE_SLACK if metric == "cosine" else 0)
+    found = ((distances[:, :k] <= limit + slack) & np.isfinite(distances[:, :k])).sum(axis=1)
     possible = np.isfinite(true_distances[:, :k]).sum(axis=1)
-    return float((found.sum(axis=1) / np.maximum(possible, 1)).mean())
+    return float(np.where(possible, found / np.maximum(possible, 1), 1).mean())

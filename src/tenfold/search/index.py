@@ -1,7 +1,9 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
@@ -9,25 +11,25 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search import _native
-from tenfold.search.building import BuildConfig, Builder, page_layout
-from tenfold.search.calibration import Calibration, Tuning, calibrate
+from tenfold.search.building import PAGE, BuildConfig, Builder, page_layout
+from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
 from tenfold.search.codec import CodecKind
 from tenfold.search.data import as_source
-from tenfold.search.exact import check_queries
+from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
-from tenfold.search.manifest import read_manifest, write_manifest
+from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import fitting_code_bytes, parse_size
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.space import Metric, open_space
+from tenfold.search.storage import INDEX_FILES as _FILES
 from tenfold.search.storage import SectionFile
+from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
 
 __all__ = ["Index", "SearchStats", "verify_index"]
 
 IoBackend = Literal["auto", "uring", "direct", "buffered"]
 Rerank = Literal["bound", "paper"]
 
-_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lists", "graph.bin": "graph",
-          "codebook.bin": "codebook"}  # fmt: skip
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
@@ -40,7 +42,7 @@ class SearchStats:
 
     pages_read: np.ndarray  # from disk
     pages_cached: np.ndarray  # asked for, but already in memory or on their way for another query
-    candidates: np.ndarray  # rows whose exact distance was asked for
+    candidates: np.ndarray  # list entries whose exact distance was asked for
     rows_scored: np.ndarray  # exact distances computed, neighbours on the same page included
     codes_scanned: np.ndarray
     rounds: np.ndarray  # of reading: the dependent trips to disk
@@ -111,44 +113,44 @@ class Index:
         Raises:
             InputError: Source not usable, folder in the way, budget too small, disk full.
         """
-        path, vectors = Path(path), as_source(source)
-        try:
-            _check_place(path, overwrite)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; choose another place") from None
+        place, vectors = check_place(Path(path), overwrite), as_source(source)
         codec = codec or ("rabitq" if vectors.dim >= _LONG_VECTORS else "pq")
         config = BuildConfig(
-            metric, codec, code_bytes or _default_code_bytes(codec, vectors.dim), rows_per_list, seed=seed
+            metric, codec, code_bytes or _default_code_bytes(codec, vectors.dim), rows_per_list, seed=_whole_seed(seed)
         )
         _check_config(config)
         _check_threads(threads)
         budget = parse_size(memory_budget)
-        if code_bytes is None and codec == "pq":
-            space_dim = vectors.dim + (metric == "ip")
-            fitting = fitting_code_bytes(config.code_bytes, budget, vectors, space_dim, rows_per_list)
-            config = replace(config, code_bytes=fitting)
+        config = replace(config, code_bytes=_fitting_code_bytes(config, code_bytes is None, budget, vectors))
         threads = threads or _native.usable_cores()
-        partial = path.with_name(path.name + ".partial")
+        partial = partial_of(place)
         try:
-            builder = Builder(vectors, partial, config, budget, threads, progress)
-            builder.run()
-            manifest = builder.manifest() | {
-                "codec_numbers": builder.state["codec"],
-                "calibration": Calibration().to_json(),
-                "files": {name: SectionFile(partial / name, kind).checksum for name, kind in _FILES.items()},
-            }
-            unfinished = cls(partial, manifest, "buffered", 0)
-            manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
-            del unfinished
-            write_manifest(partial, manifest)
-            builder.publish(path)
+            with workplace(partial):
+                builder = Builder(vectors, partial, config, budget, threads, progress)
+                if is_published(place, builder.identity, overwrite):
+                    tidy(place, partial)
+                else:
+                    cls._finish(builder, threads, progress)
+                    publish(partial, place, overwrite)
         except OSError as error:
-            where = error.filename or partial
-            raise InputError(
-                f"{where}: {error.strerror or error}; the build stopped. Make room or choose another place and "
-                "run it again: it goes on behind the last finished phase"
-            ) from None
+            raise disk_trouble(error, partial) from None
         return cls.open(path)
+
+    @classmethod
+    def _finish(cls, builder: Builder, threads: int, progress: Progress) -> None:
+        """Run what a build has still to do until its folder holds a calibrated index."""
+        builder.run()
+        if builder.is_finished:
+            return
+        files = {name: SectionFile(builder.folder / name, kind).checksum for name, kind in _FILES.items()}
+        manifest = builder.manifest() | {
+            "codec_numbers": builder.state["codec"],
+            "calibration": Calibration().to_json(),
+            "files": files,
+        }
+        unfinished = cls(builder.folder, manifest, "buffered", 0)
+        manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
+        builder.finish(manifest)
 
     @classmethod
     def open(cls, path: str | Path, *, io: IoBackend = "auto", cache: str | int = "0") -> "Index":
@@ -167,7 +169,8 @@ class Index:
             InputError: No index there, damaged, of a newer version, or a forced back end refused.
         """
         path = Path(path)
-        return cls(path, read_manifest(path), io, parse_size(cache))
+        manifest = read_manifest(path)
+        return cls(path, manifest, io, min(parse_size(cache), 8 * manifest["rows"] * manifest["dim"] + PAGE))
 
     # --- searching ------------------------------------------------------------------------------------------
 
@@ -227,15 +230,16 @@ class Index:
         return found if return_stats else found[:2]
 
     def _tuning(self, k: int, recall: float, probes: int | None, candidates: int | None) -> Tuning:
-        if not 1 <= k <= _MOST_RESULTS:
-            raise InputError(f"k is {k}; ask for 1 to {_MOST_RESULTS:,} results")
-        if not 0 < recall <= 1:
-            raise InputError(f"recall is {recall:g}; it is a share above 0 and up to 1")
+        k = check_count("k", k, _MOST_RESULTS)
+        if not isinstance(recall, Real) or not 0 < recall <= 1:
+            raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
         for name, value in (("probes", probes), ("candidates", candidates)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+            if value is not None:
+                check_count(name, value)
         tuning = self.calibration.tuning(k, recall, self.lists, self.rows)
-        return Tuning(probes or tuning.probes, candidates or tuning.candidates, tuning.z)
+        everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
+        z = EVERYTHING if everything else tuning.z
+        return Tuning(probes or tuning.probes, candidates or tuning.candidates, z)
 
     def search_tuned(
         self,
@@ -248,17 +252,22 @@ class Index:
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """`search` with explicit settings: what the calibration tries out."""
         exact = check_queries(queries, self.dim, self.dtype)
-        distances, ids, stats = self._searcher.search(
-            exact,
-            *self._space.queries(exact),
-            k,
-            min(tuning.probes, self.lists),
-            min(tuning.candidates, max(1, self.rows)),
-            tuning.z,
-            rerank,
-            score_whole_pages,
-            threads or _native.usable_cores(),
-        )
+        try:
+            distances, ids, stats = self._searcher.search(
+                exact,
+                *self._space.queries(exact),
+                k,
+                min(tuning.probes, self.lists),
+                min(tuning.candidates, max(1, self.rows)),
+                tuning.z,
+                rerank,
+                score_whole_pages,
+                threads or _native.usable_cores(),
+            )
+        except MemoryError:
+            raise InputError(
+                f"{k:,} results of {len(exact):,} queries do not fit into memory; ask for fewer at a time"
+            ) from None
         return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
 
     # --- looking after it -----------------------------------------------------------------------------------
@@ -278,9 +287,10 @@ class Index:
             threads: Default: all usable cores.
             progress: Called with phase, done, total.
         """
-        self.calibration = calibrate(self, queries, threads or _native.usable_cores(), progress)
-        self._manifest["calibration"] = self.calibration.to_json()
         try:
+            write_manifest(self.path, self._manifest)  # as it is: whether it can be kept shows before the work
+            self.calibration = calibrate(self, queries, threads or _native.usable_cores(), progress)
+            self._manifest["calibration"] = self.calibration.to_json()
             write_manifest(self.path, self._manifest)
         except OSError as error:
             raise InputError(f"{self.path}: the calibration cannot be kept there: {error.strerror}") from None
@@ -355,7 +365,7 @@ class Index:
         return found
 
     def distances_to(self, queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Exact distances (q, n) float32, ascending, of each query to the rows of the given ids.
+        """Exact distances (q, n) float32, ascending, of each query to the rows of the given ids; inf for -1.
 
         Raises InputError for an id that the index does not hold.
         """
@@ -364,11 +374,13 @@ class Index:
         order = np.argsort(labels)
         places = np.minimum(np.searchsorted(labels, ids, sorter=order), max(0, self.rows - 1))
         positions = order[places] if self.rows else places
-        if ids.size and (self.rows == 0 or not np.array_equal(labels[positions], ids)):
+        known = ids >= 0
+        if known.any() and (self.rows == 0 or not np.array_equal(labels[positions[known]], ids[known])):
             raise InputError(f"the ids go up to {ids.max():,}, but the index holds {self.rows:,} rows; another base?")
         distances = np.full(ids.shape, np.inf, np.float32)
         scratch = np.full((1, ids.shape[1]), -1, np.int64)
         for number, wanted in enumerate(positions):
+            wanted = wanted[known[number]]
             scratch[:] = -1
             row = slice(number, number + 1)
             _native.exact(self.rows_at(wanted), self.dtype.name, self.metric, exact[row], 0, distances[row], scratch)
@@ -435,15 +447,17 @@ def verify_index(path: str | Path) -> list[str]:
     """Compare every byte of an index folder with its checksum, also where it no longer opens.
 
     Returns a line per damaged file that names it and the section; empty when all is well. Raises
-    InputError if there is no such folder.
+    InputError if there is no such folder, its build has not finished, or a newer Tenfold wrote it.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such index folder")
+    if not path.is_dir() or path.name.endswith(".partial"):
+        read_manifest(path)  # says why not
     damaged = []
     headers = None
     try:
         headers = read_manifest(path)["files"]
+    except NewerVersionError:
+        raise
     except InputError as error:
         damaged.append(str(error))
     for name, kind in _FILES.items():
@@ -469,10 +483,29 @@ def _matrix(array: np.ndarray) -> np.ndarray:
     return array if array.ndim == 2 else array[:, None]
 
 
+def _fitting_code_bytes(config: BuildConfig, may_shrink: bool, budget: int, source: VectorSource) -> int:
+    """The code length of a build; shorter than the default where the index would not fit the budget."""
+    wanted, space_dim = config.code_bytes, source.dim + (config.metric == "ip")
+    shrinks = may_shrink and config.codec == "pq"  # rabitq needs a bit for every dimension
+    fewest = max(1, wanted // 4) if shrinks else wanted
+    return fitting_code_bytes(wanted, fewest, budget, source, space_dim, config.rows_per_list)
+
+
 def _default_code_bytes(codec: CodecKind, dim: int) -> int:
     if codec == "rabitq":
         return max(1, -(-dim // 8))
     return min(64, max(16, -(-dim // 4)))
+
+
+def _whole_seed(seed: object) -> int:
+    try:
+        whole = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"seed is {seed!r}; it must be a whole number") from None
+    if not 0 <= whole < 1 << 64:
+        shown = whole if whole.bit_length() < 100 else f"a number of {whole.bit_length():,} bits"
+        raise InputError(f"seed is {shown}; it must be from 0 to 2^64 - 1")
+    return whole
 
 
 def _check_config(config: BuildConfig) -> None:
@@ -482,21 +515,10 @@ def _check_config(config: BuildConfig) -> None:
         raise InputError(f"codec {config.codec!r} is not known; choose pq or rabitq")
     if not 1 <= config.code_bytes <= 4096:
         raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 4096")
-    if config.seed < 0:
-        raise InputError(f"seed is {config.seed}; it must be 0 or more")
     if config.rows_per_list < 1:
         raise InputError(f"rows_per_list is {config.rows_per_list}; it must be at least 1")
 
 
 def _check_threads(threads: int | None) -> None:
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise InputError(f"threads is {threads}; it must be 1 to {_MOST_THREADS:,}")
-
-
-def _check_place(path: Path, overwrite: bool) -> None:
-    if path.is_file() or (path.exists() and any(path.iterdir()) and not (path / "manifest.json").exists()):
-        raise InputError(f"{path}: exists and is not a Tenfold index; choose another path")
-    if path.exists() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"{path}: there is an index already; choose another path, or say overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder; make it first")
+    if threads is not None:
+        check_count("threads", threads, _MOST_THREADS)

@@ -2,7 +2,6 @@
 presence says that the index is complete."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,11 +13,11 @@ from tenfold.search.codec import CodecKind
 from tenfold.search.space import Metric
 from tenfold.search.storage import FORMAT_VERSION, replace_file
 
-__all__ = ["read_manifest", "write_manifest"]
+__all__ = ["NewerVersionError", "read_manifest", "write_manifest"]
 
 _REPAIR = "restore it from a copy or build the index again"
 # The smallest and largest value of every number; seed, replicas and epsilon are kept for the record.
-_WHOLE = {"rows": (0, (1 << 32) - 2), "dim": (1, 65535), "seed": (0, math.inf)}
+_WHOLE = {"rows": (0, (1 << 32) - 2), "dim": (1, 65535), "seed": (0, (1 << 64) - 1)}
 _WHOLE_CODEC = {"bits": (0, 4), "sub_dim": (1, 65536)}
 _REAL_CODEC = ("shift_low", "shift_step", "scale_low", "scale_step", "error_low", "error_step")
 _CHOICES = {
@@ -27,6 +26,10 @@ _CHOICES = {
     "codec": get_args(CodecKind),
 }
 _MOST_BYTES = 1 << 20
+
+
+class NewerVersionError(InputError):
+    """The manifest is whole, but of a format that this Tenfold does not know yet."""
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -44,8 +47,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such index folder")
-        if not path.exists() or folder.name.endswith(".partial"):
-            raise InputError(f"{folder}: holds no manifest.json; not an index, or one whose build has not finished")
+        if folder.name.endswith(".partial"):
+            raise InputError(f"{folder}: its build has not finished; give the command that builds it again")
+        if not path.exists():
+            raise InputError(f"{folder}: holds no manifest.json; not an index")
         with path.open("rb") as file:
             written = file.read(_MOST_BYTES)
     except OSError as error:
@@ -58,11 +63,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise InputError(f"{path}: is not readable; {_REPAIR}")
+    whole = written == _written(manifest)
     if version > FORMAT_VERSION:
-        raise InputError(
+        raise (NewerVersionError if whole else InputError)(
             f"{path}: has format version {version}, this Tenfold reads up to {FORMAT_VERSION}; upgrade Tenfold"
         )
-    if written != _written(manifest):
+    if not whole:
         raise InputError(f"{path}: does not match its checksum; {_REPAIR}")
     _check(path, manifest)
     return dict(manifest)

@@ -11,7 +11,7 @@ __all__ = ["LEAST_BLOCK_ROWS", "MemoryPlan", "fitting_code_bytes", "parse_size",
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _INTERPRETER = 44 << 20  # Python, NumPy and Tenfold, before any vectors
-_ROOM = 6 << 20  # for what is not counted below: thread stacks, the allocator's slack
+_ROOM = 10 << 20  # for what is not counted below: thread stacks, the allocator's slack
 _ENTRIES_PER_ROW = 1.25  # a row's own code, replicas, and what fills the last block of a list
 _NUMBERS_PER_ENTRY = 4
 _SAMPLE_PER_LIST = 32
@@ -25,7 +25,10 @@ def parse_size(text: str | int) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE | re.ASCII)
     if not match:
         raise InputError(f"size {text!r} is not understood; write for instance 64MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    size = float(match[1]) * _UNITS[match[2].upper()]
+    if size >= 1 << 63:
+        raise InputError(f"size {text!r} is more than any machine has")
+    return int(size)
 
 
 def resident_bytes() -> int:
@@ -37,17 +40,20 @@ def resident_bytes() -> int:
     return int(fields[1]) * 4096
 
 
-def fitting_code_bytes(wanted: int, budget: int, source: VectorSource, space_dim: int, rows_per_list: int) -> int:
+def fitting_code_bytes(
+    wanted: int, fewest: int, budget: int, source: VectorSource, space_dim: int, rows_per_list: int
+) -> int:
     """`wanted` bytes of code per row, or fewer where the finished index would not fit the budget.
 
-    Raises InputError, naming the least budget, where less than a quarter of `wanted` would be left.
+    Raises InputError, naming the least budget, where less than `fewest` would be left.
     """
     free = budget - _INTERPRETER - _ROOM
-    lists = source.rows / rows_per_list * (4 * space_dim + 4 * 32 + 32)
-    per_row = max(0.0, free - lists) / max(1, source.rows) / _ENTRIES_PER_ROW
+    # Calibration holds the index: centroids and edges of the lists, row numbers, entries.
+    fixed = source.rows / rows_per_list * (4 * space_dim + 4 * 32 + 32) + 4.2 * source.rows
+    per_row = max(0.0, free - fixed) / max(1, source.rows) / _ENTRIES_PER_ROW
     code_bytes = min(wanted, int(per_row) - _NUMBERS_PER_ENTRY)
-    if code_bytes < max(1, wanted // 4):
-        least = source.rows * _ENTRIES_PER_ROW * (max(1, wanted // 4) + _NUMBERS_PER_ENTRY) + lists
+    if code_bytes < fewest:
+        least = source.rows * _ENTRIES_PER_ROW * (fewest + _NUMBERS_PER_ENTRY) + fixed
         least = max(1.05 * least, 2 * _Costs.of(source, space_dim, wanted).least())
         raise InputError(
             f"memory budget of {budget / 2**20:.0f} MB is too small for codes of {source.rows:,} vectors; "
@@ -63,6 +69,7 @@ class _Costs:
     list: float
     sample_row: float
     block_row: float
+    training_row: float
 
     @classmethod
     def of(cls, source: VectorSource, space_dim: int, code_bytes: int) -> "_Costs":
@@ -74,6 +81,8 @@ class _Costs:
             sample_row=row_bytes + 1.5 * float_bytes + 16,
             # A row on its way: as stored thrice, as floats thrice, its entry with two copies.
             block_row=3 * row_bytes + 3 * float_bytes + 6 * (code_bytes + 16) + 64,
+            # A row that trains the codec: as stored, as floats, its residual, its code unpacked, its terms.
+            training_row=row_bytes + 2.5 * float_bytes + 2 * code_bytes + 96,
         )
 
     def least(self) -> float:
@@ -120,4 +129,5 @@ class MemoryPlan:
         block -= block % LEAST_BLOCK_ROWS
         per_spilled = 2 * max(row_bytes + 8, 2 * (code_bytes + 16))  # read, then sorted
         ranges = -(-source.rows * per_spilled // max(1, int(0.5 * while_streaming)))
-        return cls(lists, max(1, sample), min(sample, 65536), max(LEAST_BLOCK_ROWS, block), max(1, ranges))
+        training = min(sample, 65536, max(LEAST_BLOCK_ROWS, int(0.8 * while_streaming / costs.training_row)))
+        return cls(lists, max(1, sample), training, max(LEAST_BLOCK_ROWS, block), max(1, ranges))

@@ -10,7 +10,7 @@ is believed before it has been checked against the file.
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,22 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.search import _native
 
-__all__ = ["FORMAT_VERSION", "SectionFile", "SectionWriter", "as_bytes", "replace_file", "sync_folder"]
+__all__ = [
+    "FORMAT_VERSION",
+    "INDEX_FILES",
+    "SectionFile",
+    "SectionWriter",
+    "as_bytes",
+    "is_section_file",
+    "replace_file",
+    "save_array",
+    "sync_folder",
+    "write_all",
+]
+
+INDEX_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lists", "graph.bin": "graph",
+               "codebook.bin": "codebook"}  # fmt: skip
+"""The section files of an index and their kinds."""
 
 FORMAT_VERSION = 1
 _MAGIC = b"TENFOLD\0"
@@ -63,15 +78,17 @@ class SectionWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         try:
-            if kind is None:
-                self._file.seek(0)
-                self._file.write(self._header())
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            with self._file:
+                if kind is None:
+                    self._file.seek(0)
+                    self._file.write(self._header())
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    self._partial.replace(self._path)
         finally:
-            self._file.close()
+            with suppress(OSError):  # where it did not become the file: its room may be what is missing
+                self._partial.unlink()
         if kind is None:
-            self._partial.replace(self._path)
             sync_folder(self._path.parent)
 
     def begin(self, name: str, dtype: str, columns: int = 1) -> None:
@@ -192,6 +209,13 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
 
+def is_section_file(path: Path) -> bool:
+    """Whether it begins as a file of an index does, damaged or not."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+    return False
+
+
 def _parse_header(path: Path, kind: str, header: bytes, size: int) -> dict[str, _Section]:
     if len(header) < _PAGE or header[:8] != _MAGIC:
         raise InputError(f"{path}: is not a file of a Tenfold index; {_REPAIR}")
@@ -235,9 +259,31 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes `path`'s place only when the block ends well: written beside, synced, renamed."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
     sync_folder(path.parent)
+
+
+def write_all(file: IO[bytes], array: np.ndarray) -> None:
+    """Append a C-contiguous array to a file, also an unbuffered one.
+
+    Raises OSError with the system's reason, which `ndarray.tofile` does not tell.
+    """
+    left = as_bytes(array).data
+    while len(left):
+        left = left[file.write(left) :]
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a C-contiguous array for `numpy.load`, whole or not at all. Raises OSError with the system's reason."""
+    with replace_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        write_all(file, array)

@@ -50,7 +50,7 @@ def stem(word: str) -> str:
 
     Much lighter than Porter's rules; what it cuts need not be a word (`dates` -> `dat`).
     """
-    for _ in range(2):  # `parsers` -> `parser` -> `pars`
+    for _ in range(2):  # `parsers` -> `pars` -> `par`
         word = _SUFFIX.sub("", word)
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
         word = word[:-1]  # splitting -> splitt -> split

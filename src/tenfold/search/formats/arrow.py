@@ -59,7 +59,7 @@ class ArrowVectors(VectorSource):
             return next(iter(lists.values()))
         if key is None or key not in lists:
             asked = "no column was named" if key is None else f"no column of lists is called {key!r}"
-            raise InputError(f"{self._path}: {asked}; pass key= one of: {', '.join(lists) or '(it has none)'}")
+            raise InputError(f"{self._path}: {asked}; choose by key: {', '.join(lists) or '(it has none)'}")
         return lists[key]
 
     def _dimension(self, column_type: Any, rows: int) -> int:

@@ -130,7 +130,7 @@ def _check_size(source: VectorSource, stored: np.dtype, size: int) -> None:
     said = f"{source.name}: its header says {rows:,} rows of {dim:,} {source.dtype} values, {wanted:,} bytes"
     fitting = [format for format, other in BINS.items() if rows and 8 + rows * dim * other.itemsize == size]
     if fitting:
-        raise InputError(f"{said}, but it has {size:,}, which fits {' or '.join(fitting)}; rename it or pass format=")
+        raise InputError(f"{said}, but it has {size:,}, which fits {' or '.join(fitting)}; rename it")
     if size < wanted:
         raise InputError(f"{said}, but it has {size:,}: {wanted - size:,} are missing; it is cut, fetch it again")
     raise InputError(f"{said}, but it has {size:,}: {size - wanted:,} too many; its header or its suffix is wrong")

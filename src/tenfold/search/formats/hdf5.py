@@ -61,7 +61,7 @@ def dataset(file: Any, path: Path, key: str) -> Any:
         names = [name for name in file if hasattr(file[name], "ndim")]
         data = file.get(key)
         if data is None or not hasattr(data, "ndim"):
-            raise InputError(f"{path}: no data set {key!r}; pass key= one of: {', '.join(names) or '(it holds none)'}")
+            raise InputError(f"{path}: no data set {key!r}; choose by key: {', '.join(names) or '(it holds none)'}")
         if data.chunks:
             wanted = int(np.prod([-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True)]))
             found, unit = data.id.get_num_chunks(), "chunks"

@@ -159,7 +159,7 @@ def npz_member(path: Path, key: str | None) -> tuple[str, NpyHeader]:
         key = next(iter(members))
     if key is None or key not in members:
         asked = "no key was given" if key is None else f"there is no array {key!r}"
-        raise InputError(f"{path}: {asked}; pass key= one of: {', '.join(sorted(members)) or '(it holds no arrays)'}")
+        raise InputError(f"{path}: {asked}; choose by key: {', '.join(sorted(members)) or '(it holds no arrays)'}")
     info = members[key]
     with decoding(f"{path}[{key}]", "npz"), zipfile.ZipFile(path) as archive, archive.open(info) as stream:
         return info.filename, read_npy_header(stream, f"{path}[{key}]", info.file_size)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -58,6 +59,11 @@ class VectorSource(ABC):
         if row != self.rows:
             raise InputError(f"{self.name}: ends after row {row - 1:,}, but says it has {self.rows:,} rows; it is cut")
 
+    def files(self) -> list[Path]:
+        """The files behind it, where `name` is a path: that file, or the parts in SPACEV's folder. Raises OSError."""
+        path = Path(self.name)
+        return sorted(path.glob("vectors_*.bin")) if path.is_dir() else [path] if path.is_file() else []
+
     @abstractmethod
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
         """Yield (b, dim) arrays as stored, b <= block_rows; any dtype and memory order, unchecked values."""
@@ -78,6 +84,10 @@ class ArrayVectors(VectorSource):
             )
         super().__init__(name, array.shape[0], array.shape[1], array.dtype)
         self._array = array
+
+    def files(self) -> list[Path]:
+        """None: an array is known by its content."""
+        return []
 
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
         for row in range(start, self.rows, block_rows):

@@ -45,32 +45,28 @@ class TextVectors(VectorSource):
                 f"{path}: its first line says {int(first[0]):,} rows, but {self.rows:,} follow; it is cut or was edited"
             )
 
-    def labels(self) -> Iterator[str]:
-        """Yield the word of every row, in row order."""
-        return (word.decode("utf-8", "replace") for word, _ in self._fields(0))
-
-    def _fields(self, start: int) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Yield word and numbers of every row from `start` on; InputError for a row with too few of them."""
+    def _fields(self, start: int) -> Iterator[list[bytes]]:
+        """Yield the numbers of every row from `start` on; InputError for a row with too few of them."""
         with _lines(self._path) as lines:
             for row, line in enumerate(lines, -self._has_header):
                 if row < start:
                     continue
-                word, *values = line.rsplit(None, self.dim)
+                _, *values = line.rsplit(None, self.dim)
                 if len(values) != self.dim:
                     raise InputError(
                         f"{self.name}: row {row} has {len(values) + 1} fields, not a word and {self.dim} numbers; cut?"
                     )
-                yield word, values
+                yield values
 
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
         fields = self._fields(start)
         for row in range(start, self.rows, block_rows):
             yield self._parse_block(fields, row, min(block_rows, self.rows - row))
 
-    def _parse_block(self, fields: Iterator[tuple[bytes, list[bytes]]], row: int, count: int) -> np.ndarray:
+    def _parse_block(self, fields: Iterator[list[bytes]], row: int, count: int) -> np.ndarray:
         block = np.empty((count, self.dim), np.float32)
         with np.errstate(over="ignore"):
-            for i, (_, values) in zip(range(count), fields, strict=False):
+            for i, values in zip(range(count), fields, strict=False):
                 try:
                     block[i] = [float(value) for value in values]
                 except ValueError as error:
