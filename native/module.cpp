@@ -46,7 +46,8 @@ struct Out {
     explicit Out(std::array<size_t, Dims> shape) {
         size_t size = 1;
         for (size_t extent : shape) size *= extent;
-        data = new T[std::max<size_t>(1, size)];
+        data = new (std::nothrow) T[std::max<size_t>(1, size)];  // what throws, sanitizers take for an error
+        if (!data) throw std::bad_alloc();
         nb::capsule owner(data, [](void* memory) noexcept { delete[] static_cast<T*>(memory); });
         array = Array(data, Dims, shape.data(), owner);
     }

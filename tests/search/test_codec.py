@@ -89,7 +89,7 @@ def test_estimates_are_near_the_distances(kind: Kind, metric: str, tmp_path_fact
     index = Index.build(base, path, metric=metric, codec=kind, code_bytes=32)  # type: ignore[arg-type]
     queries = np.random.default_rng(1).normal(size=(20, 64)).astype(np.float32)
     distances, ids = index.search(queries, 900, recall=1.0)
-    places = np.argsort(index.labels_at(np.arange(900)))[ids]
+    places = np.argsort(index.stored.labels())[ids]
     estimates, errors, offset, slope = index.estimates(queries, places, 1)
     exact = offset[:, None] + slope[:, None] * distances
     assert abs(float((estimates / exact).mean()) - 1) < 0.03

@@ -17,7 +17,6 @@ from search_helpers import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, exact_search
-from tenfold.search.calibration import StoredRows
 from tenfold.search.evaluation import evaluate
 from tenfold.search.index import verify_index
 
@@ -192,7 +191,6 @@ def test_many_damaged_pages_at_once(
     code = f"""
 import numpy as np
 from tenfold.search import Index, exact_search
-from tenfold.search.calibration import StoredRows
 from tenfold.search.evaluation import evaluate
 try:
     index = Index.open({str(folder)!r}, io={io!r})
@@ -216,7 +214,7 @@ def test_exact_search_over_a_damaged_index(index_copy: Callable[..., Path]) -> N
         file.seek(fuzz_index.SectionFile(folder / "vectors.bin", "vectors").section("pages").offset + 100)
         file.write(b"\x5a\xa5")
     for work in (
-        lambda: exact_search(StoredRows(index), make_vectors(5, 24, "uint8"), 3),
+        lambda: exact_search(index.stored, make_vectors(5, 24, "uint8"), 3),
         lambda: evaluate(index, make_vectors(5, 24, "uint8")),
         lambda: index.calibrate(make_vectors(5, 24, "uint8")),
         lambda: index.calibrate(),

@@ -31,6 +31,7 @@ from tenfold.search.codec import (
     CodecKind,
     balanced_axes,
     block_bytes,
+    open_codec,
     pack_blocks,
     residuals_of,
     train_codec,
@@ -39,6 +40,7 @@ from tenfold.search.exact import check_lengths
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.manifest import write_manifest
 from tenfold.search.memory import MemoryPlan
+from tenfold.search.pages import PageWriter, page_layout
 from tenfold.search.progress import Progress
 from tenfold.search.space import Metric, Space, open_space
 from tenfold.search.spilling import Spill, read_chunks, spilled_sizes
@@ -51,10 +53,8 @@ from tenfold.search.storage import (
 )
 from tenfold.search.workplace import discard, read_notes, write_notes
 
-__all__ = ["BuildConfig", "Builder", "page_layout"]
+__all__ = ["BuildConfig", "Builder"]
 
-PAGE = 4096
-_SECTOR = 512
 _NO_LIST = np.uint32(0xFFFFFFFF)
 _DTYPES = ("float32", "float16", "uint8", "int8")
 
@@ -75,13 +75,6 @@ class BuildConfig:
     replicas: int = 7
     epsilon: float = 0.15
     seed: int = 0
-
-
-def page_layout(row_bytes: int) -> tuple[int, int]:
-    """(rows per page, bytes per page): many rows to 4,096 bytes, or one row on a 512-byte boundary."""
-    if row_bytes <= PAGE:
-        return PAGE // row_bytes, PAGE
-    return 1, -(-row_bytes // _SECTOR) * _SECTOR
 
 
 class Builder:
@@ -276,17 +269,11 @@ class Builder:
             file.add("codebook", codec.codebook)
             for name in ("center", "axes"):
                 file.add(name, SectionFile(self.folder / "tree.bin", "tree").array(name, "<f4", None))
-        numbers = asdict(codec)
-        del numbers["codebook"]
-        numbers["sub_dim"] = codec.codebook.shape[2]
-        self.state["codec"] = numbers
+        self.state["codec"] = codec.numbers()
 
     def codec(self) -> Codec:
         """The trained codec; known after `train`."""
-        numbers = dict(self.state["codec"])
-        width = numbers.pop("sub_dim")
-        flat = SectionFile(self.folder / "codebook.bin", "codebook").array("codebook", "<f4", None)
-        return Codec(codebook=np.array(flat).reshape(-1, 16, width), **numbers)
+        return open_codec(self.state["codec"], SectionFile(self.folder / "codebook.bin", "codebook"))
 
     # --- assign ---------------------------------------------------------------------------------------------
 
@@ -341,7 +328,7 @@ class Builder:
             Spill(self.spill, "labels", 1) as labels,
             Spill(self.spill, "entries", ranges) as entries,
         ):
-            pages = _PageWriter(file, self.source.dim * self.source.dtype.itemsize)
+            pages = PageWriter(file, self.source.dim, self.source.dtype)
             for number in range(ranges):
                 records = np.fromfile(self.spill / f"rows-{number}", self._record())
                 records = records[np.argsort(records["list"], kind="stable")]
@@ -432,38 +419,6 @@ def _fingerprint(source: VectorSource) -> list[Any]:
     for block in source.blocks(1 << 14):
         crc = _native.crc32c(as_bytes(block), crc)
     return [*described, crc]
-
-
-class _PageWriter:
-    """Rows into pages: sections `pages` and `page_crc` of the vector file."""
-
-    def __init__(self, file: SectionWriter, row_bytes: int) -> None:
-        self._file, self._row_bytes = file, row_bytes
-        self.per_page, self._stride = page_layout(row_bytes)
-        self._rest = np.zeros((0, row_bytes), np.uint8)
-        self._crc: list[np.ndarray] = []
-        file.begin("pages", "|u1", self._stride)
-
-    def write(self, vectors: np.ndarray) -> None:
-        rows = np.concatenate([self._rest, vectors.view(np.uint8).reshape(len(vectors), self._row_bytes)])
-        whole = len(rows) // self.per_page * self.per_page
-        self._rest = rows[whole:].copy()
-        self._put(rows[:whole])
-
-    def _put(self, rows: np.ndarray) -> None:
-        pages = np.zeros((len(rows) // self.per_page, self._stride), np.uint8)
-        used = self.per_page * self._row_bytes
-        pages[:, :used] = rows.reshape(len(pages), used)
-        self._crc.append(_native.page_checksums(pages.reshape(-1), self._stride))
-        self._file.write(pages)
-
-    def finish(self) -> None:
-        if len(self._rest):
-            last = np.zeros((self.per_page, self._row_bytes), np.uint8)
-            last[: len(self._rest)] = self._rest
-            self._put(last)
-        self._file.end()
-        self._file.add("page_crc", np.concatenate([*self._crc, np.zeros(0, np.uint32)]))
 
 
 def _blocks_of(entries: np.ndarray, sizes: np.ndarray, most: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,6 @@ and z that reaches it is kept.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,13 +16,12 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search.exact import check_queries, exact_search, recall_at_k
-from tenfold.search.formats.source import VectorSource
 from tenfold.search.progress import Progress
 
 if TYPE_CHECKING:
     from tenfold.search.index import Index
 
-__all__ = ["EVERYTHING", "Calibration", "StoredRows", "Tuning", "calibrate"]
+__all__ = ["EVERYTHING", "Calibration", "Tuning", "calibrate"]
 
 EVERYTHING = -math.inf  # as z: every row that was scanned is read
 _LEVELS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
@@ -89,18 +87,6 @@ class Calibration:
             raise InputError("manifest.json: its calibration is not readable; run `tenfold search tune`") from None
 
 
-class StoredRows(VectorSource):
-    """The vectors of an index in their order on disk: what exact search over the index reads."""
-
-    def __init__(self, index: "Index") -> None:
-        super().__init__(str(index.path / "vectors.bin"), index.rows, index.dim, index.dtype)
-        self._index = index
-
-    def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
-        for pages in self._index.page_chunks(start, block_rows):
-            yield from (pages[first : first + block_rows] for first in range(0, len(pages), block_rows))
-
-
 def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress: Progress) -> Calibration:
     """Measure on `queries`, or on rows of the index itself, each of which then ignores its own match."""
     if index.rows < 2 or (queries is not None and len(queries) == 0):
@@ -109,7 +95,7 @@ def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress
     if queries is None:
         count = min(max(_QUERIES.values()), max(_FEWEST_QUERIES, index.rows // 20), index.rows)
         own = np.sort(np.random.default_rng(1).choice(index.rows, count, replace=False))
-        queries = index.rows_at(own)
+        queries = index.stored.at(own)
     else:
         most = max(_QUERIES.values())
         queries = queries[np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64)]
@@ -128,7 +114,7 @@ class _Trial:
         self.progress, self.done = progress, 0
         width = min(_TRUTH, index.rows)
         distances, positions = exact_search(
-            StoredRows(index), queries, width, index.metric, threads=threads, progress=progress
+            index.stored, queries, width, index.metric, threads=threads, progress=progress
         )
         if own is not None:
             distances, positions = _without(distances, positions, own)
@@ -154,7 +140,7 @@ class _Trial:
             self.queries[some], k + more, Tuning(probes, candidates, z), self.threads
         )
         if self.own is not None:
-            distances, _ = _without(distances, ids, self.index.labels_at(self.own[some]))
+            distances, _ = _without(distances, ids, self.index.stored.labels()[self.own[some]])
         pages = float((stats.pages_read + stats.pages_cached).mean())
         codes = float(stats.codes_scanned.mean())
         cost = _PAGE_COST * pages + _CODE_COST * codes + _PROBE_COST * probes

@@ -9,14 +9,17 @@ product quantisation too). The third number is |r - s v|^2, which scales the err
 n rows · D dimension of search space · M sub-quantisers, each of 4 bits
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from tenfold.core.errors import InputError
 from tenfold.search import _native
+from tenfold.search.storage import REPAIR, SectionFile
 
-__all__ = ["Codec", "CodecKind", "balanced_axes", "block_bytes", "pack_blocks", "residuals_of", "train_codec"]
+__all__ = ["Codec", "CodecKind", "balanced_axes", "block_bytes", "open_codec", "pack_blocks", "residuals_of",
+           "train_codec"]  # fmt: skip
 
 CodecKind = Literal["pq", "rabitq"]
 
@@ -40,6 +43,11 @@ class Codec:
     error_low: float
     error_step: float
 
+    def numbers(self) -> dict[str, Any]:
+        """What the manifest keeps of it; the codebook has a file."""
+        numbers = asdict(self)
+        return numbers | {"sub_dim": numbers.pop("codebook").shape[2]}
+
     def subs(self, dim: int) -> int:
         """M, the number of 4-bit codes per vector."""
         return -(-dim // 8) * 2 * self.bits if self.bits else len(self.codebook)
@@ -58,6 +66,15 @@ class Codec:
             scale_code.astype(np.uint8),
             _quantise(np.log(error), self.error_low, self.error_step, 255).astype(np.uint8),
         )
+
+
+def open_codec(numbers: dict[str, Any], file: SectionFile) -> Codec:
+    """The codec of an index, its codebook a memory map; InputError where that does not fit the numbers."""
+    width, flat = numbers["sub_dim"], file.array("codebook", "<f4", None).reshape(-1)
+    if flat.size % (16 * width):
+        raise InputError(f"{file.path}: its size does not fit the manifest; {REPAIR}")
+    numbers = {name: value for name, value in numbers.items() if name != "sub_dim"}
+    return Codec(codebook=flat.reshape(-1, 16, width), **numbers)
 
 
 def residuals_of(rows: np.ndarray, lists: np.ndarray, centroids: np.ndarray) -> np.ndarray:

@@ -300,7 +300,7 @@ def _true_distances(index: Index, queries: np.ndarray, path: Path, k: int) -> np
             f"{path}: has {truth.ids.shape[1]} neighbours of {truth.ids.shape[0]:,} queries; "
             f"{needed} of {len(queries):,} are needed"
         )
-    return index.distances_to(queries, truth.ids[:, :needed])
+    return index.stored.distances_to(queries, truth.ids[:, :needed], index.metric)
 
 
 def _print_neighbours(number: int, distances: np.ndarray, ids: np.ndarray, json: bool) -> None:

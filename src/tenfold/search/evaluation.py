@@ -7,7 +7,6 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search import _native
-from tenfold.search.calibration import StoredRows
 from tenfold.search.exact import check_count, exact_search, recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
 from tenfold.search.memory import resident_bytes
@@ -82,9 +81,7 @@ def evaluate(
         )  # fmt: skip
 
     if true_distances is None:
-        true_distances, _ = exact_search(
-            StoredRows(index), queries, width, index.metric, threads=threads, progress=progress
-        )
+        true_distances, _ = exact_search(index.stored, queries, width, index.metric, threads=threads, progress=progress)
 
     start = time.perf_counter()
     distances, _, stats = search(queries, threads)

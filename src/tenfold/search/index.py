@@ -1,28 +1,27 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import IO, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search import _native
-from tenfold.search.building import PAGE, BuildConfig, Builder, page_layout
+from tenfold.search.building import BuildConfig, Builder
 from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
-from tenfold.search.codec import CodecKind
+from tenfold.search.codec import CodecKind, open_codec
 from tenfold.search.data import as_source
 from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import fitting_code_bytes, parse_size
+from tenfold.search.pages import StoredRows, page_layout
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.space import Metric, open_space
-from tenfold.search.storage import INDEX_FILES as _FILES
-from tenfold.search.storage import SectionFile
+from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
 from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
 
 __all__ = ["Index", "SearchStats", "verify_index"]
@@ -33,19 +32,27 @@ Rerank = Literal["bound", "paper"]
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
-_REPAIR = "restore it from a copy or build the index again"
 
 
 @dataclass(frozen=True)
 class SearchStats:
-    """What each query cost: arrays of shape (queries,), uint32."""
+    """What each query cost: arrays of shape (queries,), uint32.
 
-    pages_read: np.ndarray  # from disk
-    pages_cached: np.ndarray  # asked for, but already in memory or on their way for another query
-    candidates: np.ndarray  # list entries whose exact distance was asked for
-    rows_scored: np.ndarray  # exact distances computed, neighbours on the same page included
+    Attributes:
+        pages_read: Pages read from disk, 4,096 bytes each, or one vector where that is larger.
+        pages_cached: Pages asked for that were in memory already or on their way for another query.
+        candidates: List entries whose exact distance was asked for; a row in two lists counts twice.
+        rows_scored: Exact distances computed, those of other rows on the same pages included.
+        codes_scanned: List entries whose distance was estimated from their codes.
+        rounds: Rounds of reading: the trips to disk that had to wait for one another.
+    """
+
+    pages_read: np.ndarray
+    pages_cached: np.ndarray
+    candidates: np.ndarray
+    rows_scored: np.ndarray
     codes_scanned: np.ndarray
-    rounds: np.ndarray  # of reading: the dependent trips to disk
+    rounds: np.ndarray
 
 
 class Index:
@@ -53,6 +60,15 @@ class Index:
 
     Searching is safe from any number of threads. Distances are smaller for nearer rows: squared L2,
     minus the inner product, or 1 - cos.
+
+    Attributes:
+        path: The folder.
+        rows: Number of vectors.
+        dim: Their dimension.
+        dtype: Their type: float32, float16, uint8 or int8.
+        metric: "l2", "ip" or "cosine".
+        stored: The vectors in their order on disk, a VectorSource.
+        calibration: Which settings reach which recall.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], io: IoBackend, cache_bytes: int) -> None:
@@ -62,12 +78,13 @@ class Index:
         self.dtype = np.dtype(manifest["dtype"])
         self.metric: Metric = manifest["metric"]
         self.calibration = Calibration.from_json(manifest["calibration"])
-        self._files = {name: SectionFile(path / name, kind) for name, kind in _FILES.items()}
+        self._files = {name: SectionFile(path / name, kind) for name, kind in INDEX_FILES.items()}
         _check_files(self._files, manifest["files"])
         for name, file in self._files.items():
             for section in file.names():
                 if section != "pages":  # its pages have checksums of their own, compared when read
                     self._files[name].check(section)
+        self.stored = StoredRows(self._files["vectors.bin"], self.rows, self.dim, self.dtype)
         self._space = open_space(manifest, self._files["codebook.bin"])
         self._searcher = self._native_searcher(io, cache_bytes)
 
@@ -142,7 +159,7 @@ class Index:
         builder.run()
         if builder.is_finished:
             return
-        files = {name: SectionFile(builder.folder / name, kind).checksum for name, kind in _FILES.items()}
+        files = {name: SectionFile(builder.folder / name, kind).checksum for name, kind in INDEX_FILES.items()}
         manifest = builder.manifest() | {
             "codec_numbers": builder.state["codec"],
             "calibration": Calibration().to_json(),
@@ -297,7 +314,7 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """Sizes and settings: what `tenfold search info` prints."""
-        sizes = {name: (self.path / name).stat().st_size for name in _FILES}
+        sizes = {name: (self.path / name).stat().st_size for name in INDEX_FILES}
         held = [file.section(name) for file in self._files.values() for name in file.names()]
         replicas = self._files["lists.bin"].section("replicas").rows
         subs = 2 * (self._files["codes.bin"].section("blocks").columns // 32 - 4)
@@ -324,73 +341,6 @@ class Index:
         """Compare every byte with its checksum; a line per damaged file, empty when all is well."""
         return verify_index(self.path)
 
-    # --- rows by their place on disk ------------------------------------------------------------------------
-
-    def page_chunks(self, start: int, chunk_rows: int) -> Iterator[np.ndarray]:
-        """The vectors from position `start` on, in pieces of about `chunk_rows`, (n, dim).
-
-        Raises InputError at a page that does not match its checksum.
-        """
-        per_page, _ = page_layout(self.dim * self.dtype.itemsize)
-        pages = max(1, chunk_rows // per_page)
-        with (self.path / "vectors.bin").open("rb") as file:
-            while start < self.rows:
-                first = start // per_page
-                vectors = self._read_pages(file, first, min(pages, -(-self.rows // per_page) - first))
-                vectors = vectors[start % per_page : self.rows - first * per_page]
-                yield vectors
-                start += len(vectors)
-
-    def rows_at(self, positions: np.ndarray) -> np.ndarray:
-        """Vectors (n, dim) by position; InputError at a page that does not match its checksum."""
-        per_page, _ = page_layout(self.dim * self.dtype.itemsize)
-        rows = np.empty((len(positions), self.dim), self.dtype)
-        with (self.path / "vectors.bin").open("rb") as file:
-            for number, position in enumerate(positions.tolist()):
-                rows[number] = self._read_pages(file, position // per_page, 1)[position % per_page]
-        return rows
-
-    def _read_pages(self, file: IO[bytes], first: int, count: int) -> np.ndarray:
-        row_bytes = self.dim * self.dtype.itemsize
-        per_page, stride = page_layout(row_bytes)
-        vectors = self._files["vectors.bin"]
-        file.seek(vectors.section("pages").offset + first * stride)
-        raw = np.frombuffer(file.read(count * stride), np.uint8)
-        wanted = vectors.array("page_crc", "<u4")[first : first + count]
-        whole = raw.size == count * stride
-        if not whole or not np.array_equal(_native.page_checksums(raw, stride), wanted):
-            raise InputError(f"{file.name}: a page does not match its checksum; it is damaged: {_REPAIR}")
-        rows = np.ascontiguousarray(raw.reshape(-1, stride)[:, : per_page * row_bytes])
-        found: np.ndarray = rows.view(self.dtype).reshape(-1, self.dim)
-        return found
-
-    def distances_to(self, queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Exact distances (q, n) float32, ascending, of each query to the rows of the given ids; inf for -1.
-
-        Raises InputError for an id that the index does not hold.
-        """
-        exact = check_queries(queries, self.dim, self.dtype)
-        labels = self.labels_at(np.arange(self.rows))
-        order = np.argsort(labels)
-        places = np.minimum(np.searchsorted(labels, ids, sorter=order), max(0, self.rows - 1))
-        positions = order[places] if self.rows else places
-        known = ids >= 0
-        if known.any() and (self.rows == 0 or not np.array_equal(labels[positions[known]], ids[known])):
-            raise InputError(f"the ids go up to {ids.max():,}, but the index holds {self.rows:,} rows; another base?")
-        distances = np.full(ids.shape, np.inf, np.float32)
-        scratch = np.full((1, ids.shape[1]), -1, np.int64)
-        for number, wanted in enumerate(positions):
-            wanted = wanted[known[number]]
-            scratch[:] = -1
-            row = slice(number, number + 1)
-            _native.exact(self.rows_at(wanted), self.dtype.name, self.metric, exact[row], 0, distances[row], scratch)
-        return distances
-
-    def labels_at(self, positions: np.ndarray) -> np.ndarray:
-        """Ids (n,) by position, int64."""
-        labels: np.ndarray = self._files["vectors.bin"].array("labels", "<u4")[positions].astype(np.int64)
-        return labels
-
     def estimates(
         self, queries: np.ndarray, positions: np.ndarray, threads: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -408,20 +358,17 @@ class Index:
     def _native_searcher(self, io: IoBackend, cache_bytes: int) -> Any:
         vectors, lists = self._files["vectors.bin"], self._files["lists.bin"]
         graph, codes = self._files["graph.bin"], self._files["codes.bin"]
-        numbers = dict(self._manifest["codec_numbers"])
-        width = numbers.pop("sub_dim")
+        codec_numbers = self._manifest["codec_numbers"]
         per_page, stride = page_layout(self.dim * self.dtype.itemsize)
         pages = vectors.section("pages")
         if pages.columns != stride or graph.section("centroids").columns != self._space.dim:
-            raise InputError(f"{self.path}: manifest.json does not fit the files beside it; {_REPAIR}")
-        codebook = self._files["codebook.bin"].array("codebook", "<f4", None).reshape(-1)
-        if width < 1 or codebook.size % (16 * width):
-            raise InputError(f"{self.path / 'codebook.bin'}: its size does not fit the manifest; {_REPAIR}")
+            raise InputError(f"{self.path}: manifest.json does not fit the files beside it; {REPAIR}")
+        codebook = open_codec(codec_numbers, self._files["codebook.bin"]).codebook
         centroids = graph.array("centroids", "<f4", None)
         moves = [array for array in (self._space.center, self._space.axes) if array is not None]
         for name, values in (("graph.bin", centroids), *(("codebook.bin", array) for array in (codebook, *moves))):
             if not np.isfinite(values).all():
-                raise InputError(f"{self.path / name}: holds values that are no numbers; {_REPAIR}")
+                raise InputError(f"{self.path / name}: holds values that are no numbers; {REPAIR}")
         arrays = {
             "page_crc": vectors.array("page_crc", "<u4"),
             "labels": vectors.array("labels", "<u4"),
@@ -431,9 +378,9 @@ class Index:
             "replica_offsets": lists.array("replica_offsets", "<u8"),
             "replicas": lists.array("replicas", "<u4"),
             "blocks": codes.array("blocks", "|u1", None).reshape(-1),
-            "codebook": codebook.reshape(-1, 16, width),
+            "codebook": codebook,
         }
-        numbers |= {
+        numbers = codec_numbers | {
             "rows": self.rows,
             "dim": self.dim,
             "rows_per_page": per_page,
@@ -460,7 +407,7 @@ def verify_index(path: str | Path) -> list[str]:
         raise
     except InputError as error:
         damaged.append(str(error))
-    for name, kind in _FILES.items():
+    for name, kind in INDEX_FILES.items():
         try:
             file = SectionFile(path / name, kind)
             for section in file.names():
@@ -476,7 +423,7 @@ def _check_files(files: dict[str, SectionFile], headers: dict[str, int]) -> None
     """InputError where a file is whole, but of another index."""
     for name, file in files.items():
         if file.checksum != headers.get(name):
-            raise InputError(f"{file.path}: belongs to another index than the manifest.json beside it; {_REPAIR}")
+            raise InputError(f"{file.path}: belongs to another index than the manifest.json beside it; {REPAIR}")
 
 
 def _matrix(array: np.ndarray) -> np.ndarray:

@@ -11,11 +11,10 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.space import Metric
-from tenfold.search.storage import FORMAT_VERSION, replace_file
+from tenfold.search.storage import FORMAT_VERSION, REPAIR, replace_file
 
 __all__ = ["NewerVersionError", "read_manifest", "write_manifest"]
 
-_REPAIR = "restore it from a copy or build the index again"
 # The smallest and largest value of every number; seed, replicas and epsilon are kept for the record.
 _WHOLE = {"rows": (0, (1 << 32) - 2), "dim": (1, 65535), "seed": (0, (1 << 64) - 1)}
 _WHOLE_CODEC = {"bits": (0, 4), "sub_dim": (1, 65536)}
@@ -62,14 +61,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
-        raise InputError(f"{path}: is not readable; {_REPAIR}")
+        raise InputError(f"{path}: is not readable; {REPAIR}")
     whole = written == _written(manifest)
     if version > FORMAT_VERSION:
         raise (NewerVersionError if whole else InputError)(
             f"{path}: has format version {version}, this Tenfold reads up to {FORMAT_VERSION}; upgrade Tenfold"
         )
     if not whole:
-        raise InputError(f"{path}: does not match its checksum; {_REPAIR}")
+        raise InputError(f"{path}: does not match its checksum; {REPAIR}")
     _check(path, manifest)
     return dict(manifest)
 
@@ -84,7 +83,7 @@ def _written(manifest: dict[str, Any]) -> bytes:
 def _check(path: Path, manifest: dict[str, Any]) -> None:
     def require(holds: bool, what: str) -> None:
         if not holds:
-            raise InputError(f"{path}: {what} is missing or not as it should be; {_REPAIR}")
+            raise InputError(f"{path}: {what} is missing or not as it should be; {REPAIR}")
 
     numbers: Any = manifest.get("codec_numbers")
     require(isinstance(numbers, dict), "codec_numbers")

@@ -1,5 +1,6 @@
 """How a build stays inside its memory budget, and how sizes are written."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def resident_bytes() -> int:
         fields = Path("/proc/self/statm").read_text().split()
     except OSError:
         return 0
-    return int(fields[1]) * 4096
+    return int(fields[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def fitting_code_bytes(

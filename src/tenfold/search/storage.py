@@ -24,6 +24,8 @@ from tenfold.search import _native
 __all__ = [
     "FORMAT_VERSION",
     "INDEX_FILES",
+    "PAGE",
+    "REPAIR",
     "SectionFile",
     "SectionWriter",
     "as_bytes",
@@ -39,14 +41,14 @@ INDEX_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lis
 """The section files of an index and their kinds."""
 
 FORMAT_VERSION = 1
+PAGE = 4096
+REPAIR = "restore it from a copy or build the index again"
 _MAGIC = b"TENFOLD\0"
-_PAGE = 4096
 _HEADER = struct.Struct("<8sII16sQI")
 _ENTRY = struct.Struct("<16s8sQQQI")
 _DTYPES = ("<f4", "<u4", "<u8", "<i8", "|u1")
 _CHUNK = 1 << 20
-_MOST_SECTIONS = (_PAGE - 64) // 64
-_REPAIR = "restore it from a copy or build the index again"
+_MOST_SECTIONS = (PAGE - 64) // 64
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class SectionWriter:
 
     def __enter__(self) -> Self:
         self._file: IO[bytes] = self._partial.open("wb")
-        self._file.write(b"\0" * _PAGE)
-        self._end = _PAGE
+        self._file.write(b"\0" * PAGE)
+        self._end = PAGE
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
@@ -108,7 +110,7 @@ class SectionWriter:
     def end(self) -> None:
         """Finish the section, filling its last page."""
         section = self._sections[self._current]
-        self._end = section.offset + -(-section.nbytes // _PAGE) * _PAGE
+        self._end = section.offset + -(-section.nbytes // PAGE) * PAGE
         self._file.write(b"\0" * (self._end - section.offset - section.nbytes))
 
     def add(self, name: str, array: np.ndarray) -> None:
@@ -126,7 +128,7 @@ class SectionWriter:
                 _ENTRY.pack(n.encode(), s.dtype.str.encode(), s.offset, s.rows, s.columns, s.crc).ljust(64, b"\0")
                 for n, s in self._sections.items()
             ]
-            return (start.ljust(64, b"\0") + b"".join(entries)).ljust(_PAGE, b"\0")
+            return (start.ljust(64, b"\0") + b"".join(entries)).ljust(PAGE, b"\0")
 
         return pack(_native.crc32c(np.frombuffer(pack(0), np.uint8), 0))
 
@@ -138,10 +140,10 @@ class SectionFile:
         self.path = path
         try:
             with path.open("rb") as file:
-                header = file.read(_PAGE)
+                header = file.read(PAGE)
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise InputError(f"{path}: cannot be opened ({error.strerror}); {_REPAIR}") from None
+            raise InputError(f"{path}: cannot be opened ({error.strerror}); {REPAIR}") from None
         self._sections = _parse_header(path, kind, header, size)
         self.checksum: int = _HEADER.unpack_from(header)[2]
         """Of the header, which holds those of the sections: tells this file from others of the same shape."""
@@ -155,7 +157,7 @@ class SectionFile:
         if section.dtype != np.dtype(dtype) or (columns is not None and section.columns != columns):
             raise InputError(
                 f"{self.path}: section {name} holds {section.columns} x {section.dtype}, "
-                f"not {columns} x {np.dtype(dtype)}; {_REPAIR}"
+                f"not {columns} x {np.dtype(dtype)}; {REPAIR}"
             )
         shape = (section.rows,) if columns == 1 else (section.rows, section.columns)
         if section.nbytes == 0:
@@ -166,7 +168,7 @@ class SectionFile:
     def section(self, name: str) -> _Section:
         """Where a section lies; InputError if there is none of that name."""
         if name not in self._sections:
-            raise InputError(f"{self.path}: has no section {name}; {_REPAIR}")
+            raise InputError(f"{self.path}: has no section {name}; {REPAIR}")
         return self._sections[name]
 
     def names(self) -> list[str]:
@@ -183,12 +185,12 @@ class SectionFile:
         for chunk in self.chunks(name):
             crc = _native.crc32c(np.frombuffer(chunk, np.uint8), crc)
         if crc != section.crc or any(self._filling(section)):
-            raise InputError(f"{self.path}: section {name} does not match its checksum; it is damaged: {_REPAIR}")
+            raise InputError(f"{self.path}: section {name} does not match its checksum; it is damaged: {REPAIR}")
 
     def _filling(self, section: _Section) -> bytes:
         with self.path.open("rb") as file:
             file.seek(section.offset + section.nbytes)
-            return file.read(-section.nbytes % _PAGE)
+            return file.read(-section.nbytes % PAGE)
 
     def chunks(self, name: str, chunk_bytes: int = _CHUNK) -> Iterator[bytes]:
         """The bytes of a section in pieces."""
@@ -199,7 +201,7 @@ class SectionFile:
             while left > 0:
                 chunk = file.read(min(left, chunk_bytes))
                 if not chunk:
-                    raise InputError(f"{self.path}: ends inside section {name}; {_REPAIR}")
+                    raise InputError(f"{self.path}: ends inside section {name}; {REPAIR}")
                 left -= len(chunk)
                 yield chunk
 
@@ -217,8 +219,8 @@ def is_section_file(path: Path) -> bool:
 
 
 def _parse_header(path: Path, kind: str, header: bytes, size: int) -> dict[str, _Section]:
-    if len(header) < _PAGE or header[:8] != _MAGIC:
-        raise InputError(f"{path}: is not a file of a Tenfold index; {_REPAIR}")
+    if len(header) < PAGE or header[:8] != _MAGIC:
+        raise InputError(f"{path}: is not a file of a Tenfold index; {REPAIR}")
     _, version, crc, found_kind, stated_size, count = _HEADER.unpack_from(header)
     if version > FORMAT_VERSION:
         raise InputError(
@@ -226,20 +228,20 @@ def _parse_header(path: Path, kind: str, header: bytes, size: int) -> dict[str, 
         )
     blank = header[:12] + b"\0" * 4 + header[16:]
     if _native.crc32c(np.frombuffer(blank, np.uint8), 0) != crc:
-        raise InputError(f"{path}: its header does not match its checksum; it is damaged: {_REPAIR}")
+        raise InputError(f"{path}: its header does not match its checksum; it is damaged: {REPAIR}")
     if found_kind.rstrip(b"\0") != kind.encode():
         raise InputError(f"{path}: holds {found_kind.rstrip(bytes(1)).decode('ascii', 'replace')!r}, not {kind!r}")
     if stated_size != size:
-        raise InputError(f"{path}: has {size:,} bytes, its header says {stated_size:,}; it is cut or mixed: {_REPAIR}")
+        raise InputError(f"{path}: has {size:,} bytes, its header says {stated_size:,}; it is cut or mixed: {REPAIR}")
     if count > _MOST_SECTIONS:
-        raise InputError(f"{path}: says it has {count:,} sections; it is damaged: {_REPAIR}")
+        raise InputError(f"{path}: says it has {count:,} sections; it is damaged: {REPAIR}")
     sections = {}
     for number in range(count):
         name, dtype, offset, rows, columns, section_crc = _ENTRY.unpack_from(header, 64 + 64 * number)
         text = dtype.rstrip(b"\0").decode("ascii", "replace")
-        fits = text in _DTYPES and rows * columns * np.dtype(text).itemsize <= size - offset <= size - _PAGE
-        if not fits or offset % _PAGE or not 0 < columns < 1 << 32:
-            raise InputError(f"{path}: section {number} lies outside the file; it is damaged: {_REPAIR}")
+        fits = text in _DTYPES and rows * columns * np.dtype(text).itemsize <= size - offset <= size - PAGE
+        if not fits or offset % PAGE or not 0 < columns < 1 << 32:
+            raise InputError(f"{path}: section {number} lies outside the file; it is damaged: {REPAIR}")
         sections[name.rstrip(b"\0").decode("ascii", "replace")] = _Section(
             np.dtype(text), offset, rows, columns, section_crc
         )
