@@ -7,6 +7,7 @@
 #include <array>
 #include <chrono>
 #include <limits>
+#include <new>
 #include <system_error>
 
 #include "arranging.h"
