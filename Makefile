@@ -59,7 +59,7 @@ sanitize: .venv/dev
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	TSAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(SANITIZER_LIBRARY)) $$($(CXX) -print-file-name=libstdc++.so.6)" \
-	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys tests/search
+	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys -m "not footprint" tests/search
 
 comma := ,
 SANITIZER_LIBRARY := $(if $(findstring thread,$(SANITIZE)),libtsan.so,libasan.so)

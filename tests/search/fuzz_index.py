@@ -205,7 +205,7 @@ def hostile_manifest(manifest: dict[str, Any], rng: np.random.Generator) -> None
         {},
         True,
     ]
-    where = [manifest, manifest["codec_numbers"], manifest["calibration"]][rng.integers(3)]
+    where = [manifest, manifest.get("codec_numbers"), manifest.get("calibration")][rng.integers(3)]
     where = where if isinstance(where, dict) and where else manifest  # an earlier change may have replaced it
     key = list(where)[rng.integers(len(where))]
     value = pool[rng.integers(len(pool))]

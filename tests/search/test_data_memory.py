@@ -92,6 +92,7 @@ CASES = {
 }
 
 
+@pytest.mark.footprint
 @pytest.mark.parametrize("name", CASES)
 def test_memory_does_not_grow_with_the_file(name: str, tmp_path: Path) -> None:
     path = tmp_path / name

@@ -79,12 +79,14 @@ def built(base: Path) -> Callable[[str], tuple[Path, int]]:
     return get
 
 
+@pytest.mark.footprint
 def test_build_keeps_its_budget(built: Callable[[str], tuple[Path, int]]) -> None:
     """Peak resident memory of the whole process is at most 10 % above the budget."""
     _, peak = built("128MB")
     assert peak <= 1.1 * parse_size("128MB"), f"{peak / 2**20:.0f} MB"
 
 
+@pytest.mark.footprint
 @pytest.mark.parametrize("io", ["auto", "buffered"])
 def test_search_needs_a_quarter_of_the_vectors(
     io: str, base: Path, built: Callable[[str], tuple[Path, int]], python: Python
