@@ -50,13 +50,14 @@ docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The sanitizers' run-time library must come first in the process, and so before Python.
+# OpenBLAS gets one thread: ThreadSanitizer does not see how its threads wait for each other.
 sanitize: .venv/dev
 	rm -rf build/sanitized
 	$(PIP) --no-deps --no-build-isolation --target build/sanitized \
 	    --config-settings=build-dir=build/sanitize-$(firstword $(subst $(comma), ,$(SANITIZE))) \
 	    --config-settings=cmake.build-type=RelWithDebInfo \
 	    --config-settings=cmake.define.TENFOLD_SANITIZE=$(SANITIZE) .
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	TSAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(SANITIZER_LIBRARY)) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys -m "not footprint" tests/search

@@ -11,7 +11,8 @@
 
 namespace tenfold {
 
-constexpr size_t kBlockRows = 32;  // vectors in one fast-scan block
+constexpr size_t kBlockRows = 32;   // vectors in one fast-scan block
+constexpr size_t kRoutedRows = 16;  // centroids in one block of bytes
 
 // One query's lookup table for the 4-bit codes: `even` holds the tables of sub-quantisers 0, 2, 4, ..., `odd` those
 // of 1, 3, 5, ...; each 16-entry table is stored twice in a row so that a 32-byte load fills both lanes.
@@ -30,6 +31,27 @@ struct Hit {
     uint8_t error;   // log-coded squared residual error
 };
 
+// A list and the squared distance to its centroid.
+struct Route {
+    float distance;
+    uint32_t list;
+};
+
+// Centroids as bytes within -127..127, in blocks of 16: 4 values of each row in turn. By row: |c|^2, and 64 times the
+// sum of the bytes.
+struct ByteRows {
+    const int8_t* blocks;
+    const float* norms;
+    const int32_t* sums;
+};
+
+// A query as bytes from 1 to 127, each 64 more than the value; distances, less |q|^2, are norm - scale * <q, c>.
+struct ByteQuery {
+    const uint8_t* values;
+    size_t quads;  // number of values / 4
+    float scale;
+};
+
 struct Kernels {
     const char* name;
     // Squared L2 distances of one row to `count` rows of `base`: those of the given ids, or the first ones if null.
@@ -43,6 +65,9 @@ struct Kernels {
     float (*dot_u8)(const uint8_t*, const uint8_t*, size_t d);
     float (*l2_i8)(const int8_t*, const int8_t*, size_t d);
     float (*dot_i8)(const int8_t*, const int8_t*, size_t d);
+    // Writes the centroids in `count` consecutive blocks whose distance is < limit to `routes` (room for 16 per block),
+    // counted from the first, and returns how many.
+    size_t (*compare_bytes)(const ByteQuery&, const ByteRows&, size_t count, float limit, Route* routes);
     // Scores `count` entries stored in consecutive blocks; writes those whose estimate is < threshold to `hits`
     // (room for `count` rounded up to 32) and returns how many. `list_term` is |q - c|^2.
     size_t (*scan)(const uint8_t* blocks, size_t count, const ScanTable&, float list_term, float threshold, Hit* hits);

@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "float_kernels.h"
 #include "kernels.h"
 
@@ -53,6 +55,41 @@ float integer_sum(const T* a, const T* b, size_t d) {
         total += add_lanes(sum);
     }
     return float(total);
+}
+
+size_t compare_bytes(const ByteQuery& query, const ByteRows& rows, size_t count, float limit, Route* routes) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256 scale = _mm256_set1_ps(query.scale), below = _mm256_set1_ps(limit);
+    const int8_t* blocks = rows.blocks;
+    size_t found = 0;
+    for (size_t block = 0; block < count; ++block) {
+        __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};  // rows 0..7 and 8..15
+        for (size_t quad = 0; quad < query.quads; ++quad, blocks += 64) {
+            int32_t bits;
+            std::memcpy(&bits, query.values + 4 * quad, sizeof bits);
+            const __m256i values = _mm256_set1_epi32(bits);
+            for (size_t half = 0; half < 2; ++half) {
+                const __m256i row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
+                sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(_mm256_maddubs_epi16(values, row), ones));
+            }
+        }
+        for (size_t half = 0; half < 2; ++half) {
+            const size_t first = kRoutedRows * block + 8 * half;
+            const __m256i product =
+                _mm256_sub_epi32(sums[half], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows.sums + first)));
+            const __m256 distance =
+                _mm256_sub_ps(_mm256_loadu_ps(rows.norms + first), _mm256_mul_ps(scale, _mm256_cvtepi32_ps(product)));
+            auto mask = uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(distance, below, _CMP_LT_OQ)));
+            if (mask == 0) continue;
+            alignas(32) float values[8];
+            _mm256_store_ps(values, distance);
+            for (; mask; mask &= mask - 1) {
+                const auto row = uint32_t(__builtin_ctz(mask));
+                routes[found++] = {values[row], uint32_t(first) + row};
+            }
+        }
+    }
+    return found;
 }
 
 // The u16 table sums of one block: rows 0..15 in `low`, rows 16..31 in `high`.
@@ -124,6 +161,7 @@ const Kernels& avx2_kernels() {
                                integer_sum<Unsigned, uint8_t, product>,
                                integer_sum<Signed, int8_t, square>,
                                integer_sum<Signed, int8_t, product>,
+                               compare_bytes,
                                scan};
     return table;
 }

@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "float_kernels.h"
 #include "kernels.h"
 
@@ -48,6 +50,52 @@ float integer_sum(const T* a, const T* b, size_t d) {
                                                           _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1))));
     }
     return float(total);
+}
+
+// <q, c> of the rows of `some` consecutive blocks; several at a time hide the additions' latency.
+template <size_t some>
+inline void byte_products(const ByteQuery& query, const int8_t* blocks, __m512i* sums) {
+    const __m512i ones = _mm512_set1_epi16(1);
+    for (size_t b = 0; b < some; ++b) sums[b] = _mm512_setzero_si512();
+    for (size_t quad = 0; quad < query.quads; ++quad) {
+        int32_t bits;
+        std::memcpy(&bits, query.values + 4 * quad, sizeof bits);
+        const __m512i values = _mm512_set1_epi32(bits);
+        for (size_t b = 0; b < some; ++b) {
+            const __m512i row = _mm512_loadu_si512(blocks + (b * query.quads + quad) * 64);
+            sums[b] = _mm512_add_epi32(sums[b], _mm512_madd_epi16(_mm512_maddubs_epi16(values, row), ones));
+        }
+    }
+}
+
+size_t compare_bytes(const ByteQuery& query, const ByteRows& rows, size_t count, float limit, Route* routes) {
+    constexpr size_t kTogether = 4;
+    const __m512 scale = _mm512_set1_ps(query.scale), below = _mm512_set1_ps(limit);
+    size_t found = 0;
+    for (size_t block = 0; block < count;) {
+        const size_t some = count - block < kTogether ? 1 : kTogether;
+        const int8_t* blocks = rows.blocks + block * query.quads * 64;
+        __m512i sums[kTogether];
+        if (some == kTogether)
+            byte_products<kTogether>(query, blocks, sums);
+        else
+            byte_products<1>(query, blocks, sums);
+        for (size_t b = 0; b < some; ++b, ++block) {
+            const size_t first = kRoutedRows * block;
+            const __m512i product = _mm512_sub_epi32(sums[b], _mm512_loadu_si512(rows.sums + first));
+            const __m512 distance =
+                _mm512_sub_ps(_mm512_loadu_ps(rows.norms + first), _mm512_mul_ps(scale, _mm512_cvtepi32_ps(product)));
+            uint32_t mask = _mm512_cmp_ps_mask(distance, below, _CMP_LT_OQ);
+            if (mask == 0) continue;
+            alignas(64) float values[kRoutedRows];
+            _mm512_store_ps(values, distance);
+            for (; mask; mask &= mask - 1) {
+                const auto row = uint32_t(__builtin_ctz(mask));
+                routes[found++] = {values[row], uint32_t(first) + row};
+            }
+        }
+    }
+    return found;
 }
 
 // The u16 table sums of one block, rows 0..31 in order. Lanes 0-1 take pair p, lanes 2-3 pair p + 1.
@@ -131,6 +179,7 @@ const Kernels& avx512_kernels() {
                                integer_sum<Unsigned, uint8_t, product>,
                                integer_sum<Signed, int8_t, square>,
                                integer_sum<Signed, int8_t, product>,
+                               compare_bytes,
                                scan};
     return table;
 }

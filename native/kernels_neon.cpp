@@ -1,5 +1,7 @@
 #include <arm_neon.h>
 
+#include <cstring>
+
 #include "float_kernels.h"
 #include "kernels.h"
 
@@ -40,6 +42,33 @@ float integer_sum(const T* a, const T* b, size_t d) {
         total += vaddlvq_s32(sum);
     }
     return float(total);
+}
+
+size_t compare_bytes(const ByteQuery& query, const ByteRows& rows, size_t count, float limit, Route* routes) {
+    const int8_t* blocks = rows.blocks;
+    size_t found = 0;
+    for (size_t block = 0; block < count; ++block) {
+        int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+        for (size_t quad = 0; quad < query.quads; ++quad, blocks += 64) {
+            uint32_t bits;
+            std::memcpy(&bits, query.values + 4 * quad, sizeof bits);
+            const int8x8_t values = vreinterpret_s8_u32(vdup_n_u32(bits));  // at most 127: signed bytes as well
+            for (size_t part = 0; part < 4; ++part) {
+                const int8x16_t row = vld1q_s8(blocks + 16 * part);
+                const int32x4_t low = vpaddlq_s16(vmull_s8(values, vget_low_s8(row)));
+                const int32x4_t high = vpaddlq_s16(vmull_s8(values, vget_high_s8(row)));
+                sums[part] = vaddq_s32(sums[part], vpaddq_s32(low, high));
+            }
+        }
+        int32_t products[kRoutedRows];
+        for (size_t part = 0; part < 4; ++part) vst1q_s32(products + 4 * part, sums[part]);
+        for (size_t row = kRoutedRows * block; row < kRoutedRows * (block + 1); ++row) {
+            const int32_t product = products[row % kRoutedRows] - rows.sums[row];
+            const float distance = rows.norms[row] - query.scale * float(product);
+            if (distance < limit) routes[found++] = {distance, uint32_t(row)};
+        }
+    }
+    return found;
 }
 
 // The u16 table sums of one block, rows 0..31 in order.
@@ -92,6 +121,7 @@ const Kernels& neon_kernels() {
                                integer_sum<uint8_t, product>,
                                integer_sum<int8_t, square>,
                                integer_sum<int8_t, product>,
+                               compare_bytes,
                                scan};
     return table;
 }

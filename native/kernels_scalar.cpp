@@ -22,6 +22,19 @@ float dot_int(const T* a, const T* b, size_t d) {
     return float(sum);
 }
 
+size_t compare_bytes(const ByteQuery& query, const ByteRows& rows, size_t count, float limit, Route* routes) {
+    size_t found = 0;
+    for (size_t row = 0; row < kRoutedRows * count; ++row) {
+        const int8_t* values = rows.blocks + (row / kRoutedRows * query.quads * kRoutedRows + row % kRoutedRows) * 4;
+        int32_t product = -rows.sums[row];
+        for (size_t i = 0; i < 4 * query.quads; ++i)
+            product += query.values[i] * values[i / 4 * 4 * kRoutedRows + i % 4];
+        const float distance = rows.norms[row] - query.scale * float(product);
+        if (distance < limit) routes[found++] = {distance, uint32_t(row)};
+    }
+    return found;
+}
+
 size_t scan(const uint8_t* blocks, size_t count, const ScanTable& table, float list_term, float threshold, Hit* hits) {
     size_t found = 0;
     const size_t stride = block_bytes(table.pairs);
@@ -47,17 +60,10 @@ size_t scan(const uint8_t* blocks, size_t count, const ScanTable& table, float l
 }  // namespace
 
 const Kernels& scalar_kernels() {
-    static const Kernels table{"scalar",
-                               lanes::l2_many,
-                               lanes::l2<float>,
-                               lanes::dot<float>,
-                               lanes::l2<uint16_t>,
-                               lanes::dot<uint16_t>,
-                               l2_int<uint8_t>,
-                               dot_int<uint8_t>,
-                               l2_int<int8_t>,
-                               dot_int<int8_t>,
-                               scan};
+    static const Kernels table{"scalar",          lanes::l2_many,      lanes::l2<float>,
+                               lanes::dot<float>, lanes::l2<uint16_t>, lanes::dot<uint16_t>,
+                               l2_int<uint8_t>,   dot_int<uint8_t>,    l2_int<int8_t>,
+                               dot_int<int8_t>,   compare_bytes,       scan};
     return table;
 }
 

@@ -274,12 +274,14 @@ class BoundSearcher {
                     view.rows_per_page * view.scorer.dim * type_size(view.scorer.type) <= view.page_stride,
                 "the index's page layout does not fit its rows; the index is damaged, run `tenfold search verify`");
         searcher_ = std::make_unique<Searcher>(view, path, io, cache_bytes);
+        lists_ = lists;
         dim_ = view.scorer.dim;
         space_dim_ = view.graph.dim;
         query_bytes_ = query_type_size(view.scorer.type);
     }
 
     std::string backend() const { return searcher_->backend(); }
+    size_t memory_bytes() const { return searcher_->memory_bytes(); }
 
     nb::tuple search(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
                      size_t k, size_t probes, size_t candidates, float z, const std::string& rule,
@@ -300,6 +302,23 @@ class BoundSearcher {
             nb::raise_python_error();
         }
         return nb::make_tuple(distances.array, ids.array, stats.array);
+    }
+
+    nb::tuple route(const In2<float>& space, size_t probes, size_t threads) const {
+        require(space.shape(1) == space_dim_, "the queries do not have the dimension of search space");
+        probes = std::min(probes, lists_);
+        std::vector<Route> routes(space.shape(0) * probes);
+        {
+            const nb::gil_scoped_release release;
+            searcher_->route(space.data(), space.shape(0), probes, threads, routes.data());
+        }
+        Out<float, 2> distances({space.shape(0), probes});
+        Out<uint32_t, 2> lists({space.shape(0), probes});
+        for (size_t i = 0; i < routes.size(); ++i) {
+            distances.data[i] = routes[i].distance;
+            lists.data[i] = routes[i].list;
+        }
+        return nb::make_tuple(distances.array, lists.array);
     }
 
     nb::tuple estimate(const In2<float>& space, const In2<uint32_t>& positions, size_t threads) const {
@@ -327,7 +346,7 @@ class BoundSearcher {
 
     nb::dict arrays_;  // keeps the memory maps alive
     std::unique_ptr<Searcher> searcher_;
-    size_t dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
+    size_t lists_ = 0, dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
 };
 
 void translate(const std::exception_ptr& pointer, void*) {
@@ -373,7 +392,9 @@ NB_MODULE(_native, m) {
                       const std::string&, size_t>(),
              "arrays"_a, "numbers"_a, "path"_a, "dtype"_a, "metric"_a, "io"_a, "cache_bytes"_a)
         .def_prop_ro("backend", &BoundSearcher::backend)
+        .def_prop_ro("memory_bytes", &BoundSearcher::memory_bytes)
         .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a,
              "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
+        .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
 }

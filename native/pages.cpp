@@ -161,7 +161,7 @@ constexpr size_t kCrew = 16;
 PageFile::PageFile(const std::string& path, const std::string& io) : path_(path) {
     const bool automatic = io == "auto";
     if (!automatic && io != "uring" && io != "direct" && io != "buffered")
-        throw InputError("io='" + io + "' is not known; choose auto, uring, direct or buffered");
+        throw InputError("io='" + io + "' is not known; choose auto, uring, direct, buffered or memory");
     const std::string no_uring = automatic || io == "uring" ? probe_io_uring() : "";
     if (io == "uring" && !no_uring.empty())
         throw InputError("io='uring' is refused here: " + no_uring + "; use io='auto'");

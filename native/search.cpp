@@ -1,10 +1,13 @@
 #include "search.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <iterator>
+#include <numeric>
 
 #include "checksum.h"
 #include "errors.h"
@@ -17,14 +20,17 @@ namespace {
 constexpr size_t kQueueDepth = 64;        // reads under way per worker
 constexpr size_t kFlightBytes = 4 << 20;  // what the candidates of a worker's queries may take
 constexpr size_t kMostFlights = 32;       // queries under way per worker, at most
-constexpr double kChangeRate = 0.1;       // paper, algorithm 1: epsilon; its beta is 1, its batch size k
+constexpr size_t kRouteBytes = 8 << 20;   // what the lists of a batch of queries may take
+constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kMostShare = 64;    // queries that a worker takes at a time
+constexpr double kChangeRate = 0.1;  // paper, algorithm 1: epsilon; its beta is 1, its batch size k
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 struct Candidate {
     float estimate;
     uint32_t position;
-    float bound;
+    uint8_t error;
 };
 
 bool better(const Candidate& a, const Candidate& b) {
@@ -47,6 +53,19 @@ struct Flight {
 
 }  // namespace
 
+// Queries under way together, the lists nearest to each, and the order in which they are answered.
+struct Batch {
+    const Queries& queries;
+    const SearchOptions& options;
+    size_t probes;
+    size_t first;               // of the queries
+    std::vector<Route> routes;  // (order.size(), probes)
+    std::vector<size_t> order;  // numbers of queries
+    size_t share;               // how many a worker takes at a time
+
+    const Route* routes_of(size_t query) const { return &routes[(query - first) * probes]; }
+};
+
 // Answers queries one thread at a time: scans for one while the disk reads for others.
 class Worker {
   public:
@@ -58,23 +77,30 @@ class Worker {
           cache_(std::max(kQueueDepth, searcher.cache_bytes_ / buffer_bytes_), buffer_bytes_),
           reader_(searcher.file_.reader(kQueueDepth)) {}
 
-    void run(const Queries& queries, const SearchOptions& options, std::atomic<size_t>& next, float* distances,
-             int64_t* ids, QueryStats* stats, const std::function<void()>& poll) {
-        queries_ = &queries;
-        options_ = &options;
+    void run(const Batch& batch, std::atomic<size_t>& next, float* distances, int64_t* ids, QueryStats* stats,
+             const std::function<void()>& poll) {
+        batch_ = &batch;
+        queries_ = &batch.queries;
+        options_ = &batch.options;
+        const SearchOptions& options = batch.options;
         const size_t affordable = kFlightBytes / (sizeof(Candidate) * std::max<size_t>(1, options.candidates));
-        flights_.resize(std::min(std::clamp<size_t>(affordable, 1, kMostFlights), queries.count));
+        const size_t count = batch.order.size();
+        flights_.resize(std::min(std::clamp<size_t>(affordable, 1, kMostFlights), count));
         std::vector<uint32_t> idle;
         for (uint32_t f = 0; f < flights_.size(); ++f) idle.push_back(f);
         try {
             bool more = true;
+            size_t at = 0, stop = 0;
             while (more || idle.size() < flights_.size()) {
                 if (poll) poll();
                 if (more && !idle.empty()) {
-                    const size_t query = next.fetch_add(1);
-                    more = query < queries.count;
+                    if (at == stop) {
+                        at = std::min(count, next.fetch_add(batch.share));
+                        stop = std::min(count, at + batch.share);
+                    }
+                    more = at < stop;
                     if (more) {
-                        begin(flights_[idle.back()], query);
+                        begin(flights_[idle.back()], at++);
                         idle.pop_back();
                     }
                 }
@@ -89,7 +115,7 @@ class Worker {
                 }
             }
         } catch (...) {
-            next.store(queries.count);  // the other workers stop too
+            next.store(count);  // the other workers stop too
             drain();
             throw;
         }
@@ -98,7 +124,8 @@ class Worker {
   private:
     // --- scanning -------------------------------------------------------------------------------------------
 
-    void begin(Flight& flight, size_t query) {
+    void begin(Flight& flight, size_t place) {
+        const size_t query = batch_->order[place];
         flight.query = query;
         flight.stats = {};
         flight.best.start(options_->k);
@@ -107,7 +134,7 @@ class Worker {
         flight.seen.clear();
         flight.previous.clear();
         flight.query_norm = view_.scorer.query_norm(exact_query(query));
-        scan(flight, queries_->space + query * view_.graph.dim);
+        scan(flight, queries_->space + query * view_.graph.dim, batch_->routes_of(query));
         next_round(flight);
         active_.push_back(&flight);
     }
@@ -116,8 +143,7 @@ class Worker {
         return queries_->exact + query * view_.scorer.dim * query_type_size(view_.scorer.type);
     }
 
-    void scan(Flight& flight, const float* query) {
-        route(query, options_->probes);
+    void scan(Flight& flight, const float* query, const Route* routes) {
         table_.fill(view_.codec, query);
         const ScanTable scan_table = searcher_.scan_table(table_);
         // All candidates means all: a row and its replicas are several.
@@ -125,7 +151,11 @@ class Worker {
         auto& candidates = scanned_;
         candidates.clear();
         float threshold = INFINITY;
-        for (const Near& list : lists_) {
+        const Route* const last =
+            std::find_if(routes, routes + batch_->probes, [](const Route& route) { return route.list == kNone; });
+        for (const Route* route = routes; route != last; ++route) {
+            if (route + 1 != last) searcher_.prefetch(route[1].list);
+            const Near list{route->distance, route->list, false};
             const size_t own = view_.starts[list.id + 1] - view_.starts[list.id];
             const size_t copies = view_.replica_offsets[list.id + 1] - view_.replica_offsets[list.id];
             const uint8_t* blocks = view_.blocks + searcher_.block_starts_[list.id];
@@ -142,10 +172,7 @@ class Worker {
                     throw InputError("lists.bin: list " + std::to_string(list.id) + " names row " +
                                      std::to_string(position) + " of " + std::to_string(view_.rows) +
                                      "; the index is damaged, run `tenfold search verify`");
-                const float estimate = std::max(0.0f, hit.estimate);
-                const float error = searcher_.errors_[hit.error];
-                candidates.push_back({hit.estimate, uint32_t(position),
-                                      estimate + options_->z * std::sqrt(estimate) * std::sqrt(error)});
+                candidates.push_back({hit.estimate, uint32_t(position), hit.error});
             }
             if (candidates.size() > 2 * wanted) threshold = cut(candidates, wanted);
         }
@@ -162,21 +189,10 @@ class Worker {
             candidates.clear();
             return -INFINITY;
         }
-        std::nth_element(candidates.begin(), candidates.begin() + std::ptrdiff_t(wanted - 1), candidates.end(), better);
+        std::nth_element(candidates.begin(), candidates.begin() + std::ptrdiff_t(wanted - 1), candidates.end(),
+                         [](const Candidate& a, const Candidate& b) { return a.estimate < b.estimate; });
         candidates.resize(wanted);
         return candidates.back().estimate;
-    }
-
-    void route(const float* query, size_t probes) {
-        const Graph& graph = view_.graph;
-        probes = std::min(probes, graph.count);
-        constexpr size_t kSmall = 1024;  // below this, or for a wide search, the graph is slower than looking at all
-        if (graph.count <= kSmall || probes > graph.count / 8) {
-            search_all(graph.points, graph.count, graph.dim, query, probes, lists_);
-            return;
-        }
-        search_graph(graph, query, probes + std::max<size_t>(16, probes / 4), searcher_.entries_, visited_, lists_);
-        if (lists_.size() > probes) lists_.resize(probes);
     }
 
     // --- re-ranking -----------------------------------------------------------------------------------------
@@ -222,9 +238,15 @@ class Worker {
         }
         const float kth = space_distance(flight.query, flight.best.worst());
         for (size_t i = flight.requested; i < available; ++i)
-            if (flight.candidates[i].bound < kth || reads_everything()) request(flight, flight.candidates[i]);
+            if (reads_everything() || bound(flight.candidates[i]) < kth) request(flight, flight.candidates[i]);
         flight.requested = available;
         return true;
+    }
+
+    // What a candidate's distance in search space hardly ever is below.
+    float bound(const Candidate& candidate) const {
+        const float estimate = std::max(0.0f, candidate.estimate);
+        return estimate + options_->z * std::sqrt(estimate) * std::sqrt(searcher_.errors_[candidate.error]);
     }
 
     // Paper, algorithm 1: batches of k until a batch changes at most a tenth of the answer.
@@ -286,6 +308,12 @@ class Worker {
     void issue(Flight& flight) {
         while (flight.next_page < flight.todo.size()) {
             const uint64_t page = flight.todo[flight.next_page];
+            if (searcher_.resident_) {
+                score(flight, page, searcher_.resident_.get() + page * view_.page_stride);
+                ++flight.stats.pages_cached;
+                ++flight.next_page;
+                continue;
+            }
             uint32_t slot = cache_.find(page);
             if (slot != PageCache::kNoSlot && cache_.slot(slot).state == PageCache::State::ready) {
                 score(flight, page, page_data(slot));
@@ -337,14 +365,12 @@ class Worker {
         const uint64_t lead = page_offset(page) % kAlignment;
         if (completion.result < int64_t(lead + view_.page_stride)) {
             cache_.release(completion.tag);
-            const std::string reason = completion.result < 0 ? std::strerror(int(-completion.result)) : "the file ends";
-            throw InputError(searcher_.file_.path() + ": page " + std::to_string(page) + " cannot be read: " + reason);
+            throw searcher_.unreadable(page, completion.result);
         }
         const std::byte* data = page_data(completion.tag);
         if (crc32c(data, view_.page_stride) != view_.page_crc[page]) {
             cache_.release(completion.tag);
-            throw InputError(searcher_.file_.path() + ": page " + std::to_string(page) +
-                             " does not match its checksum; the file is damaged, run `tenfold search verify`");
+            throw searcher_.damaged(page);
         }
         slot.state = PageCache::State::ready;
         for (uint32_t number : slot.waiting) {
@@ -372,21 +398,20 @@ class Worker {
     size_t buffer_bytes_;
     PageCache cache_;
     std::unique_ptr<PageReader> reader_;
+    const Batch* batch_ = nullptr;
     const Queries* queries_ = nullptr;
     const SearchOptions* options_ = nullptr;
     std::vector<Flight> flights_;
     std::vector<Flight*> active_;
-    std::vector<Near> lists_;
     std::vector<Hit> hits_;
     std::vector<Candidate> scanned_;
     std::vector<Completion> done_;
     QueryTable table_;
-    Visited visited_;
     size_t reading_ = 0;
 };
 
 Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes)
-    : view_(view), entries_(entry_points(view.graph.count)), file_(path, io), cache_bytes_(cache_bytes) {
+    : view_(view), router_(view_.graph), file_(path, io == "memory" ? "buffered" : io), cache_bytes_(cache_bytes) {
     const auto damaged = [](const std::string& what) {
         return InputError(what + "; the index is damaged, run `tenfold search verify`");
     };
@@ -402,12 +427,49 @@ Searcher::Searcher(const IndexView& view, const std::string& path, const std::st
             view.starts[list + 1] - view.starts[list] + view.replica_offsets[list + 1] - view.replica_offsets[list];
         offset += (entries + kBlockRows - 1) / kBlockRows * bytes;
     }
+    block_starts_.push_back(offset);
     if (offset != view.blocks_size)
         throw damaged("codes.bin holds " + std::to_string(view.blocks_size) + " bytes, the lists need " +
                       std::to_string(offset));
+    if (io == "memory") load();
 }
 
 Searcher::~Searcher() = default;
+
+// Reads all pages once and for good, comparing each with its checksum.
+void Searcher::load() {
+    constexpr size_t kPiece = 1 << 20;
+    const size_t bytes = view_.pages * view_.page_stride, room = round_up(std::max<size_t>(1, bytes), kHugePage);
+    resident_.reset(static_cast<std::byte*>(std::aligned_alloc(kHugePage, room)));
+    if (!resident_) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(resident_.get(), room, MADV_HUGEPAGE);
+#endif
+    const std::unique_ptr<PageReader> reader = file_.reader(1);
+    std::vector<Completion> done;
+    for (size_t start = 0; start < bytes; start += kPiece) {
+        const size_t size = std::min(kPiece, bytes - start);
+        done.clear();
+        reader->queue({0, view_.pages_offset + start, uint32_t(round_up(size, kAlignment)), resident_.get() + start});
+        reader->submit();
+        reader->reap(done, true);
+        if (done.front().result < int64_t(size)) throw unreadable(start / view_.page_stride, done.front().result);
+    }
+    for (size_t page = 0; page < view_.pages; ++page) {
+        const std::byte* data = resident_.get() + page * view_.page_stride;
+        if (crc32c(data, view_.page_stride) != view_.page_crc[page]) throw damaged(page);
+    }
+}
+
+InputError Searcher::unreadable(uint64_t page, int64_t result) const {
+    const std::string reason = result < 0 ? std::strerror(int(-result)) : "the file ends";
+    return InputError(file_.path() + ": page " + std::to_string(page) + " cannot be read: " + reason);
+}
+
+InputError Searcher::damaged(uint64_t page) const {
+    return InputError(file_.path() + ": page " + std::to_string(page) +
+                      " does not match its checksum; the file is damaged, run `tenfold search verify`");
+}
 
 std::unique_ptr<Worker> Searcher::borrow() {
     {
@@ -426,16 +488,48 @@ void Searcher::give_back(std::unique_ptr<Worker> worker) {
     idle_.push_back(std::move(worker));
 }
 
+// In batches: all queries are routed, then answered in the order of their nearest lists, so that neighbours share codes
+// in the processor's cache and pages on their way.
 void Searcher::search(const Queries& queries, const SearchOptions& options, float* distances, int64_t* ids,
                       QueryStats* stats, const std::function<void()>& poll) {
-    if (queries.count == 0) return;
-    std::atomic<size_t> next{0};
-    const size_t threads = std::max<size_t>(1, std::min(options.threads, (queries.count + 7) / 8));
-    parallel_for(threads, 1, threads, [&](size_t, size_t, size_t thread) {
-        std::unique_ptr<Worker> worker = borrow();
-        worker->run(queries, options, next, distances, ids, stats, thread == 0 ? poll : nullptr);
-        give_back(std::move(worker));
+    const size_t probes = std::min(options.probes, view_.graph.count);
+    const size_t most = std::max(Router::kGroup, kRouteBytes / (sizeof(Route) * std::max<size_t>(1, probes)));
+    Batch batch{queries, options, probes, 0, {}, {}, 0};
+    for (; batch.first < queries.count; batch.first += batch.order.size()) {
+        const size_t count = std::min(most, queries.count - batch.first);
+        const size_t threads = std::max<size_t>(1, std::min(options.threads, (count + 7) / 8));
+        begin(batch, count, threads);
+        if (poll) poll();
+        std::atomic<size_t> next{0};
+        parallel_for(threads, 1, threads, [&](size_t, size_t, size_t thread) {
+            std::unique_ptr<Worker> worker = borrow();
+            worker->run(batch, next, distances, ids, stats, thread == 0 ? poll : nullptr);
+            give_back(std::move(worker));
+        });
+    }
+}
+
+void Searcher::route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const {
+    parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
+        router_.route(space + first * view_.graph.dim, last - first, probes, routes + first * probes);
     });
+}
+
+// Routes the next `count` queries and puts them in order.
+void Searcher::begin(Batch& batch, size_t count, size_t threads) const {
+    batch.routes.resize(count * batch.probes);
+    batch.order.resize(count);
+    route(batch.queries.space + batch.first * view_.graph.dim, count, batch.probes, threads, batch.routes.data());
+    std::iota(batch.order.begin(), batch.order.end(), batch.first);
+    std::stable_sort(batch.order.begin(), batch.order.end(),
+                     [&](size_t a, size_t b) { return batch.routes_of(a)->list < batch.routes_of(b)->list; });
+    batch.share = std::clamp<size_t>(count / (8 * threads), 1, kMostShare);
+}
+
+void Searcher::prefetch(uint32_t list) const {
+    const uint8_t* const first = view_.blocks + block_starts_[list];
+    const uint8_t* const last = view_.blocks + block_starts_[list + 1];
+    for (const uint8_t* line = first; line < last; line += 64) __builtin_prefetch(line);
 }
 
 ScanTable Searcher::scan_table(const QueryTable& table) const {

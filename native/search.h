@@ -3,16 +3,19 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "errors.h"
 #include "graph.h"
 #include "metric.h"
 #include "pages.h"
 #include "quantizer.h"
+#include "routing.h"
 
 namespace tenfold {
 
@@ -62,33 +65,46 @@ struct Queries {
 };
 
 class Worker;
+struct Batch;
 
 class Searcher {
   public:
     Searcher(const IndexView&, const std::string& path, const std::string& io, size_t cache_bytes);
     ~Searcher();
 
-    const std::string& backend() const { return file_.backend(); }
+    std::string backend() const { return resident_ ? "memory" : file_.backend(); }
+    size_t memory_bytes() const { return router_.memory_bytes() + (resident_ ? view_.pages * view_.page_stride : 0); }
     // distances and ids (count, k), stats (count). Any number of threads may call at once. `poll`, where given, is
     // called often from the calling thread; what it throws ends the search.
     void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats,
                 const std::function<void()>& poll);
+    // The nearest lists of each query of search space: routes (count, probes).
+    void route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const;
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
     // NaN where a position's own list does not hold it.
     void estimate(const Queries&, const uint32_t* positions, size_t width, size_t threads, float* estimates,
                   float* errors) const;
 
   private:
+    void begin(Batch&, size_t count, size_t threads) const;
+    void load();
+    InputError unreadable(uint64_t page, int64_t result) const;
+    InputError damaged(uint64_t page) const;
+    void prefetch(uint32_t list) const;  // its codes, into the processor's cache
     ScanTable scan_table(const QueryTable&) const;
     std::unique_ptr<Worker> borrow();
     void give_back(std::unique_ptr<Worker>);
 
     IndexView view_;
-    std::vector<uint64_t> block_starts_;  // byte offset of each list's first block
-    std::vector<uint32_t> entries_;
+    std::vector<uint64_t> block_starts_;  // byte offset of each list's first block, and of their end
+    Router router_;
     float errors_[256];  // squared residual error by code
     PageFile file_;
     size_t cache_bytes_;
+    struct Free {
+        void operator()(std::byte* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<std::byte, Free> resident_;  // io "memory": all pages
     std::mutex lock_;
     std::vector<std::unique_ptr<Worker>> idle_;
     friend class Worker;

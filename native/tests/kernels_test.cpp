@@ -14,6 +14,7 @@ namespace {
 
 using tenfold::Hit;
 using tenfold::Kernels;
+using tenfold::Route;
 using tenfold::ScanTable;
 
 constexpr size_t kMaxDim = 300;
@@ -258,6 +259,43 @@ void check_scan(const Comparison& both, size_t pairs) {
     }
 }
 
+bool is_same_route(const Route& a, const Route& b) {
+    return std::memcmp(&a.distance, &b.distance, sizeof a.distance) == 0 && a.list == b.list;
+}
+
+// The largest bytes there may be, or random ones, in every place.
+void check_bytes_compared(const Comparison& both, size_t quads) {
+    constexpr size_t kMostBlocks = 9;
+    constexpr size_t kRows = tenfold::kRoutedRows * kMostBlocks;
+    for (bool is_extreme : {true, false}) {
+        std::vector<uint8_t> values(4 * quads);
+        std::vector<int8_t> blocks(4 * quads * kRows);
+        std::vector<float> norms(kRows);
+        std::vector<int32_t> sums(kRows);
+        for (uint8_t& value : values) value = uint8_t(is_extreme ? 127 * random_below(2) : 1 + random_below(127));
+        for (int8_t& value : blocks)
+            value = int8_t(is_extreme ? 254 * int(random_below(2)) - 127 : int(random_below(255)) - 127);
+        for (float& value : norms) value = float(random_below(1u << 20));
+        for (int32_t& value : sums) value = int32_t(random_below(1u << 20));
+        const tenfold::ByteQuery query{values.data(), quads, 0.37f};
+        const tenfold::ByteRows rows{blocks.data(), norms.data(), sums.data()};
+        const auto compare = [&](const Kernels& level, size_t count, float limit) {
+            std::vector<Route> routes(tenfold::kRoutedRows * count);
+            routes.resize(level.compare_bytes(query, rows, count, limit, routes.data()));
+            return routes;
+        };
+        const float some = compare(both.expected, kMostBlocks, INFINITY)[random_below(kRows)].distance;
+        for (size_t count = 1; count <= kMostBlocks; ++count)
+            for (float limit : {INFINITY, some}) {
+                const std::vector<Route> got = compare(both.level, count, limit);
+                const std::vector<Route> expected = compare(both.expected, count, limit);
+                const bool is_same =
+                    std::equal(got.begin(), got.end(), expected.begin(), expected.end(), is_same_route);
+                both.count(is_same, "compare_bytes", "quads", quads);
+            }
+    }
+}
+
 void check_floats(const Comparison& both, size_t d) {
     check_pair(both, "l2_f32", &Kernels::l2_f32, d);
     check_pair(both, "dot_f32", &Kernels::dot_f32, d);
@@ -282,6 +320,7 @@ void check_level(const Comparison& both) {
     check_all_dims(both, check_floats);
     check_all_dims(both, check_bytes);
     check_bytes(both, kLongestDim);
+    for (size_t quads : {1, 2, 3, 7, 32, 33, 16384}) check_bytes_compared(both, quads);
     for (size_t pairs = 1; pairs <= kMaxPairs; ++pairs) check_scan(both, pairs);
 }
 

@@ -27,7 +27,7 @@ KINDS = {
     name: name.removesuffix(".bin") for name in ("vectors.bin", "codes.bin", "lists.bin", "graph.bin", "codebook.bin")
 }
 FILES = (*KINDS, "manifest.json")
-BACKENDS = ["buffered", "direct"] + ["uring"] * (not _native.probe_io_uring())
+BACKENDS = ["buffered", "direct", "memory"] + ["uring"] * (not _native.probe_io_uring())
 LOUD = (b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"NaN")
 Case = tuple[str, str, bytes]  # what is done, the file, its new content
 Answer = list[np.ndarray]

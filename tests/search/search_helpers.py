@@ -11,7 +11,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import Index
 
 DTYPES = ("float32", "float16", "uint8", "int8")
-BACKENDS = ("uring", "direct", "buffered")
+BACKENDS = ("uring", "direct", "buffered", "memory")
 
 
 def make_vectors(rows: int, dim: int, dtype: str, seed: int = 0) -> np.ndarray:

@@ -29,3 +29,15 @@ def test_search_ends_with_an_error_when_most_pages_are_damaged(tmp_path: Path, i
         with pytest.raises(InputError, match=r"vectors\.bin: page \d+ does not match its checksum"):
             index.search(rows[:200])
     assert any("vectors.bin" in line for line in index.verify())
+
+
+def test_vectors_in_memory_are_checked_when_opened(tmp_path: Path) -> None:
+    """io="memory" reads every page at once: a damaged one is found before the first search."""
+    rows = np.random.default_rng(0).integers(0, 256, (500, 64), dtype=np.uint8)
+    Index.build(rows, tmp_path / "index")
+    vectors = tmp_path / "index" / "vectors.bin"
+    content = bytearray(vectors.read_bytes())
+    content[4096 * 3 + 17] ^= 1
+    vectors.write_bytes(content)
+    with pytest.raises(InputError, match=r"vectors\.bin: page 2 does not match its checksum"):
+        Index.open(tmp_path / "index", io="memory")

@@ -101,7 +101,11 @@ class Searcher:
     ) -> None: ...
     @property
     def backend(self) -> str:
-        """How pages are read: "uring", "direct" or "buffered"."""
+        """How pages are read: "uring", "direct", "buffered", or "memory"."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds besides its arrays: centroids as bytes, and with "memory" the vectors."""
 
     def search(
         self,
@@ -118,6 +122,12 @@ class Searcher:
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Distances (q, k) float32, ids (q, k) int64 and the six counts of SearchStats (q, 6) uint32."""
+
+    def route(self, space: np.ndarray, probes: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances (q, probes) float32 and numbers uint32 of each query's nearest lists, nearest first.
+
+        Where fewer lists are found, inf and 2^32 - 1 follow.
+        """
 
     def estimate(self, space: np.ndarray, positions: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Estimates and squared residual errors (q, n) float32 of rows by position; NaN where out of range."""

@@ -186,4 +186,5 @@ def _shift_and_error(terms: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _quantise(values: np.ndarray, low: float, step: float, top: int) -> np.ndarray:
-    return np.clip(np.rint((values - low) / (step or 1)), 0, top)
+    with np.errstate(over="ignore"):  # the step between values that are all but equal
+        return np.clip(np.rint((values - low) / (step or 1)), 0, top)

@@ -26,7 +26,7 @@ from tenfold.search.workplace import check_place, disk_trouble, is_published, pa
 
 __all__ = ["Index", "SearchStats", "verify_index"]
 
-IoBackend = Literal["auto", "uring", "direct", "buffered"]
+IoBackend = Literal["auto", "uring", "direct", "buffered", "memory"]
 Rerank = Literal["bound", "paper"]
 
 _MOST_RESULTS = 1 << 24
@@ -179,7 +179,8 @@ class Index:
         Args:
             path: The folder.
             io: How pages are read: "uring", "direct" (O_DIRECT by a few threads), "buffered"
-                (the system's page cache); "auto" takes the first that works here.
+                (the system's page cache), or "memory": all of them once, now; "auto" takes the first that
+                works here.
             cache: Memory for pages read lately, such as "64MB", for each thread that searches.
 
         Raises:
@@ -330,7 +331,9 @@ class Index:
             "entries_per_row": (self.rows + replicas) / max(1, self.rows),
             "vector_bytes": self.rows * self.dim * self.dtype.itemsize,
             "index_bytes": sum(sizes.values()),
-            "memory_bytes": sum(s.nbytes for s in held) - self._files["vectors.bin"].section("pages").nbytes,
+            "memory_bytes": sum(s.nbytes for s in held)
+            - self._files["vectors.bin"].section("pages").nbytes
+            + self._searcher.memory_bytes,
             "files": sizes,
             "io_backend": self._searcher.backend,
             "simd": _native.simd_level(),

@@ -1,0 +1,60 @@
+"""From a query to its nearest lists: bytes and graph miss few of them, whatever the distances are like."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tenfold.search import Index
+
+
+def nearest_lists(centroids: np.ndarray, queries: np.ndarray, probes: int) -> np.ndarray:
+    """Squared distances (q, probes) by brute force, ascending."""
+    squares = (centroids.astype(np.float64) ** 2).sum(axis=1)
+    distances = squares - 2.0 * queries.astype(np.float64) @ centroids.T.astype(np.float64)
+    return np.sort(distances + (queries.astype(np.float64) ** 2).sum(axis=1)[:, None], axis=1)[:, :probes]
+
+
+def routes(index: Index, queries: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances and lists that the engine finds, and the true distances."""
+    space = index._space.queries(queries).space
+    distances, lists = index._searcher.route(space, probes, 2)
+    centroids = index._files["graph.bin"].array("centroids", "<f4", None)
+    return distances, lists, nearest_lists(centroids, space, probes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "rows_per_list"),
+    [(6000, 24, 10), (4000, 3, 4), (45_000, 8, 1)],
+    ids=["bytes", "few dimensions, graph", "many lists, graph"],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e12])
+def test_nearest_lists_are_found(rows: int, dim: int, rows_per_list: int, scale: float, tmp_path: Path) -> None:
+    """At least 97 % of the true ones, first the nearest, for a few and for many; also with a long first axis."""
+    if rows > 40_000 and scale != 1:
+        pytest.skip("the graph compares float distances; one scale tells enough")
+    rng = np.random.default_rng(3)
+    spread = np.geomspace(20, 1, dim)
+    centres = rng.normal(size=(60, dim)) * spread
+    base = (scale * (centres[rng.integers(0, 60, rows)] + rng.normal(size=(rows, dim)))).astype(np.float32)
+    index = Index.build(base, tmp_path / "index", rows_per_list=rows_per_list)
+    assert (index.lists > 1 << 15) == (rows > 40_000)
+    queries = base[:200] + (0.1 * scale * rng.normal(size=(200, dim))).astype(np.float32)
+    for probes in (1, 10, index.lists // 20):
+        distances, lists, true = routes(index, queries, probes)
+        assert (np.diff(distances, axis=1) >= 0).all()
+        assert all(len(set(row)) == probes for row in lists.tolist())
+        assert (distances <= true[:, -1:] * (1 + 1e-5)).mean() > 0.97
+
+
+def test_queries_in_a_batch_are_answered_as_alone(tmp_path: Path) -> None:
+    """The order in which a batch is worked off, its groups of 16 and its threads change no answer."""
+    rng = np.random.default_rng(5)
+    base = rng.normal(size=(5000, 20)).astype(np.float32)
+    index = Index.build(base, tmp_path / "index", rows_per_list=20)
+    queries = rng.normal(size=(83, 20)).astype(np.float32)
+    distances, ids = index.search(queries, 5, threads=2)
+    for number, query in enumerate(queries):
+        alone = index.search(query[None], 5)
+        np.testing.assert_array_equal(alone[1][0], ids[number])
+        np.testing.assert_array_equal(alone[0][0], distances[number])
