@@ -58,7 +58,8 @@ sanitize: .venv/dev
 	    --config-settings=cmake.build-type=RelWithDebInfo \
 	    --config-settings=cmake.define.TENFOLD_SANITIZE=$(SANITIZE) .
 	OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
-	TSAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	TSAN_OPTIONS=allocator_may_return_null=1:suppressions=$(CURDIR)/native/tests/tsan.suppressions \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(SANITIZER_LIBRARY)) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys -m "not footprint" tests/search
 

@@ -10,8 +10,6 @@
 namespace tenfold {
 namespace {
 
-constexpr size_t kCodes = 16;
-
 // The centroid nearest to `value` among 16, `stride` values apart; ties go to the lower code.
 uint8_t nearest_code(const float* table, size_t stride, const float* value, size_t dim, float* distance = nullptr) {
     float best = std::numeric_limits<float>::infinity();
@@ -26,6 +24,16 @@ uint8_t nearest_code(const float* table, size_t stride, const float* value, size
     }
     if (distance) *distance = best;
     return code;
+}
+
+std::pair<float, float> extremes(CodeRow row) {
+    CodeRow low = row, high = row;
+    for (size_t half = kCodes / 2; half > 0; half /= 2)
+        for (size_t c = 0; c < half; ++c) {
+            low[c] = low[c + half] < low[c] ? low[c + half] : low[c];
+            high[c] = high[c + half] > high[c] ? high[c + half] : high[c];
+        }
+    return {low[0], high[0]};
 }
 
 // Lloyd's algorithm for one subspace; an emptied cluster restarts at the point that is worst served.
@@ -141,57 +149,62 @@ void encode(const Codec& codec, const float* rows, const uint32_t* list, const f
     });
 }
 
-void QueryTable::fill(const Codec& codec, const float* query) {
-    values.resize(codec.subs * kCodes);
+QueryTables::QueryTables(const Codec& codec) : codec_(codec) {
+    if (codec.bits) return;
     const size_t width = codec.sub_dim();
-    double base = 0;
-    if (codec.bits) {
-        const size_t groups = codec.subs / codec.bits;
-        double query_sum = 0;
-        for (size_t g = 0; g < groups; ++g) {
-            float parts[4] = {};
-            for (size_t j = 0; j < 4 && 4 * g + j < codec.dim; ++j) query_sum += parts[j] = query[4 * g + j];
-            for (size_t c = 0; c < kCodes; ++c) {
-                float sum = 0;
-                for (size_t j = 0; j < 4; ++j) sum += c >> j & 1 ? parts[j] : 0.0f;
-                for (size_t bit = 0; bit < codec.bits; ++bit)
-                    values[(bit * groups + g) * kCodes + c] = -2 * sum * float(1 << bit);
-            }
+    by_dimension_.resize(codec.dim);
+    for (size_t m = 0; m < codec.subs; ++m)
+        for (size_t j = codec.sub_begin(m); j < codec.sub_begin(m + 1); ++j)
+            for (size_t c = 0; c < kCodes; ++c)
+                by_dimension_[j][c] = codec.codebook[(m * kCodes + c) * width + j - codec.sub_begin(m)];
+}
+
+// -2 <q, v> of every code of every sub-quantiser; returns what all of them lack.
+double QueryTables::products(const float* query, std::vector<CodeRow>& values) const {
+    if (!codec_.bits) {
+        for (size_t m = 0; m < codec_.subs; ++m) {
+            CodeRow sum{};
+            for (size_t j = codec_.sub_begin(m); j < codec_.sub_begin(m + 1); ++j) sum += query[j] * by_dimension_[j];
+            values[m] = -2 * sum;
         }
-        base = query_sum * ((1 << codec.bits) - 1);  // v = code - (2^bits - 1) / 2
-    } else {
-        for (size_t m = 0; m < codec.subs; ++m) {
-            const float* table = codec.codebook + m * kCodes * width;
-            const size_t begin = codec.sub_begin(m), own = codec.sub_begin(m + 1) - begin;
-            for (size_t c = 0; c < kCodes; ++c) {
-                float sum = 0;
-                for (size_t j = 0; j < own; ++j) sum += query[begin + j] * table[c * width + j];
-                values[m * kCodes + c] = -2 * sum;
-            }
-        }
+        return 0;
     }
+    const size_t groups = codec_.subs / codec_.bits;
+    double query_sum = 0;
+    for (size_t g = 0; g < groups; ++g) {
+        float parts[4] = {};
+        for (size_t j = 0; j < 4 && 4 * g + j < codec_.dim; ++j) query_sum += parts[j] = query[4 * g + j];
+        CodeRow sum{};
+        for (size_t c = 0; c < kCodes; ++c)
+            for (size_t j = 0; j < 4; ++j) sum[c] += c >> j & 1 ? parts[j] : 0.0f;
+        for (size_t bit = 0; bit < codec_.bits; ++bit) values[bit * groups + g] = -2 * sum * float(1 << bit);
+    }
+    return query_sum * ((1 << codec_.bits) - 1);  // v = code - (2^bits - 1) / 2
+}
+
+void QueryTables::fill(const float* query, QueryTable& table) const {
+    table.values.resize(codec_.subs);
+    table.lows.resize(codec_.subs);
+    double base = products(query, table.values), total = 0;
     float widest = 0;
-    double total = 0;
-    std::vector<float> lows(codec.subs);
-    for (size_t m = 0; m < codec.subs; ++m) {
-        const auto [low, high] = std::minmax_element(&values[m * kCodes], &values[(m + 1) * kCodes]);
-        lows[m] = *low;
-        base += *low;
-        widest = std::max(widest, *high - *low);
-        total += *high - *low;
+    for (size_t m = 0; m < codec_.subs; ++m) {
+        const auto [low, high] = extremes(table.values[m]);
+        table.lows[m] = low;
+        base += low;
+        widest = std::max(widest, high - low);
+        total += high - low;
     }
     // Bytes must not overflow, nor the sum of `subs` rounded bytes its 16 bits.
-    step = std::max(widest / 255, float(total / (65535 - double(codec.subs))));
-    offset = float(base);
-    even.assign(codec.subs * kCodes, 0);
-    odd.assign(codec.subs * kCodes, 0);
-    const float inverse = step > 0 ? 1 / step : 0;
-    for (size_t m = 0; m < codec.subs; ++m) {
-        uint8_t* table = (m % 2 ? odd : even).data() + m / 2 * 32;
-        for (size_t c = 0; c < kCodes; ++c) {
-            const float scaled = std::min(255.0f, (values[m * kCodes + c] - lows[m]) * inverse + 0.5f);
-            table[c] = table[c + kCodes] = uint8_t(scaled);
-        }
+    table.step = std::max(widest / 255, float(total / (65535 - double(codec_.subs))));
+    table.offset = float(base);
+    table.even.resize(codec_.subs * kCodes);
+    table.odd.resize(codec_.subs * kCodes);
+    const float inverse = table.step > 0 ? 1 / table.step : 0;
+    for (size_t m = 0; m < codec_.subs; ++m) {
+        const CodeRow scaled = (table.values[m] - table.lows[m]) * inverse + 0.5f;
+        uint8_t* bytes = (m % 2 ? table.odd : table.even).data() + m / 2 * 32;
+        for (size_t c = 0; c < kCodes; ++c) bytes[c] = uint8_t(int(scaled[c] < 255 ? scaled[c] : 255.0f));
+        std::memcpy(bytes + kCodes, bytes, kCodes);
     }
 }
 

@@ -34,13 +34,28 @@ void train_pq(const float* residuals, size_t count, size_t dim, size_t subs, siz
 void encode(const Codec&, const float* rows, const uint32_t* list, const float* centroids, size_t count, size_t threads,
             uint8_t* codes, CodeTerms* terms);
 
+// A value for each of the 16 codes of one sub-quantiser.
+constexpr size_t kCodes = 16;
+typedef float CodeRow __attribute__((vector_size(kCodes * sizeof(float))));
+
 // A query's table of -2 <q, v> per code, quantised to bytes: even and odd sub-quantisers apart, each table twice.
 struct QueryTable {
-    std::vector<float> values;
+    std::vector<CodeRow> values;
+    std::vector<float> lows;
     std::vector<uint8_t> even, odd;
     float offset, step;
+};
 
-    void fill(const Codec&, const float* query);
+class QueryTables {
+  public:
+    explicit QueryTables(const Codec&);
+    void fill(const float* query, QueryTable&) const;
+
+  private:
+    double products(const float* query, std::vector<CodeRow>& values) const;
+
+    Codec codec_;
+    std::vector<CodeRow> by_dimension_;  // pq: the codebook, a row per dimension
 };
 
 }  // namespace tenfold

@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace tenfold {
 namespace {
 
 constexpr size_t kMostCompared = 1 << 15;  // centroids; with more of them the graph is faster
 constexpr size_t kFew = 1024;              // with fewer than these the graph is slower than looking at all
-constexpr size_t kTileRows = 256;          // of bytes that stay in the nearest cache while a group of queries passes
-constexpr double kMostNoise = 0.15;        // parts of the squared distance of neighbours
+constexpr size_t kTileRows = 128;          // of bytes that stay in the nearest cache while a group of queries passes
+constexpr size_t kSample = 256;
+constexpr double kMostNoise = 0.15;  // parts of the squared distance of neighbours
 constexpr int kQueryTop = 63, kQueryZero = 64, kRowTop = 127;
 
 size_t quads(size_t dim) { return (dim + 3) / 4; }
@@ -29,6 +31,7 @@ size_t generous(size_t probes) { return probes + std::max<size_t>(16, probes / 8
 
 void keep_best(std::vector<Route>& routes, size_t width) {
     if (routes.size() <= width) return;
+    // The one of rank `width` comes last of those kept.
     std::nth_element(routes.begin(), routes.begin() + std::ptrdiff_t(width - 1), routes.end(),
                      [](const Route& a, const Route& b) { return a.distance < b.distance; });
     routes.resize(width);
@@ -60,21 +63,29 @@ Router::Router(const Graph& graph) : graph_(graph), entries_(entry_points(graph.
     if (graph.count == 0 || graph.count > kMostCompared) return;
     step_ = largest(graph.points, graph.count * graph.dim) / kRowTop;
     if (!bytes_suffice()) return;
-    const size_t width = quads(graph.dim) * 4;
-    const size_t rows = (graph.count + kRoutedRows - 1) / kRoutedRows * kRoutedRows;
-    blocks_.resize(rows * width);
-    norms_.resize(rows, INFINITY);
-    sums_.resize(rows);
-    for (size_t row = 0; row < graph.count; ++row) {
-        const float* point = graph.points + row * graph.dim;
-        int8_t* block = &blocks_[row / kRoutedRows * kRoutedRows * width];
-        for (size_t i = 0; i < graph.dim; ++i) {
+    std::vector<uint32_t> ids(graph.count), sample;
+    std::iota(ids.begin(), ids.end(), 0);
+    for (size_t i = 0; i < kSample; ++i) sample.push_back(uint32_t(i * graph.count / kSample));
+    all_ = pack(ids);
+    some_ = pack(sample);
+}
+
+Router::Packed Router::pack(const std::vector<uint32_t>& ids) const {
+    const size_t row_bytes = quads(graph_.dim) * 4;
+    const size_t rows = (ids.size() + kRoutedRows - 1) / kRoutedRows * kRoutedRows;
+    Packed packed{std::vector<int8_t>(rows * row_bytes), std::vector<float>(rows, INFINITY),
+                  std::vector<int32_t>(rows)};
+    for (size_t row = 0; row < ids.size(); ++row) {
+        const float* point = graph_.points + ids[row] * graph_.dim;
+        int8_t* block = &packed.blocks[row / kRoutedRows * kRoutedRows * row_bytes];
+        for (size_t i = 0; i < graph_.dim; ++i) {
             const auto value = int8_t(std::lround(point[i] / step_));
             block[(i / 4 * kRoutedRows + row % kRoutedRows) * 4 + i % 4] = value;
-            sums_[row] += kQueryZero * value;
+            packed.sums[row] += kQueryZero * value;
         }
-        norms_[row] = kernels().dot_f32(point, point, graph.dim);
+        packed.norms[row] = kernels().dot_f32(point, point, graph_.dim);
     }
+    return packed;
 }
 
 // Rounding must not mix up neighbours, as it does with few dimensions or where a few values are much larger than all
@@ -89,35 +100,57 @@ bool Router::bytes_suffice() const {
     return 2 * length * query_step / std::sqrt(12.0) < kMostNoise * spacing(graph_);
 }
 
+// Appends the rows of a tile whose distance is below the limit.
+void Router::compare(const ByteQuery& query, const Packed& packed, size_t first, float limit,
+                     std::vector<Route>& found) const {
+    Route routes[kTileRows];
+    const size_t blocks = std::min(kTileRows, packed.norms.size() - first) / kRoutedRows;
+    const ByteRows rows{&packed.blocks[first * query.quads * 4], &packed.norms[first], &packed.sums[first]};
+    const size_t near = kernels().compare_bytes(query, rows, blocks, limit, routes);
+    for (size_t i = 0; i < near; ++i) found.push_back({routes[i].distance, uint32_t(first) + routes[i].list});
+}
+
+// A distance that somewhat more than `width` centroids are below, judged by the sample.
+float Router::first_limit(const ByteQuery& query, size_t width) const {
+    static thread_local std::vector<Route> near;
+    const size_t rank = 2 * width * kSample / graph_.count + 3;
+    if (rank >= kSample) return INFINITY;
+    near.clear();
+    for (size_t first = 0; first < kSample; first += kTileRows) compare(query, some_, first, INFINITY, near);
+    keep_best(near, rank);
+    return near[rank - 1].distance;
+}
+
 // The `width` nearest by bytes: |c|^2 - 2 <q, c> with rounded q and c, which is the distance less |q|^2.
 void Router::compare_all(const float* queries, size_t count, size_t width, std::vector<Route>* found) const {
     const size_t dim = graph_.dim, row_bytes = quads(dim) * 4;
     std::vector<uint8_t> bytes(count * row_bytes, kQueryZero);
-    float scales[kGroup], limits[kGroup];
+    std::vector<ByteQuery> rounded;
+    std::vector<float> limits;
     for (size_t q = 0; q < count; ++q) {
         const float* query = queries + q * dim;
         const float step = largest(query, dim) / kQueryTop;
         for (size_t i = 0; i < dim; ++i) bytes[q * row_bytes + i] = uint8_t(std::lround(query[i] / step) + kQueryZero);
-        scales[q] = 2 * step * step_;
-        limits[q] = INFINITY;
+        rounded.push_back({&bytes[q * row_bytes], quads(dim), 2 * step * step_});
+        limits.push_back(first_limit(rounded[q], width));
         found[q].clear();
     }
-    Route routes[kTileRows];
-    for (size_t first = 0; first < norms_.size(); first += kTileRows) {
-        const ByteRows rows{&blocks_[first * row_bytes], &norms_[first], &sums_[first]};
-        const size_t blocks = std::min(kTileRows, norms_.size() - first) / kRoutedRows;
-        for (size_t q = 0; q < count; ++q) {
-            const ByteQuery query{&bytes[q * row_bytes], quads(dim), scales[q]};
-            const size_t near = kernels().compare_bytes(query, rows, blocks, limits[q], routes);
-            for (size_t i = 0; i < near; ++i)
-                found[q].push_back({routes[i].distance, uint32_t(first) + routes[i].list});
-            if (found[q].size() > 2 * width) {
-                keep_best(found[q], width);
-                limits[q] = found[q][width - 1].distance;
-            }
+    const auto pass = [&](size_t q, size_t first) {
+        compare(rounded[q], all_, first, limits[q], found[q]);
+        if (found[q].size() <= 4 * width) return;
+        keep_best(found[q], width);
+        limits[q] = found[q][width - 1].distance;
+    };
+    for (size_t first = 0; first < graph_.count; first += kTileRows)
+        for (size_t q = 0; q < count; ++q) pass(q, first);
+    for (size_t q = 0; q < count; ++q) {
+        if (found[q].size() < width) {  // the sample misled
+            limits[q] = INFINITY;
+            found[q].clear();
+            for (size_t first = 0; first < graph_.count; first += kTileRows) pass(q, first);
         }
+        keep_best(found[q], width);
     }
-    for (size_t q = 0; q < count; ++q) keep_best(found[q], width);
 }
 
 void Router::route(const float* queries, size_t count, size_t probes, Route* routes) const {
@@ -127,7 +160,7 @@ void Router::route(const float* queries, size_t count, size_t probes, Route* rou
     static thread_local std::vector<uint32_t> ids;
     static thread_local std::vector<float> distances;
     static thread_local Visited visited;
-    const bool by_bytes = !blocks_.empty() && 2 * width < graph_.count;
+    const bool by_bytes = !all_.blocks.empty() && 2 * width < graph_.count;
     if (by_bytes) compare_all(queries, count, width, found);
     for (size_t q = 0; q < count; ++q) {
         const float* query = queries + q * dim;
@@ -139,7 +172,7 @@ void Router::route(const float* queries, size_t count, size_t probes, Route* rou
             kernels().l2_many(query, graph_.points, ids.data(), ids.size(), dim, distances.data());
             for (size_t i = 0; i < here.size(); ++i) here[i].distance = distances[i];
         } else {
-            if (blocks_.empty() && graph_.count > kFew && probes <= graph_.count / 8)
+            if (all_.blocks.empty() && graph_.count > kFew && probes <= graph_.count / 8)
                 search_graph(graph_, query, width, entries_, visited, nearest);
             else
                 search_all(graph_.points, graph_.count, dim, query, probes, nearest);

@@ -21,17 +21,27 @@ class Router {
     // found. For the queries (count, dim) of one thread; count at most kGroup.
     void route(const float* queries, size_t count, size_t probes, Route* routes) const;
 
-    size_t memory_bytes() const { return blocks_.size() + norms_.size() * 2 * sizeof(float); }
+    size_t memory_bytes() const { return all_.memory_bytes() + some_.memory_bytes(); }
 
   private:
+    // Centroids as bytes, value = round(centroid / step).
+    struct Packed {
+        std::vector<int8_t> blocks;
+        std::vector<float> norms;
+        std::vector<int32_t> sums;
+
+        size_t memory_bytes() const { return blocks.size() + norms.size() * 2 * sizeof(float); }
+    };
+
     bool bytes_suffice() const;
+    Packed pack(const std::vector<uint32_t>& ids) const;
     void compare_all(const float* queries, size_t count, size_t width, std::vector<Route>* found) const;
+    void compare(const ByteQuery&, const Packed&, size_t first, float limit, std::vector<Route>& found) const;
+    float first_limit(const ByteQuery&, size_t width) const;
 
     const Graph& graph_;
     std::vector<uint32_t> entries_;  // where searches of the graph begin
-    std::vector<int8_t> blocks_;     // value = round(centroid / step)
-    std::vector<float> norms_;
-    std::vector<int32_t> sums_;
+    Packed all_, some_;              // `some_` is a sample: what is near to a query, it tells beforehand
     float step_ = 1;
 };
 

@@ -144,7 +144,7 @@ class Worker {
     }
 
     void scan(Flight& flight, const float* query, const Route* routes) {
-        table_.fill(view_.codec, query);
+        searcher_.tables_.fill(query, table_);
         const ScanTable scan_table = searcher_.scan_table(table_);
         // All candidates means all: a row and its replicas are several.
         const size_t wanted = reads_everything() ? SIZE_MAX / 4 : options_->candidates;
@@ -411,7 +411,11 @@ class Worker {
 };
 
 Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes)
-    : view_(view), router_(view_.graph), file_(path, io == "memory" ? "buffered" : io), cache_bytes_(cache_bytes) {
+    : view_(view),
+      router_(view_.graph),
+      tables_(view_.codec),
+      file_(path, io == "memory" ? "buffered" : io),
+      cache_bytes_(cache_bytes) {
     const auto damaged = [](const std::string& what) {
         return InputError(what + "; the index is damaged, run `tenfold search verify`");
     };
@@ -546,7 +550,7 @@ void Searcher::estimate(const Queries& queries, const uint32_t* positions, size_
         Hit hits[kBlockRows];
         for (size_t q = first; q < last; ++q) {
             const float* query = queries.space + q * graph.dim;
-            table.fill(view_.codec, query);
+            tables_.fill(query, table);
             const ScanTable scan_table = this->scan_table(table);
             for (size_t i = 0; i < width; ++i) {
                 const uint32_t position = positions[q * width + i];

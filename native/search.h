@@ -98,6 +98,7 @@ class Searcher {
     IndexView view_;
     std::vector<uint64_t> block_starts_;  // byte offset of each list's first block, and of their end
     Router router_;
+    QueryTables tables_;
     float errors_[256];  // squared residual error by code
     PageFile file_;
     size_t cache_bytes_;

@@ -209,7 +209,7 @@ def hostile_manifest(manifest: dict[str, Any], rng: np.random.Generator) -> None
     where = where if isinstance(where, dict) and where else manifest  # an earlier change may have replaced it
     key = list(where)[rng.integers(len(where))]
     value = pool[rng.integers(len(pool))]
-    if key == "levels" and rng.random() < 0.8:
+    if key in ("levels", "memory") and rng.random() < 0.8:
         entry: list[Any] = [0.99, 3, 50, -0.5]
         entry[rng.integers(4)] = value
         value = {["10", "0", "-3", "1e3", "9" * 400][rng.integers(5)]: [entry]}

@@ -105,13 +105,18 @@ def test_levels_rise_and_settings_fit_the_index(index_cache: Callable[..., Path]
         assert all(1 <= t.probes <= index.lists and 1 <= t.candidates <= index.rows and t.z <= 0 for _, t in entries)
 
 
-def test_tuning_takes_the_next_level_up() -> None:
-    """Between two levels the higher; beyond all of them everything; a larger k in proportion."""
-    calibration = Calibration(
-        {10: [(0.9, Tuning(3, 50, -0.5)), (0.99, Tuning(9, 90, -0.2))], 100: [(0.9, Tuning(5, 300, -0.4))]}
-    )
+def test_tuning_between_and_beyond_levels() -> None:
+    """Between two levels in proportion to the logarithm of the misses; beyond all everything; a larger k likewise."""
+    levels = {10: [(0.9, Tuning(3, 50, -0.5)), (0.99, Tuning(12, 90, -0.1))], 100: [(0.9, Tuning(5, 300, -0.4))]}
+    calibration = Calibration(levels, {10: [(0.9, Tuning(2, 50, -0.9))]})
     assert calibration.tuning(10, 0.5, 40, 1000) == Tuning(3, 50, -0.5)
-    assert calibration.tuning(4, 0.95, 40, 1000) == Tuning(9, 90, -0.2)
+    assert calibration.tuning(10, 0.9, 40, 1000) == Tuning(3, 50, -0.5)
+    assert calibration.tuning(10, 0.99, 40, 1000) == Tuning(12, 90, -0.1)
+    halfway = calibration.tuning(10, 1 - 0.1**1.5, 40, 1000)
+    assert halfway[:2] == (6, 90)
+    assert halfway.z == pytest.approx(-0.3)
+    assert calibration.tuning(4, 0.98, 40, 1000) == Tuning(12, 90, -0.1)
+    assert calibration.tuning(10, 0.9, 40, 1000, in_memory=True) == Tuning(2, 50, -0.9)
     assert calibration.tuning(11, 0.9, 40, 1000) == Tuning(5, 300, -0.4)
     assert calibration.tuning(200, 0.9, 40, 1000) == Tuning(10, 600, -0.4)
     assert calibration.tuning(10, 0.999, 40, 1000)[:2] == (40, 1000)

@@ -23,7 +23,7 @@ def test_every_code_block_runs(
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks
     monkeypatch.chdir(tmp_path)
-    settings = Calibration({10: [(0.99, Tuning(30, 600, -0.3))]})  # measuring them takes longer than all the rest
+    settings = Calibration({10: [(0.99, Tuning(30, 600, -0.3))]}, {})  # measuring them takes longer than all the rest
     monkeypatch.setattr("tenfold.search.index.calibrate", lambda *arguments: settings)
     names: dict[str, object] = {}
     for language, code in blocks:

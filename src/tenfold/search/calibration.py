@@ -8,6 +8,7 @@ and z that reaches it is kept.
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,16 +25,29 @@ if TYPE_CHECKING:
 __all__ = ["EVERYTHING", "Calibration", "Tuning", "calibrate"]
 
 EVERYTHING = -math.inf  # as z: every row that was scanned is read
-_LEVELS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+_LEVELS = (0.8, 0.9, 0.95, 0.99, 0.995)
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
 _FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
 _QUANTILES = (0.5, 0.3, 0.2, 0.13, 0.09, 0.06, 0.03, 0.01)
 _CANDIDATES_PER_RESULT = 12
 _TRUTH = 101
 _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
-_MORE_STEPS = (2, 7)  # of probes: a little more than can just do, and half as many again
-# What things cost, in microseconds, where settings compete: a page from disk at depth, a code, a list.
-_PAGE_COST, _CODE_COST, _PROBE_COST = 20.0, 0.003, 0.8
+_MORE_STEPS = (1, 7)  # of probes: a little more than can just do, and half as many again
+
+
+class _Work(NamedTuple):
+    """Of one query, on average; or what each costs, in microseconds, where settings compete."""
+
+    pages: float
+    codes: float
+    probes: float
+
+    def of(self, work: "_Work") -> float:
+        return sum(cost * count for cost, count in zip(self, work, strict=True))
+
+
+# A page costs a read from disk at depth, or the scoring of its rows.
+_MEDIA = {"disk": _Work(20.0, 0.003, 0.2), "memory": _Work(0.8, 0.003, 0.2)}
 
 
 class Tuning(NamedTuple):
@@ -44,47 +58,79 @@ class Tuning(NamedTuple):
     z: float
 
 
+Levels = dict[int, list[tuple[float, Tuning]]]
+
+
 @dataclass
 class Calibration:
-    """For k = 10 and 100: levels of recall, rising, each with the settings that reach it."""
+    """For k = 10 and 100: levels of recall, rising, each with the settings that reach it at the least cost.
 
-    levels: dict[int, list[tuple[float, Tuning]]] = field(default_factory=dict)
-    own_rows: bool = True  # measured on rows of the index, not on queries given by the user
+    Attributes:
+        levels: Where vectors are read from disk: few pages, for more lists scanned.
+        memory: Where they are in memory: few lists, for more pages scored.
+        own_rows: Measured on rows of the index, not on queries given by the user.
+    """
 
-    def tuning(self, k: int, recall: float, lists: int, rows: int) -> Tuning:
-        """Settings for `recall`; the whole index where no measured level suffices."""
-        if k < min(self.levels, default=k):
+    levels: Levels = field(default_factory=dict)
+    memory: Levels = field(default_factory=dict)
+    own_rows: bool = True
+
+    def tuning(self, k: int, recall: float, lists: int, rows: int, *, in_memory: bool = False) -> Tuning:
+        """Settings for `recall`, between levels in proportion; the whole index where no measured level suffices."""
+        levels = self.memory if in_memory else self.levels
+        if k < min(levels, default=k):
             # A single nearest neighbour is lost or found whole: recall of so few differs more between sets of
             # queries than it was measured to on ten. Half the misses are asked for.
             recall = 1 - (1 - recall) / 2
-        usable = [known for known in sorted(self.levels) if known >= k] or sorted(self.levels)[-1:]
+        usable = [known for known in sorted(levels) if known >= k] or sorted(levels)[-1:]
         for known in usable[:1]:
-            for level, tuning in self.levels[known]:
-                if level >= recall - 1e-9:
-                    stretch = max(1.0, k / known)  # beyond the largest measured k: in proportion
-                    return Tuning(int(tuning.probes * stretch), int(tuning.candidates * stretch), tuning.z)
+            entries = levels[known]
+            at = bisect_left([level for level, _ in entries], recall - 1e-9)
+            if at < len(entries):
+                level, tuning = entries[at]
+                if at and recall < level - 1e-9:
+                    tuning = _between(entries[at - 1], entries[at], recall)
+                stretch = max(1.0, k / known)  # beyond the largest measured k: in proportion
+                return Tuning(int(tuning.probes * stretch), int(tuning.candidates * stretch), tuning.z)
         return Tuning(lists, max(1, rows), EVERYTHING)
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the manifest."""
-        levels = {str(k): [[level, *tuning] for level, tuning in entries] for k, entries in self.levels.items()}
-        return {"levels": levels, "own_rows": self.own_rows}
+
+        def written(levels: Levels) -> dict[str, Any]:
+            return {str(k): [[level, *tuning] for level, tuning in entries] for k, entries in levels.items()}
+
+        return {"levels": written(self.levels), "memory": written(self.memory), "own_rows": self.own_rows}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Calibration":
         """Read back; InputError where the content is not a calibration."""
         try:
-            levels = {
-                int(k): [(float(level), Tuning(int(p), int(c), float(z))) for level, p, c, z in entries]
-                for k, entries in data["levels"].items()
-            }
-            settings = [(k, tuning) for k, entries in levels.items() for _, tuning in entries]
-            counts = [count for k, tuning in settings for count in (k, tuning.probes, tuning.candidates)]
-            if not all(1 <= count < _MOST for count in counts) or not all(-1e6 < t.z < 1e6 for _, t in settings):
-                raise ValueError("out of range")
-            return cls(levels, bool(data["own_rows"]))
+            return cls(_read_levels(data["levels"]), _read_levels(data["memory"]), bool(data["own_rows"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise InputError("manifest.json: its calibration is not readable; run `tenfold search tune`") from None
+
+
+def _read_levels(data: dict[str, Any]) -> Levels:
+    levels = {
+        int(k): [(float(level), Tuning(int(p), int(c), float(z))) for level, p, c, z in entries]
+        for k, entries in data.items()
+    }
+    for k, entries in levels.items():
+        recalls = [level for level, _ in entries]
+        counts = [k, *(count for _, tuning in entries for count in (tuning.probes, tuning.candidates))]
+        whole = all(1 <= count < _MOST for count in counts) and all(-1e6 < t.z < 1e6 for _, t in entries)
+        if not whole or recalls != sorted(recalls) or not all(0 < level < 1 for level in recalls):
+            raise ValueError("out of range")
+    return levels
+
+
+def _between(lower: tuple[float, Tuning], upper: tuple[float, Tuning], recall: float) -> Tuning:
+    """Settings between two levels: what is missed falls by about the same factor for every factor of probes."""
+    (low, less), (high, more) = lower, upper
+    share = math.log((1 - low) / (1 - recall)) / math.log((1 - low) / (1 - high))
+    probes = math.ceil(less.probes * (more.probes / less.probes) ** share - 1e-9)
+    return Tuning(probes, max(less.candidates, more.candidates), less.z + share * (more.z - less.z))
 
 
 def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress: Progress) -> Calibration:
@@ -100,8 +146,9 @@ def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress
         most = max(_QUERIES.values())
         queries = queries[np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64)]
     trial = _Trial(index, check_queries(queries, index.dim, index.dtype), own, threads, progress)
-    levels = {k: trial.levels(k) for k in _QUERIES if k < index.rows}
-    return Calibration(levels, own is not None)
+    found = {k: trial.levels(k) for k in _QUERIES if k < index.rows}
+    levels, memory = ({k: found[k][medium] for k in found} for medium in _MEDIA)
+    return Calibration(levels, memory, own is not None)
 
 
 class _Trial:
@@ -132,8 +179,8 @@ class _Trial:
             return [-1.0]
         return [min(0.0, float(np.quantile(ratios, q))) for q in _QUANTILES]
 
-    def _search(self, k: int, probes: int, candidates: int, z: float) -> tuple[float, float]:
-        """(recall, cost) of the calibration queries with these settings."""
+    def _search(self, k: int, probes: int, candidates: int, z: float) -> tuple[float, _Work]:
+        """Recall and mean work of the calibration queries with these settings."""
         more = 0 if self.own is None else 1
         some = slice(_QUERIES[k])
         distances, ids, stats = self.index.search_tuned(
@@ -142,27 +189,29 @@ class _Trial:
         if self.own is not None:
             distances, _ = _without(distances, ids, self.index.stored.labels()[self.own[some]])
         pages = float((stats.pages_read + stats.pages_cached).mean())
-        codes = float(stats.codes_scanned.mean())
-        cost = _PAGE_COST * pages + _CODE_COST * codes + _PROBE_COST * probes
         recall = recall_at_k(distances, self.truth[some], min(k, self.truth.shape[1]), self.index.metric)
-        return recall, cost
+        return recall, _Work(pages, float(stats.codes_scanned.mean()), probes)
 
-    def levels(self, k: int) -> list[tuple[float, Tuning]]:
+    def levels(self, k: int) -> dict[str, list[tuple[float, Tuning]]]:
+        """By medium: the levels that can be reached, with the cheapest settings."""
         candidates = min(self.index.rows, _CANDIDATES_PER_RESULT * k)
-        most = min(self.index.rows, 100 * candidates)
-        found: list[tuple[float, Tuning]] = []
+        most = min(self.index.rows, 500 * candidates)
+        found: dict[str, list[tuple[float, Tuning]]] = {medium: [] for medium in _MEDIA}
+        self.fewest = 0
         for level in _LEVELS:
             self.progress("calibrate", self.done, len(_LEVELS) * len(_QUERIES))
             self.done += 1
-            while (best := self._cheapest(k, level, candidates)) is None and candidates < most:
+            while not (options := self._options(k, level, candidates)) and candidates < most:
                 candidates = min(most, 4 * candidates)
-            if best is None:
+            if not options:
                 break
-            found.append((level, best))
+            for medium, costs in _MEDIA.items():
+                best = min(options, key=lambda option: (costs.of(option[1]), option[0]))
+                found[medium].append((level, best[0]))
         return found
 
-    def _cheapest(self, k: int, level: float, candidates: int) -> Tuning | None:
-        """The cheaper of two settings: about the fewest probes that reach the level, or more and a tighter z."""
+    def _options(self, k: int, level: float, candidates: int) -> list[tuple[Tuning, _Work]]:
+        """Settings that reach the level: about the fewest probes that do, and more of them with a tighter z."""
         steps, loosest = _probe_steps(self.index.lists), self.zs[-1]
         # Half a standard error more, so that chance in the choice of queries does not eat into the level.
         wanted = min(1.0, level + 0.5 * float(np.sqrt(level * (1 - level) / len(self.queries[: _QUERIES[k]]))))
@@ -170,15 +219,24 @@ class _Trial:
         def reached(probes: int, z: float) -> bool:
             return self.search(k, probes, candidates, z)[0] >= wanted
 
-        fewest = bisect_left(steps, True, key=lambda probes: reached(probes, loosest))
-        if fewest == len(steps):
-            return None
+        self.fewest = _first(len(steps), self.fewest, lambda step: reached(steps[step], loosest))
+        if self.fewest == len(steps):
+            self.fewest = 0  # perhaps with more candidates
+            return []
         options = []
-        for probes in {steps[min(fewest + more, len(steps) - 1)] for more in _MORE_STEPS}:
+        for probes in sorted({steps[min(self.fewest + more, len(steps) - 1)] for more in _MORE_STEPS}):
             # zs fall: later ones lose fewer neighbours
             z = self.zs[min(bisect_left(self.zs, True, key=lambda z: reached(probes, z)), len(self.zs) - 1)]
-            options.append((self.search(k, probes, candidates, z)[1], Tuning(probes, candidates, z)))
-        return min(options)[1]
+            options.append((Tuning(probes, candidates, z), self.search(k, probes, candidates, z)[1]))
+        return options
+
+
+def _first(count: int, start: int, holds: Callable[[int], bool]) -> int:
+    """The first of start, start + 1, ... for which a rising condition holds, or `count`; tries little beyond it."""
+    stride, at = 1, start
+    while at < count - 1 and not holds(at):
+        start, at, stride = at + 1, min(at + stride, count - 1), 2 * stride
+    return bisect_left(range(at + 1), True, start, key=holds)
 
 
 def _probe_steps(lists: int) -> list[int]:

@@ -254,7 +254,8 @@ class Index:
         for name, value in (("probes", probes), ("candidates", candidates)):
             if value is not None:
                 check_count(name, value)
-        tuning = self.calibration.tuning(k, recall, self.lists, self.rows)
+        in_memory = self._searcher.backend == "memory"
+        tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
         everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
         z = EVERYTHING if everything else tuning.z
         return Tuning(probes or tuning.probes, candidates or tuning.candidates, z)
