@@ -1,7 +1,7 @@
 """Which libraries are compared, how each is built and opened, and over what it is tuned."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
 
@@ -72,12 +72,12 @@ def catalogue(
         build: Extra keyword arguments for Tenfold's `Index.build`.
         open_: Extra keyword arguments for Tenfold's `Index.open`.
     """
-    return (_tenfold(build, open_), *_diskann(rows, *diskann_graph), _faiss(rows), _hnswlib())
+    return (*_tenfold(build, open_), *_diskann(rows, *diskann_graph), _faiss(rows), _hnswlib())
 
 
-def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> Peer:
+def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> tuple[Peer, ...]:
     asked = [*np.arange(0.70, 0.90, 0.02), *np.arange(0.90, 0.98, 0.005), *np.arange(0.98, 0.9995, 0.001)]
-    return Peer(
+    disk = Peer(
         name="tenfold",
         title="tenfold",
         adapter="ours",
@@ -92,6 +92,16 @@ def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> Peer:
         build_estimate=60,
         measure_estimate=90,
     )
+    memory = replace(
+        disk,
+        name="tenfold-memory",
+        title="tenfold, vectors in memory",
+        open={**open_, "io": "memory"},
+        on_disk=False,
+        tuning_queries=10_000,
+        build_estimate=0,
+    )
+    return disk, memory
 
 
 def _diskann(rows: int, degree: int, complexity: int) -> tuple[Peer, ...]:
