@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "arranging.h"
+#include "baselines.h"
 #include "checksum.h"
 #include "clustering.h"
 #include "errors.h"
@@ -286,22 +287,41 @@ class BoundSearcher {
     nb::tuple search(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
                      size_t k, size_t probes, size_t candidates, float z, const std::string& rule,
                      bool score_whole_pages, size_t threads) {
-        require(rule == "bound" || rule == "paper", "rerank is not known; choose 'bound' or 'paper'");
         const Queries queries = view_queries(exact, space, base, slope);
-        Out<float, 2> distances({queries.count, k});
-        Out<int64_t, 2> ids({queries.count, k});
-        Out<uint32_t, 2> stats({queries.count, 6});
-        static_assert(sizeof(QueryStats) == 24);
-        const SearchOptions options{
-            k, probes, candidates, z, rule == "paper" ? Rule::paper : Rule::bound, score_whole_pages, threads};
-        try {
+        const SearchOptions options{k, probes, candidates, z, parse_rule(rule), score_whole_pages, threads};
+        return answers(queries.count, k, [&](float* distances, int64_t* ids, QueryStats* stats) {
+            searcher_->search(queries, options, distances, ids, stats, SignalCheck());
+        });
+    }
+
+    nb::tuple scan(const In2<float>& space, size_t probes, size_t candidates, size_t threads) {
+        require(space.shape(1) == space_dim_, "the queries do not have the dimension of search space");
+        const Queries queries{nullptr, space.data(), nullptr, nullptr, space.shape(0)};
+        Out<uint32_t, 2> positions({queries.count, candidates});
+        Out<float, 2> estimates({queries.count, candidates});
+        Out<uint8_t, 2> errors({queries.count, candidates});
+        {
             const nb::gil_scoped_release release;
-            searcher_->search(queries, options, distances.data, ids.data, reinterpret_cast<QueryStats*>(stats.data),
-                              SignalCheck());
-        } catch (const Interrupted&) {
-            nb::raise_python_error();
+            searcher_->scan(queries, probes, threads, {positions.data, estimates.data, errors.data, candidates});
         }
-        return nb::make_tuple(distances.array, ids.array, stats.array);
+        return nb::make_tuple(positions.array, estimates.array, errors.array);
+    }
+
+    nb::tuple rerank(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
+                     const In2<uint32_t>& positions, const In2<float>& estimates, const In2<uint8_t>& errors, size_t k,
+                     float z, const std::string& rule, bool score_whole_pages, size_t threads) {
+        const Queries queries = view_queries(exact, space, base, slope);
+        const size_t width = positions.shape(1);
+        require(positions.shape(0) == queries.count && estimates.shape(0) == queries.count &&
+                    errors.shape(0) == queries.count && estimates.shape(1) == width && errors.shape(1) == width,
+                "queries and candidates do not fit each other");
+        // Read only: a shortlist is filled in by a scan alone.
+        const Shortlist found{const_cast<uint32_t*>(positions.data()), const_cast<float*>(estimates.data()),
+                              const_cast<uint8_t*>(errors.data()), width};
+        const SearchOptions options{k, 0, width, z, parse_rule(rule), score_whole_pages, threads};
+        return answers(queries.count, k, [&](float* distances, int64_t* ids, QueryStats* stats) {
+            searcher_->rerank(queries, found, options, distances, ids, stats, SignalCheck());
+        });
     }
 
     nb::tuple route(const In2<float>& space, size_t probes, size_t threads) const {
@@ -335,6 +355,27 @@ class BoundSearcher {
     }
 
   private:
+    static Rule parse_rule(const std::string& rule) {
+        require(rule == "bound" || rule == "paper", "rerank is not known; choose 'bound' or 'paper'");
+        return rule == "paper" ? Rule::paper : Rule::bound;
+    }
+
+    // What `work` fills in: distances, ids and counts of every query.
+    template <typename Work>
+    static nb::tuple answers(size_t queries, size_t k, const Work& work) {
+        Out<float, 2> distances({queries, k});
+        Out<int64_t, 2> ids({queries, k});
+        Out<uint32_t, 2> stats({queries, 6});
+        static_assert(sizeof(QueryStats) == 24);
+        try {
+            const nb::gil_scoped_release release;
+            work(distances.data, ids.data, reinterpret_cast<QueryStats*>(stats.data));
+        } catch (const Interrupted&) {
+            nb::raise_python_error();
+        }
+        return nb::make_tuple(distances.array, ids.array, stats.array);
+    }
+
     Queries view_queries(const Rows& exact, const In2<float>& space, const In1<float>& base,
                          const In1<float>& slope) const {
         require(exact.shape(1) == dim_ && exact.itemsize() == query_bytes_ && space.shape(1) == space_dim_ &&
@@ -347,6 +388,45 @@ class BoundSearcher {
     nb::dict arrays_;  // keeps the memory maps alive
     std::unique_ptr<Searcher> searcher_;
     size_t lists_ = 0, dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
+};
+
+// A ListSearcher and the arrays it looks into.
+class BoundListSearcher {
+  public:
+    BoundListSearcher(const std::string& path, const std::string& type, const std::string& metric, size_t dim,
+                      const In1<uint64_t>& offsets, const In1<uint32_t>& entries, const std::string& io)
+        : offsets_(offsets), entries_(entries), scorer_{parse_type(type), parse_metric(metric), dim} {
+        require(offsets.shape(0) == entries.shape(0), "offsets and entries differ in length");
+        searcher_ = std::make_unique<ListSearcher>(ListView{scorer_, offsets.shape(0), offsets.data(), entries.data()},
+                                                   path, io);
+    }
+
+    std::string backend() const { return searcher_->backend(); }
+
+    nb::tuple search(const Rows& queries, const In2<uint32_t>& lists, size_t k, size_t threads) const {
+        const size_t count = queries.shape(0), probes = lists.shape(1);
+        require(queries.shape(1) == scorer_.dim && queries.itemsize() == query_type_size(scorer_.type) &&
+                    lists.shape(0) == count,
+                "queries and lists do not fit each other");
+        Out<float, 2> distances({count, k});
+        Out<int64_t, 2> ids({count, k});
+        Out<uint32_t, 2> stats({count, 3});
+        static_assert(sizeof(ListStats) == 12);
+        try {
+            const nb::gil_scoped_release release;
+            searcher_->search(static_cast<const std::byte*>(queries.data()), count, lists.data(), probes, k, threads,
+                              distances.data, ids.data, reinterpret_cast<ListStats*>(stats.data), SignalCheck());
+        } catch (const Interrupted&) {
+            nb::raise_python_error();
+        }
+        return nb::make_tuple(distances.array, ids.array, stats.array);
+    }
+
+  private:
+    In1<uint64_t> offsets_;
+    In1<uint32_t> entries_;
+    Scorer scorer_;
+    std::unique_ptr<ListSearcher> searcher_;
 };
 
 void translate(const std::exception_ptr& pointer, void*) {
@@ -395,6 +475,15 @@ NB_MODULE(_native, m) {
         .def_prop_ro("memory_bytes", &BoundSearcher::memory_bytes)
         .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a,
              "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
+        .def("scan", &BoundSearcher::scan, "space"_a, "probes"_a, "candidates"_a, "threads"_a)
+        .def("rerank", &BoundSearcher::rerank, "exact"_a, "space"_a, "base"_a, "slope"_a, "positions"_a, "estimates"_a,
+             "errors"_a, "k"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
         .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
+    nb::class_<BoundListSearcher>(m, "ListSearcher")
+        .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In1<uint64_t>&,
+                      const In1<uint32_t>&, const std::string&>(),
+             "path"_a, "dtype"_a, "metric"_a, "dim"_a, "offsets"_a, "entries"_a, "io"_a)
+        .def_prop_ro("backend", &BoundListSearcher::backend)
+        .def("search", &BoundListSearcher::search, "queries"_a, "lists"_a, "k"_a, "threads"_a);
 }

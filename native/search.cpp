@@ -62,6 +62,7 @@ struct Batch {
     std::vector<Route> routes;  // (order.size(), probes)
     std::vector<size_t> order;  // numbers of queries
     size_t share;               // how many a worker takes at a time
+    const Shortlist* found;     // where the scan is done already, instead of routes
 
     const Route* routes_of(size_t query) const { return &routes[(query - first) * probes]; }
 };
@@ -121,6 +122,25 @@ class Worker {
         }
     }
 
+    // Scans only: the queries from `next` on, as many as there are.
+    void list(const Batch& batch, std::atomic<size_t>& next, const Shortlist& found) {
+        batch_ = &batch;
+        const size_t count = batch.order.size();
+        for (size_t at = next.fetch_add(batch.share); at < count; at = next.fetch_add(batch.share)) {
+            for (size_t place = at; place < std::min(count, at + batch.share); ++place) {
+                const size_t query = batch.order[place], start = query * found.width;
+                scan(batch.queries.space + query * view_.graph.dim, batch.routes_of(query), found.width);
+                std::sort(scanned_.begin(), scanned_.end(), better);
+                for (size_t i = 0; i < found.width; ++i) {
+                    const Candidate row = i < scanned_.size() ? scanned_[i] : Candidate{INFINITY, kNone, 0};
+                    found.positions[start + i] = row.position;
+                    found.estimates[start + i] = row.estimate;
+                    found.errors[start + i] = row.error;
+                }
+            }
+        }
+    }
+
   private:
     // --- scanning -------------------------------------------------------------------------------------------
 
@@ -134,7 +154,17 @@ class Worker {
         flight.seen.clear();
         flight.previous.clear();
         flight.query_norm = view_.scorer.query_norm(exact_query(query));
-        scan(flight, queries_->space + query * view_.graph.dim, batch_->routes_of(query));
+        if (batch_->found) {
+            take(query, *batch_->found);
+        } else {
+            // All candidates means all: a row and its replicas are several.
+            const size_t wanted = reads_everything() ? SIZE_MAX : options_->candidates;
+            flight.stats.codes_scanned =
+                scan(queries_->space + query * view_.graph.dim, batch_->routes_of(query), wanted);
+        }
+        const size_t sorted = options_->rule == Rule::paper ? scanned_.size() : first_batch(scanned_.size());
+        std::partial_sort(scanned_.begin(), scanned_.begin() + std::ptrdiff_t(sorted), scanned_.end(), better);
+        flight.candidates.assign(scanned_.begin(), scanned_.end());
         next_round(flight);
         active_.push_back(&flight);
     }
@@ -143,44 +173,51 @@ class Worker {
         return queries_->exact + query * view_.scorer.dim * query_type_size(view_.scorer.type);
     }
 
-    void scan(Flight& flight, const float* query, const Route* routes) {
+    // Fills `scanned_` with the `wanted` entries of smallest estimate, in any order; returns how many it looked at.
+    uint32_t scan(const float* query, const Route* routes, size_t wanted) {
         searcher_.tables_.fill(query, table_);
         const ScanTable scan_table = searcher_.scan_table(table_);
-        // All candidates means all: a row and its replicas are several.
-        const size_t wanted = reads_everything() ? SIZE_MAX / 4 : options_->candidates;
-        auto& candidates = scanned_;
-        candidates.clear();
+        uint32_t looked_at = 0;
         float threshold = INFINITY;
+        scanned_.clear();
         const Route* const last =
             std::find_if(routes, routes + batch_->probes, [](const Route& route) { return route.list == kNone; });
         for (const Route* route = routes; route != last; ++route) {
             if (route + 1 != last) searcher_.prefetch(route[1].list);
-            const Near list{route->distance, route->list, false};
-            const size_t own = view_.starts[list.id + 1] - view_.starts[list.id];
-            const size_t copies = view_.replica_offsets[list.id + 1] - view_.replica_offsets[list.id];
-            const uint8_t* blocks = view_.blocks + searcher_.block_starts_[list.id];
+            const size_t list = route->list;
+            const size_t own = view_.starts[list + 1] - view_.starts[list];
+            const size_t copies = view_.replica_offsets[list + 1] - view_.replica_offsets[list];
+            const uint8_t* blocks = view_.blocks + searcher_.block_starts_[list];
             hits_.resize(round_up(own + copies, kBlockRows));
             const size_t found =
-                kernels().scan(blocks, own + copies, scan_table, list.distance, threshold, hits_.data());
-            flight.stats.codes_scanned += uint32_t(own + copies);
+                kernels().scan(blocks, own + copies, scan_table, route->distance, threshold, hits_.data());
+            looked_at += uint32_t(own + copies);
             for (size_t i = 0; i < found; ++i) {
                 const Hit& hit = hits_[i];
-                const uint64_t position = hit.slot < own
-                                              ? view_.starts[list.id] + hit.slot
-                                              : view_.replicas[view_.replica_offsets[list.id] + hit.slot - own];
+                const uint64_t position = hit.slot < own ? view_.starts[list] + hit.slot
+                                                         : view_.replicas[view_.replica_offsets[list] + hit.slot - own];
                 if (position >= view_.rows)
-                    throw InputError("lists.bin: list " + std::to_string(list.id) + " names row " +
+                    throw InputError("lists.bin: list " + std::to_string(list) + " names row " +
                                      std::to_string(position) + " of " + std::to_string(view_.rows) +
                                      "; the index is damaged, run `tenfold search verify`");
-                candidates.push_back({hit.estimate, uint32_t(position), hit.error});
+                scanned_.push_back({hit.estimate, uint32_t(position), hit.error});
             }
-            if (candidates.size() > 2 * wanted) threshold = cut(candidates, wanted);
+            if (scanned_.size() / 2 > wanted) threshold = cut(scanned_, wanted);
         }
-        if (candidates.size() > wanted) cut(candidates, wanted);
-        flight.stats.candidates = 0;
-        const size_t sorted = options_->rule == Rule::paper ? candidates.size() : first_batch(candidates.size());
-        std::partial_sort(candidates.begin(), candidates.begin() + std::ptrdiff_t(sorted), candidates.end(), better);
-        flight.candidates.assign(candidates.begin(), candidates.end());
+        if (scanned_.size() > wanted) cut(scanned_, wanted);
+        return looked_at;
+    }
+
+    void take(size_t query, const Shortlist& found) {
+        scanned_.clear();
+        for (size_t i = query * found.width; i < (query + 1) * found.width; ++i) {
+            const uint32_t position = found.positions[i];
+            if (position == kNone) break;
+            if (position >= view_.rows)
+                throw InputError("row " + std::to_string(position) + " is asked for, the index holds " +
+                                 std::to_string(view_.rows));
+            scanned_.push_back({found.estimates[i], position, found.errors[i]});
+        }
     }
 
     // Keeps the `wanted` best; returns the estimate that later candidates must beat.
@@ -492,25 +529,59 @@ void Searcher::give_back(std::unique_ptr<Worker> worker) {
     idle_.push_back(std::move(worker));
 }
 
-// In batches: all queries are routed, then answered in the order of their nearest lists, so that neighbours share codes
+// All queries of a batch are routed, then answered in the order of their nearest lists, so that neighbours share codes
 // in the processor's cache and pages on their way.
+void Searcher::in_batches(Batch& batch, size_t threads, const std::function<void(size_t threads)>& work) const {
+    const size_t most = std::max(Router::kGroup, kRouteBytes / (sizeof(Route) * std::max<size_t>(1, batch.probes)));
+    for (; batch.first < batch.queries.count; batch.first += batch.order.size()) {
+        const size_t count = std::min(most, batch.queries.count - batch.first);
+        const size_t busy = std::max<size_t>(1, std::min(threads, (count + 7) / 8));
+        begin(batch, count, busy);
+        work(busy);
+    }
+}
+
+void Searcher::answer(const Batch& batch, size_t threads, float* distances, int64_t* ids, QueryStats* stats,
+                      const std::function<void()>& poll) {
+    if (poll) poll();
+    std::atomic<size_t> next{0};
+    parallel_for(threads, 1, threads, [&](size_t, size_t, size_t thread) {
+        std::unique_ptr<Worker> worker = borrow();
+        worker->run(batch, next, distances, ids, stats, thread == 0 ? poll : nullptr);
+        give_back(std::move(worker));
+    });
+}
+
 void Searcher::search(const Queries& queries, const SearchOptions& options, float* distances, int64_t* ids,
                       QueryStats* stats, const std::function<void()>& poll) {
-    const size_t probes = std::min(options.probes, view_.graph.count);
-    const size_t most = std::max(Router::kGroup, kRouteBytes / (sizeof(Route) * std::max<size_t>(1, probes)));
-    Batch batch{queries, options, probes, 0, {}, {}, 0};
-    for (; batch.first < queries.count; batch.first += batch.order.size()) {
-        const size_t count = std::min(most, queries.count - batch.first);
-        const size_t threads = std::max<size_t>(1, std::min(options.threads, (count + 7) / 8));
-        begin(batch, count, threads);
-        if (poll) poll();
+    Batch batch{queries, options, std::min(options.probes, view_.graph.count), 0, {}, {}, 0, nullptr};
+    in_batches(batch, options.threads, [&](size_t threads) { answer(batch, threads, distances, ids, stats, poll); });
+}
+
+void Searcher::scan(const Queries& queries, size_t probes, size_t threads, const Shortlist& found) {
+    const SearchOptions options{};
+    Batch batch{queries, options, std::min(probes, view_.graph.count), 0, {}, {}, 0, nullptr};
+    in_batches(batch, threads, [&](size_t busy) {
         std::atomic<size_t> next{0};
-        parallel_for(threads, 1, threads, [&](size_t, size_t, size_t thread) {
+        parallel_for(busy, 1, busy, [&](size_t, size_t, size_t) {
             std::unique_ptr<Worker> worker = borrow();
-            worker->run(batch, next, distances, ids, stats, thread == 0 ? poll : nullptr);
+            worker->list(batch, next, found);
             give_back(std::move(worker));
         });
-    }
+    });
+}
+
+// In the order of their first rows, for the same reason as `in_batches`.
+void Searcher::rerank(const Queries& queries, const Shortlist& found, const SearchOptions& options, float* distances,
+                      int64_t* ids, QueryStats* stats, const std::function<void()>& poll) {
+    const size_t threads = std::max<size_t>(1, std::min(options.threads, (queries.count + 7) / 8));
+    Batch batch{queries, options, 0, 0, {}, std::vector<size_t>(queries.count), 0, &found};
+    const auto first_row = [&](size_t query) { return found.width ? found.positions[query * found.width] : kNone; };
+    std::iota(batch.order.begin(), batch.order.end(), size_t(0));
+    std::stable_sort(batch.order.begin(), batch.order.end(),
+                     [&](size_t a, size_t b) { return first_row(a) < first_row(b); });
+    batch.share = std::clamp<size_t>(queries.count / (8 * threads), 1, kMostShare);
+    if (queries.count > 0) answer(batch, threads, distances, ids, stats, poll);
 }
 
 void Searcher::route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const {

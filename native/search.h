@@ -54,6 +54,15 @@ struct QueryStats {
     uint32_t pages_read, pages_cached, candidates, rows_scored, codes_scanned, rounds;
 };
 
+// What a scan finds for each query: positions of rows, their estimates and the codes of their errors, nearest estimate
+// first; kNone fills up. Each is (queries, width).
+struct Shortlist {
+    uint32_t* positions;
+    float* estimates;
+    uint8_t* errors;
+    size_t width;
+};
+
 // Queries twice: as exact distances need them, and as float rows of search space, in which
 // |q - x|^2 = base + slope * distance(q, x).
 struct Queries {
@@ -78,6 +87,10 @@ class Searcher {
     // called often from the calling thread; what it throws ends the search.
     void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats,
                 const std::function<void()>& poll);
+    // The first half of a search, and the second from what the first or another device has found.
+    void scan(const Queries&, size_t probes, size_t threads, const Shortlist& found);
+    void rerank(const Queries&, const Shortlist& found, const SearchOptions&, float* distances, int64_t* ids,
+                QueryStats* stats, const std::function<void()>& poll);
     // The nearest lists of each query of search space: routes (count, probes).
     void route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const;
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
@@ -87,6 +100,9 @@ class Searcher {
 
   private:
     void begin(Batch&, size_t count, size_t threads) const;
+    void in_batches(Batch&, size_t threads, const std::function<void(size_t threads)>& work) const;
+    void answer(const Batch&, size_t threads, float* distances, int64_t* ids, QueryStats* stats,
+                const std::function<void()>& poll);
     void load();
     InputError unreadable(uint64_t page, int64_t result) const;
     InputError damaged(uint64_t page) const;

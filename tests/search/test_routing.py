@@ -1,10 +1,11 @@
-"""From a query to its nearest lists: bytes and graph miss few of them, whatever the distances are like."""
+"""The parts of a search: routes miss few of the nearest lists; scan and re-ranking add up to a search."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tenfold.core.errors import InputError
 from tenfold.search import Index
 
 
@@ -17,8 +18,8 @@ def nearest_lists(centroids: np.ndarray, queries: np.ndarray, probes: int) -> np
 
 def routes(index: Index, queries: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distances and lists that the engine finds, and the true distances."""
-    space = index._space.queries(queries).space
-    distances, lists = index._searcher.route(space, probes, 2)
+    space = index.space.queries(queries).space
+    distances, lists = index.engine.route(space, probes, 2)
     centroids = index._files["graph.bin"].array("centroids", "<f4", None)
     return distances, lists, nearest_lists(centroids, space, probes)
 
@@ -58,3 +59,36 @@ def test_queries_in_a_batch_are_answered_as_alone(tmp_path: Path) -> None:
         alone = index.search(query[None], 5)
         np.testing.assert_array_equal(alone[1][0], ids[number])
         np.testing.assert_array_equal(alone[0][0], distances[number])
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("rule", ["bound", "paper"])
+@pytest.mark.parametrize("whole_pages", [True, False])
+def test_a_scan_and_a_reranking_are_a_search(metric: str, rule: str, whole_pages: bool, tmp_path: Path) -> None:
+    """The same ids, distances and reads, also where there are fewer candidates than asked for."""
+    rng = np.random.default_rng(7)
+    base = rng.normal(size=(3000, 20)).astype(np.float32)
+    index = Index.build(base, tmp_path / "index", rows_per_list=20, metric=metric)  # type: ignore[arg-type]
+    exact = rng.normal(size=(50, 20)).astype(np.float32)
+    queries = index.space.queries(exact)
+    for probes, candidates in ((8, 40), (2, 300)):
+        whole = index.engine.search(
+            exact, *queries, 10, probes, candidates, -0.3, rule, whole_pages, 2
+        )  # fmt: skip
+        found = index.engine.scan(queries.space, probes, candidates, 2)
+        assert (np.diff(found[1][np.isfinite(found[1]).all(axis=1)], axis=1) >= 0).all()
+        distances, ids, stats = index.engine.rerank(exact, *queries, *found, 10, -0.3, rule, whole_pages, 2)
+        np.testing.assert_array_equal(whole[1], ids)
+        np.testing.assert_array_equal(whole[0], distances)
+        np.testing.assert_array_equal(whole[2][:, [2, 3, 5]], stats[:, [2, 3, 5]])
+
+
+def test_a_reranking_checks_what_it_is_given(tmp_path: Path) -> None:
+    base = np.random.default_rng(8).normal(size=(100, 6)).astype(np.float32)
+    index = Index.build(base, tmp_path / "index")
+    queries = index.space.queries(base[:2])
+    found = np.full((2, 3), 100, np.uint32), np.zeros((2, 3), np.float32), np.zeros((2, 3), np.uint8)
+    with pytest.raises(InputError, match="row 100 is asked for, the index holds 100"):
+        index.engine.rerank(base[:2], *queries, *found, 2, 0.0, "bound", True, 1)
+    with pytest.raises(InputError, match="do not fit each other"):
+        index.engine.rerank(base[:2], *queries, found[0][:1], *found[1:], 2, 0.0, "bound", True, 1)

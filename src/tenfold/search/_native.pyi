@@ -123,6 +123,31 @@ class Searcher:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Distances (q, k) float32, ids (q, k) int64 and the six counts of SearchStats (q, 6) uint32."""
 
+    def scan(
+        self, space: np.ndarray, probes: int, candidates: int, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The first half of a search: positions uint32, estimates float32, codes of errors uint8, (q, candidates).
+
+        The nearest estimates first, ties by position; 2^32 - 1, inf and 0 fill up.
+        """
+
+    def rerank(
+        self,
+        exact: np.ndarray,
+        space: np.ndarray,
+        base: np.ndarray,
+        slope: np.ndarray,
+        positions: np.ndarray,
+        estimates: np.ndarray,
+        errors: np.ndarray,
+        k: int,
+        z: float,
+        rule: str,
+        score_whole_pages: bool,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The second half, from what `scan` or another device has found; returns what `search` does."""
+
     def route(self, space: np.ndarray, probes: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances (q, probes) float32 and numbers uint32 of each query's nearest lists, nearest first.
 
@@ -131,3 +156,23 @@ class Searcher:
 
     def estimate(self, space: np.ndarray, positions: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Estimates and squared residual errors (q, n) float32 of rows by position; NaN where out of range."""
+
+class ListSearcher:
+    """SPANN's way of searching: posting lists of whole vectors on disk, each read at once."""
+
+    def __init__(
+        self, path: str, dtype: str, metric: str, dim: int, offsets: np.ndarray, entries: np.ndarray, io: str
+    ) -> None:
+        """Entries of list i (entries[i], uint32) are a u32 id and a vector each, from byte offsets[i] (uint64) on."""
+
+    @property
+    def backend(self) -> str:
+        """How lists are read: "uring", "direct" or "buffered"."""
+
+    def search(
+        self, queries: np.ndarray, lists: np.ndarray, k: int, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads the given lists (q, probes) uint32, 2^32 - 1 for none, of each query.
+
+        Returns distances (q, k) float32, ids (q, k) int64, and reads, pages and rows scored (q, 3) uint32.
+        """

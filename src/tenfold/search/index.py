@@ -69,6 +69,8 @@ class Index:
         metric: "l2", "ip" or "cosine".
         stored: The vectors in their order on disk, a VectorSource.
         calibration: Which settings reach which recall.
+        space: The map into search space, where lists and codes live.
+        engine: The native core, which routes, scans and re-ranks in search space; for parts of a search.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], io: IoBackend, cache_bytes: int) -> None:
@@ -85,8 +87,8 @@ class Index:
                 if section != "pages":  # its pages have checksums of their own, compared when read
                     self._files[name].check(section)
         self.stored = StoredRows(self._files["vectors.bin"], self.rows, self.dim, self.dtype)
-        self._space = open_space(manifest, self._files["codebook.bin"])
-        self._searcher = self._native_searcher(io, cache_bytes)
+        self.space = open_space(manifest, self._files["codebook.bin"])
+        self.engine = self._native_searcher(io, cache_bytes)
 
     # --- making and opening ---------------------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class Index:
         for name, value in (("probes", probes), ("candidates", candidates)):
             if value is not None:
                 check_count(name, value)
-        in_memory = self._searcher.backend == "memory"
+        in_memory = self.engine.backend == "memory"
         tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
         everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
         z = EVERYTHING if everything else tuning.z
@@ -272,9 +274,9 @@ class Index:
         """`search` with explicit settings: what the calibration tries out."""
         exact = check_queries(queries, self.dim, self.dtype)
         try:
-            distances, ids, stats = self._searcher.search(
+            distances, ids, stats = self.engine.search(
                 exact,
-                *self._space.queries(exact),
+                *self.space.queries(exact),
                 k,
                 min(tuning.probes, self.lists),
                 min(tuning.candidates, max(1, self.rows)),
@@ -334,9 +336,9 @@ class Index:
             "index_bytes": sum(sizes.values()),
             "memory_bytes": sum(s.nbytes for s in held)
             - self._files["vectors.bin"].section("pages").nbytes
-            + self._searcher.memory_bytes,
+            + self.engine.memory_bytes,
             "files": sizes,
-            "io_backend": self._searcher.backend,
+            "io_backend": self.engine.backend,
             "simd": _native.simd_level(),
             "calibration": self._manifest["calibration"],
         }
@@ -352,9 +354,9 @@ class Index:
 
         The last two, (q,), turn a distance into search space: base + slope * distance.
         """
-        space = self._space.queries(check_queries(queries, self.dim, self.dtype))
+        space = self.space.queries(check_queries(queries, self.dim, self.dtype))
         wanted = np.ascontiguousarray(np.where(positions < 0, 0xFFFFFFFF, positions).astype(np.uint32))
-        estimates, errors = self._searcher.estimate(space.space, wanted, threads)
+        estimates, errors = self.engine.estimate(space.space, wanted, threads)
         return estimates, errors, space.base, space.slope
 
     # --- inside ---------------------------------------------------------------------------------------------
@@ -365,11 +367,11 @@ class Index:
         codec_numbers = self._manifest["codec_numbers"]
         per_page, stride = page_layout(self.dim * self.dtype.itemsize)
         pages = vectors.section("pages")
-        if pages.columns != stride or graph.section("centroids").columns != self._space.dim:
+        if pages.columns != stride or graph.section("centroids").columns != self.space.dim:
             raise InputError(f"{self.path}: manifest.json does not fit the files beside it; {REPAIR}")
         codebook = open_codec(codec_numbers, self._files["codebook.bin"]).codebook
         centroids = graph.array("centroids", "<f4", None)
-        moves = [array for array in (self._space.center, self._space.axes) if array is not None]
+        moves = [array for array in (self.space.center, self.space.axes) if array is not None]
         for name, values in (("graph.bin", centroids), *(("codebook.bin", array) for array in (codebook, *moves))):
             if not np.isfinite(values).all():
                 raise InputError(f"{self.path / name}: holds values that are no numbers; {REPAIR}")
