@@ -156,8 +156,8 @@ class ListSearcher::Worker {
 };
 
 ListSearcher::ListSearcher(const ListView& view, const std::string& path, const std::string& io)
-    : view_(view), file_(path, io) {
-    for (size_t list = 0; list < view_.lists; ++list) longest_ = std::max(longest_, read_bytes(list));
+    : view_(view), router_(view_.graph), file_(path, io) {
+    for (size_t list = 0; list < lists(); ++list) longest_ = std::max(longest_, read_bytes(list));
 }
 
 size_t ListSearcher::read_bytes(size_t list) const {
@@ -165,10 +165,17 @@ size_t ListSearcher::read_bytes(size_t list) const {
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+void ListSearcher::route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const {
+    parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
+        router_.route(space + first * view_.graph.dim, last - first, probes, routes + first * probes);
+    });
+}
+
 void ListSearcher::search(const std::byte* queries, size_t count, const uint32_t* lists, size_t probes, size_t k,
                           size_t threads, float* distances, int64_t* ids, ListStats* stats,
                           const std::function<void()>& poll) const {
-    if (std::any_of(lists, lists + count * probes, [&](uint32_t list) { return list != kNone && list >= view_.lists; }))
+    if (std::any_of(lists, lists + count * probes,
+                    [&](uint32_t list) { return list != kNone && list >= this->lists(); }))
         throw InputError("a list is asked for that does not exist");
     threads = std::max<size_t>(1, std::min(threads, (count + kShare - 1) / kShare));
     std::atomic<size_t> next{0};

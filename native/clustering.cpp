@@ -81,7 +81,7 @@ void assign(const Tree& tree, const Lists& lists, const float* rows, size_t coun
 }
 
 void replicate(const Lists& lists, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,
-               size_t threads, uint32_t* replicas) {
+               float spacing, size_t threads, uint32_t* replicas) {
     const auto l2 = kernels().l2_f32;
     const float stretch = (1 + epsilon) * (1 + epsilon);
     parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
@@ -101,10 +101,11 @@ void replicate(const Lists& lists, const float* rows, const uint32_t* primary, s
             size_t kept = 0;
             for (const Near& candidate : near) {
                 if (kept == most) break;
-                const float* point = centroid(candidate.id);
-                bool covered = l2(centroid(primary[i]), point, lists.dim) <= candidate.distance;
-                for (size_t j = 0; j < kept && !covered; ++j)
-                    covered = l2(centroid(chosen[j]), point, lists.dim) <= candidate.distance;
+                const auto covers = [&](uint32_t list) {
+                    const float gap = l2(centroid(list), centroid(candidate.id), lists.dim);
+                    return spacing * spacing * gap <= candidate.distance;
+                };
+                const bool covered = covers(primary[i]) || std::any_of(chosen, chosen + kept, covers);
                 if (!covered) chosen[kept++] = candidate.id;
             }
             std::fill(chosen + kept, chosen + most, kNone);

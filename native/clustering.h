@@ -25,8 +25,9 @@ struct Lists {
 void assign(const Tree&, const Lists&, const float* rows, size_t count, size_t threads, uint32_t* primary);
 
 // Boundary replication (paper eq. 2) under SPANN's RNG rule: further lists c of each row, nearest first, with
-// |x - c| <= (1 + epsilon) |x - c1| and no chosen list nearer to c than x is. Writes (count, most), kNone pads.
+// |x - c| <= (1 + epsilon) |x - c1| and no chosen list s with spacing |s - c| <= |x - c|; SPANN's spacing is 1, with
+// infinity the rule is off. Writes (count, most), kNone pads.
 void replicate(const Lists&, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,
-               size_t threads, uint32_t* replicas);
+               float spacing, size_t threads, uint32_t* replicas);
 
 }  // namespace tenfold

@@ -157,13 +157,13 @@ Out<uint32_t, 1>::Array assign_rows(const In2<float>& rows, const In2<float>& no
 
 Out<uint32_t, 2>::Array replicate_rows(const In2<float>& rows, const In1<uint32_t>& primary,
                                        const In2<float>& centroids, const In2<uint32_t>& neighbours, size_t most,
-                                       float epsilon, size_t threads) {
+                                       float epsilon, float spacing, size_t threads) {
     require(primary.shape(0) == rows.shape(0) && centroids.shape(1) == rows.shape(1),
             "replicate: the arrays' shapes do not fit each other");
     Out<uint32_t, 2> out({rows.shape(0), most});
     const Lists lists = make_lists(centroids, neighbours);
     const nb::gil_scoped_release release;
-    replicate(lists, rows.data(), primary.data(), rows.shape(0), most, epsilon, threads, out.data);
+    replicate(lists, rows.data(), primary.data(), rows.shape(0), most, epsilon, spacing, threads, out.data);
     return out.array;
 }
 
@@ -225,6 +225,23 @@ class SignalCheck {
   private:
     std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
+
+template <typename Any>
+nb::tuple routes(const Any& searcher, const In2<float>& space, size_t dim, size_t probes, size_t threads) {
+    require(space.shape(1) == dim, "the queries do not have the dimension of search space");
+    std::vector<Route> found(space.shape(0) * probes);
+    {
+        const nb::gil_scoped_release release;
+        searcher.route(space.data(), space.shape(0), probes, threads, found.data());
+    }
+    Out<float, 2> distances({space.shape(0), probes});
+    Out<uint32_t, 2> lists({space.shape(0), probes});
+    for (size_t i = 0; i < found.size(); ++i) {
+        distances.data[i] = found[i].distance;
+        lists.data[i] = found[i].list;
+    }
+    return nb::make_tuple(distances.array, lists.array);
+}
 
 // A Searcher and the arrays it looks into.
 class BoundSearcher {
@@ -325,20 +342,7 @@ class BoundSearcher {
     }
 
     nb::tuple route(const In2<float>& space, size_t probes, size_t threads) const {
-        require(space.shape(1) == space_dim_, "the queries do not have the dimension of search space");
-        probes = std::min(probes, lists_);
-        std::vector<Route> routes(space.shape(0) * probes);
-        {
-            const nb::gil_scoped_release release;
-            searcher_->route(space.data(), space.shape(0), probes, threads, routes.data());
-        }
-        Out<float, 2> distances({space.shape(0), probes});
-        Out<uint32_t, 2> lists({space.shape(0), probes});
-        for (size_t i = 0; i < routes.size(); ++i) {
-            distances.data[i] = routes[i].distance;
-            lists.data[i] = routes[i].list;
-        }
-        return nb::make_tuple(distances.array, lists.array);
+        return routes(*searcher_, space, space_dim_, std::min(probes, lists_), threads);
     }
 
     nb::tuple estimate(const In2<float>& space, const In2<uint32_t>& positions, size_t threads) const {
@@ -394,14 +398,25 @@ class BoundSearcher {
 class BoundListSearcher {
   public:
     BoundListSearcher(const std::string& path, const std::string& type, const std::string& metric, size_t dim,
-                      const In1<uint64_t>& offsets, const In1<uint32_t>& entries, const std::string& io)
-        : offsets_(offsets), entries_(entries), scorer_{parse_type(type), parse_metric(metric), dim} {
-        require(offsets.shape(0) == entries.shape(0), "offsets and entries differ in length");
-        searcher_ = std::make_unique<ListSearcher>(ListView{scorer_, offsets.shape(0), offsets.data(), entries.data()},
-                                                   path, io);
+                      const In2<float>& centroids, const In2<uint32_t>& neighbours, const In1<uint64_t>& offsets,
+                      const In1<uint32_t>& entries, const std::string& io)
+        : centroids_(centroids),
+          neighbours_(neighbours),
+          offsets_(offsets),
+          entries_(entries),
+          scorer_{parse_type(type), parse_metric(metric), dim} {
+        const size_t lists = centroids.shape(0);
+        require(neighbours.shape(0) == lists && offsets.shape(0) == lists && entries.shape(0) == lists,
+                "centroids, graph, offsets and entries differ in length");
+        const Graph graph{centroids.data(), neighbours.data(), lists, centroids.shape(1), neighbours.shape(1)};
+        searcher_ = std::make_unique<ListSearcher>(ListView{scorer_, graph, offsets.data(), entries.data()}, path, io);
     }
 
     std::string backend() const { return searcher_->backend(); }
+
+    nb::tuple route(const In2<float>& space, size_t probes, size_t threads) const {
+        return routes(*searcher_, space, centroids_.shape(1), std::min(probes, searcher_->lists()), threads);
+    }
 
     nb::tuple search(const Rows& queries, const In2<uint32_t>& lists, size_t k, size_t threads) const {
         const size_t count = queries.shape(0), probes = lists.shape(1);
@@ -423,6 +438,8 @@ class BoundListSearcher {
     }
 
   private:
+    In2<float> centroids_;
+    In2<uint32_t> neighbours_;
     In1<uint64_t> offsets_;
     In1<uint32_t> entries_;
     Scorer scorer_;
@@ -463,7 +480,7 @@ NB_MODULE(_native, m) {
     m.def("assign", &assign_rows, "rows"_a, "nodes"_a, "begin"_a, "end"_a, "list"_a, "centroids"_a, "neighbours"_a,
           "threads"_a = 1);
     m.def("replicate", &replicate_rows, "rows"_a, "primary"_a, "centroids"_a, "neighbours"_a, "most"_a, "epsilon"_a,
-          "threads"_a = 1);
+          "spacing"_a, "threads"_a = 1);
     m.def("arrange", &arrange_rows, "rows"_a, "list"_a, "position"_a, "rows_per_page"_a, "threads"_a = 1);
     m.def("train_pq", &train, "residuals"_a, "subs"_a, "iterations"_a, "threads"_a = 1);
     m.def("encode", &encode_rows, "rows"_a, "list"_a, "centroids"_a, "bits"_a, "codebook"_a, "threads"_a = 1);
@@ -481,9 +498,10 @@ NB_MODULE(_native, m) {
         .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
     nb::class_<BoundListSearcher>(m, "ListSearcher")
-        .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In1<uint64_t>&,
-                      const In1<uint32_t>&, const std::string&>(),
-             "path"_a, "dtype"_a, "metric"_a, "dim"_a, "offsets"_a, "entries"_a, "io"_a)
+        .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In2<float>&,
+                      const In2<uint32_t>&, const In1<uint64_t>&, const In1<uint32_t>&, const std::string&>(),
+             "path"_a, "dtype"_a, "metric"_a, "dim"_a, "centroids"_a, "neighbours"_a, "offsets"_a, "entries"_a, "io"_a)
         .def_prop_ro("backend", &BoundListSearcher::backend)
+        .def("route", &BoundListSearcher::route, "space"_a, "probes"_a, "threads"_a)
         .def("search", &BoundListSearcher::search, "queries"_a, "lists"_a, "k"_a, "threads"_a);
 }

@@ -220,16 +220,16 @@ class Worker {
         }
     }
 
-    // Keeps the `wanted` best; returns the estimate that later candidates must beat.
+    // Keeps the `wanted` best; returns the estimate that later candidates must beat, those that tie with the last
+    // included: lower positions win a tie, whatever the order of the lists, as on a GPU.
     static float cut(std::vector<Candidate>& candidates, size_t wanted) {
         if (wanted == 0) {
             candidates.clear();
             return -INFINITY;
         }
-        std::nth_element(candidates.begin(), candidates.begin() + std::ptrdiff_t(wanted - 1), candidates.end(),
-                         [](const Candidate& a, const Candidate& b) { return a.estimate < b.estimate; });
+        std::nth_element(candidates.begin(), candidates.begin() + std::ptrdiff_t(wanted - 1), candidates.end(), better);
         candidates.resize(wanted);
-        return candidates.back().estimate;
+        return std::nextafterf(candidates.back().estimate, INFINITY);
     }
 
     // --- re-ranking -----------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_replicas_keep_the_rules(tree: Tree) -> None:
     rows = clusters(400, 24, seed=5)
     own = tree.assign(rows, 1)
     epsilon, most = 0.3, 5
-    copies = _native.replicate(rows, own, tree.centroids, tree.neighbours, most, epsilon, 2)
+    copies = _native.replicate(rows, own, tree.centroids, tree.neighbours, most, epsilon, 1.0, 2)
     to_lists = np.sqrt(np.maximum(numpy_distances(tree.centroids, rows, "l2"), 0))
     between = np.sqrt(np.maximum(numpy_distances(tree.centroids, tree.centroids, "l2"), 0))
     assert copies.shape == (400, most)

@@ -132,6 +132,7 @@ def test_sizes_that_are_none(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
+@pytest.mark.footprint
 def test_many_small_searches_do_not_pile_up(index_cache: Callable[..., Path], python: Python) -> None:
     """Opening and searching again and again keeps the process where it was."""
     path = index_cache(700, 33, "uint8", "l2")

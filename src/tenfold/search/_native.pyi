@@ -65,6 +65,7 @@ def replicate(
     neighbours: np.ndarray,
     most: int,
     epsilon: float,
+    spacing: float,
     threads: int = 1,
 ) -> np.ndarray:
     """Further lists of each row under the RNG rule, (n, most) uint32, padded with 2^32 - 1."""
@@ -161,13 +162,28 @@ class ListSearcher:
     """SPANN's way of searching: posting lists of whole vectors on disk, each read at once."""
 
     def __init__(
-        self, path: str, dtype: str, metric: str, dim: int, offsets: np.ndarray, entries: np.ndarray, io: str
+        self,
+        path: str,
+        dtype: str,
+        metric: str,
+        dim: int,
+        centroids: np.ndarray,
+        neighbours: np.ndarray,
+        offsets: np.ndarray,
+        entries: np.ndarray,
+        io: str,
     ) -> None:
-        """Entries of list i (entries[i], uint32) are a u32 id and a vector each, from byte offsets[i] (uint64) on."""
+        """Centroids (lists, D) float32 and a graph over them (lists, degree) uint32.
+
+        List i holds entries[i] (uint32) times a u32 id and a vector, from byte offsets[i] (uint64) on.
+        """
 
     @property
     def backend(self) -> str:
         """How lists are read: "uring", "direct" or "buffered"."""
+
+    def route(self, space: np.ndarray, probes: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `Searcher.route`."""
 
     def search(
         self, queries: np.ndarray, lists: np.ndarray, k: int, threads: int

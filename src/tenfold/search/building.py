@@ -363,6 +363,7 @@ class Builder:
             tree.neighbours,
             self.config.replicas,
             self.config.epsilon,
+            1.0,
             self.threads,
         )
         source, _ = np.nonzero(copies != _NO_LIST)

@@ -16,6 +16,7 @@ from tenfold.search.codec import CodecKind, open_codec
 from tenfold.search.data import as_source
 from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
+from tenfold.search.gpu import Device, find_kernels, open_device
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import fitting_code_bytes, parse_size
 from tenfold.search.pages import StoredRows, page_layout
@@ -71,9 +72,12 @@ class Index:
         calibration: Which settings reach which recall.
         space: The map into search space, where lists and codes live.
         engine: The native core, which routes, scans and re-ranks in search space; for parts of a search.
+        device: Scans in the engine's place where the index was opened on a GPU, else None.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], io: IoBackend, cache_bytes: int) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], io: IoBackend, cache_bytes: int, device: Device = "cpu"
+    ) -> None:
         self.path, self._manifest = path, manifest
         self.rows: int = manifest["rows"]
         self.dim: int = manifest["dim"]
@@ -89,6 +93,7 @@ class Index:
         self.stored = StoredRows(self._files["vectors.bin"], self.rows, self.dim, self.dtype)
         self.space = open_space(manifest, self._files["codebook.bin"])
         self.engine = self._native_searcher(io, cache_bytes)
+        self.device = open_device(device, self._list_parts, self.engine)
 
     # --- making and opening ---------------------------------------------------------------------------------
 
@@ -106,6 +111,7 @@ class Index:
         seed: int = 0,
         threads: int | None = None,
         overwrite: bool = False,
+        device: Device = "cpu",
         progress: Progress = no_progress,
     ) -> "Index":
         """Build an index folder from vectors and open it.
@@ -127,6 +133,7 @@ class Index:
             seed: Same seed, same source, same budget: same index.
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
+            device: Where the finished index scans codes, as for `open`; the build runs on the CPU.
             progress: Called with phase, done, total.
 
         Raises:
@@ -139,6 +146,7 @@ class Index:
         )
         _check_config(config)
         _check_threads(threads)
+        find_kernels(device)  # what is missing for it shows before the work
         budget = parse_size(memory_budget)
         config = replace(config, code_bytes=_fitting_code_bytes(config, code_bytes is None, budget, vectors))
         threads = threads or _native.usable_cores()
@@ -153,7 +161,7 @@ class Index:
                     publish(partial, place, overwrite)
         except OSError as error:
             raise disk_trouble(error, partial) from None
-        return cls.open(path)
+        return cls.open(path, device=device)
 
     @classmethod
     def _finish(cls, builder: Builder, threads: int, progress: Progress) -> None:
@@ -172,7 +180,9 @@ class Index:
         builder.finish(manifest)
 
     @classmethod
-    def open(cls, path: str | Path, *, io: IoBackend = "auto", cache: str | int = "0") -> "Index":
+    def open(
+        cls, path: str | Path, *, io: IoBackend = "auto", cache: str | int = "0", device: Device = "cpu"
+    ) -> "Index":
         """Open an index folder for searching.
 
         Everything but the vectors is checked against its checksum; pages of vectors are checked as
@@ -184,13 +194,16 @@ class Index:
                 (the system's page cache), or "memory": all of them once, now; "auto" takes the first that
                 works here.
             cache: Memory for pages read lately, such as "64MB", for each thread that searches.
+            device: What scans the codes: "cpu", "cuda" (NVIDIA GPUs, by torch and triton), or "auto": a GPU
+                where there is one with room, else the CPU. Answers are the same.
 
         Raises:
-            InputError: No index there, damaged, of a newer version, or a forced back end refused.
+            InputError: No index there, damaged, of a newer version, or a forced back end or device refused.
         """
         path = Path(path)
         manifest = read_manifest(path)
-        return cls(path, manifest, io, min(parse_size(cache), 8 * manifest["rows"] * manifest["dim"] + PAGE))
+        cache_bytes = min(parse_size(cache), 8 * manifest["rows"] * manifest["dim"] + PAGE)
+        return cls(path, manifest, io, cache_bytes, device)
 
     # --- searching ------------------------------------------------------------------------------------------
 
@@ -273,18 +286,14 @@ class Index:
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """`search` with explicit settings: what the calibration tries out."""
         exact = check_queries(queries, self.dim, self.dtype)
+        probes, candidates = min(tuning.probes, self.lists), min(tuning.candidates, max(1, self.rows))
+        settings = (k, probes, candidates, tuning.z, rerank, score_whole_pages, threads or _native.usable_cores())
         try:
-            distances, ids, stats = self.engine.search(
-                exact,
-                *self.space.queries(exact),
-                k,
-                min(tuning.probes, self.lists),
-                min(tuning.candidates, max(1, self.rows)),
-                tuning.z,
-                rerank,
-                score_whole_pages,
-                threads or _native.usable_cores(),
-            )
+            # A search of everything is one of the disk: no device makes it faster.
+            if self.device is not None and tuning.z != EVERYTHING and self.device.has_room(probes, candidates):
+                distances, ids, stats = self.device.search(exact, self.space.queries(exact), *settings)
+            else:
+                distances, ids, stats = self.engine.search(exact, *self.space.queries(exact), *settings)
         except MemoryError:
             raise InputError(
                 f"{k:,} results of {len(exact):,} queries do not fit into memory; ask for fewer at a time"
@@ -297,6 +306,15 @@ class Index:
     def lists(self) -> int:
         """Number of lists: the most `probes` can be."""
         return self._files["graph.bin"].section("centroids").rows
+
+    def centroids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centroids of the lists in search space, (lists, space.dim) float32, and the graph over them."""
+        graph = self._files["graph.bin"]
+        return _matrix(graph.array("centroids", "<f4", None)), _matrix(graph.array("neighbours", "<u4", None))
+
+    def list_starts(self) -> np.ndarray:
+        """First position of each list's own rows, and the number of rows: (lists + 1,) uint64."""
+        return self._files["lists.bin"].array("starts", "<u8")
 
     def calibrate(
         self, queries: np.ndarray | None = None, *, threads: int | None = None, progress: Progress = no_progress
@@ -340,6 +358,7 @@ class Index:
             "files": sizes,
             "io_backend": self.engine.backend,
             "simd": _native.simd_level(),
+            **({"device": "cpu", "device_bytes": 0} if self.device is None else self.device.stats()),
             "calibration": self._manifest["calibration"],
         }
 
@@ -394,6 +413,20 @@ class Index:
             "pages_offset": pages.offset,
         }
         return _native.Searcher(arrays, numbers, str(vectors.path), self.dtype.name, self.metric, io, cache_bytes)
+
+    def _list_parts(self, kernels: Any) -> Any:
+        """What a device needs of the index: the ListParts of the module `gpu_kernels`."""
+        lists, numbers = self._files["lists.bin"], self._manifest["codec_numbers"]
+        return kernels.ListParts(
+            self._files["codes.bin"].array("blocks", "|u1", None),
+            lists.array("starts", "<u8"),
+            lists.array("replica_offsets", "<u8"),
+            lists.array("replicas", "<u4"),
+            open_codec(numbers, self._files["codebook.bin"]).codebook,
+            self.space.dim,
+            numbers["bits"],
+            tuple(numbers[name] for name in ("shift_low", "shift_step", "scale_low", "scale_step")),
+        )
 
 
 def verify_index(path: str | Path) -> list[str]:
