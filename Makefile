@@ -31,7 +31,7 @@ endif
 demo: .venv/base
 	$(BIN)/tenfold demo
 
-test: .venv/dev
+test: .venv/dev .venv/gpu
 	$(BIN)/python -m pytest
 
 lint: .venv/dev
@@ -51,7 +51,7 @@ docs: .venv/docs
 
 # The sanitizers' run-time library must come first in the process, and so before Python.
 # ThreadSanitizer does not see how threads of other libraries wait for each other: OpenBLAS gets one, and the readers,
-# which use Arrow's, are left out.
+# which use Arrow's, are left out. So is what needs torch.
 sanitize: .venv/dev
 	rm -rf build/sanitized
 	$(PIP) --no-deps --no-build-isolation --target build/sanitized \
@@ -62,6 +62,7 @@ sanitize: .venv/dev
 	TSAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(SANITIZER_LIBRARY)) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys -m "not footprint" \
+	    --ignore=tests/search/test_gpu.py \
 	    $(if $(findstring thread,$(SANITIZE)),--ignore-glob='tests/search/test_data*') tests/search
 
 comma := ,
@@ -113,6 +114,6 @@ clean:
 	$(PIP) --no-build-isolation .
 	touch $@
 
-.venv/dev .venv/docs .venv/bench: .venv/%: .venv/build $(SOURCES)
+.venv/dev .venv/docs .venv/bench .venv/gpu: .venv/%: .venv/build $(SOURCES)
 	$(PIP) --no-build-isolation ".[$*]"
 	touch .venv/base $@

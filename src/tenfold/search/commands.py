@@ -15,6 +15,7 @@ from tenfold.search.codec import CodecKind
 from tenfold.search.data import convert as convert_file
 from tenfold.search.data import metric_of, open_vectors, read_ground_truth
 from tenfold.search.evaluation import evaluate as evaluate_index
+from tenfold.search.gpu import Device
 from tenfold.search.index import Index, IoBackend, Rerank, verify_index
 from tenfold.search.progress import progress_bar
 
@@ -91,6 +92,7 @@ def query(
     rerank: Rerank = "bound",
     io: IoBackend = "auto",
     cache: Size = "0",
+    device: Device = "cpu",
     threads: int = 0,
     key: str = "",
     json: bool = False,
@@ -111,11 +113,12 @@ def query(
         rerank: When to stop reading vectors: bound, or the paper's rule.
         io: How pages are read from disk.
         cache: Memory for pages read lately, for each thread.
+        device: What scans the codes: cpu, cuda (an NVIDIA GPU), or auto.
         threads: 0 means all usable cores.
         key: Data set, array or column in files that hold several.
         json: Print JSON lines instead of text.
     """
-    opened = Index.open(index, io=io, cache=cache)
+    opened = Index.open(index, io=io, cache=cache, device=device)
     source = open_vectors(queries, key=key or None)
     number = 0
     width = min(k, max(1, opened.rows))  # there are no further neighbours
@@ -145,6 +148,7 @@ def evaluate(
     rerank: Rerank = "bound",
     io: IoBackend = "auto",
     cache: Size = "0",
+    device: Device = "cpu",
     threads: int = 0,
     key: str = "",
     json: bool = False,
@@ -166,11 +170,12 @@ def evaluate(
         rerank: When to stop reading vectors: bound, or the paper's rule.
         io: How pages are read from disk.
         cache: Memory for pages read lately, for each thread.
+        device: What scans the codes: cpu, cuda (an NVIDIA GPU), or auto.
         threads: 0 means all usable cores.
         key: Data set, array or column of QUERIES.
         json: Print one JSON object instead of a table.
     """
-    opened = Index.open(index, io=io, cache=cache)
+    opened = Index.open(index, io=io, cache=cache, device=device)
     rows = _read_queries(queries, key)
     true_distances = None if truth is None else _true_distances(opened, rows, truth, k)
     with progress_bar() as progress:

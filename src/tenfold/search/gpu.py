@@ -1,0 +1,337 @@
+"""The scan of a search on NVIDIA GPUs: which are used, how lists are split, how batches follow one another.
+
+The CPU routes queries and re-ranks candidates; what lies between, the scan of the codes, runs on the device.
+Only queries, numbers of lists and the candidates cross the bus. torch and triton are imported when a device is
+asked for, by `gpu_kernels.py` alone. Answers are the CPU's.
+
+Q queries · P probes · N candidates · D dimension of search space
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search.gathering import Gatherer
+from tenfold.search.space import QueryRows
+
+__all__ = ["Device", "DeviceSearch", "find_kernels", "open_device"]
+
+Device = Literal["auto", "cpu", "cuda"]
+Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
+Rerank = Callable[[np.ndarray, Shortlist], None]  # numbers of queries and their candidates
+
+_BATCH = 256  # queries in flight together
+_FLIGHTS = 2  # batches on the way at once, of different callers
+_ROUTED = 8192  # queries that are routed and put in order together
+_MOST_SCRATCH = 1 << 30  # bytes on each device, for batches in flight
+_LEAST_SCRATCH = 32 << 20
+_NONE = 0xFFFFFFFF
+
+
+def find_kernels(device: Device) -> Any:
+    """The module `gpu_kernels` where a GPU is to be used, None where the CPU is.
+
+    Args:
+        device: "cuda" insists; "auto" takes a GPU that is there; "cpu" means none.
+
+    Raises:
+        InputError: "cuda", and a package or a GPU is missing; or a device that is not known.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device {device!r} is not known; choose auto, cpu or cuda")
+    if device == "cpu" or (device == "auto" and not _driver_is_there()):
+        return None
+    try:
+        kernels = _import_kernels()
+        if not kernels.devices():
+            raise InputError(
+                f"device 'cuda': torch {kernels.torch.__version__} finds no NVIDIA GPU that it can use; "
+                "install the CUDA build of torch, or take device='cpu'"
+            )
+    except InputError:
+        if device == "auto":
+            return None
+        raise
+    return None if device == "auto" and kernels.INTERPRETED else kernels
+
+
+def open_device(device: Device, parts: Callable[[Any], Any], engine: Any) -> "DeviceSearch | None":
+    """The scan of an index on the devices of this machine; None where that is the CPU.
+
+    Args:
+        device: As for `find_kernels`; "auto" also wants room on the GPU.
+        parts: Given the module `gpu_kernels`, makes the ListParts of the index.
+        engine: The native Searcher, which routes and re-ranks.
+
+    Raises:
+        InputError: "cuda", and something is missing: a package, a GPU, its memory, a compiler.
+    """
+    kernels = find_kernels(device)
+    if kernels is None:
+        return None
+    try:
+        return DeviceSearch(kernels, parts(kernels), kernels.devices(), engine, forced=device == "cuda")
+    except InputError:
+        if device == "auto":
+            return None
+        raise
+
+
+def _driver_is_there() -> bool:
+    """Whether importing torch, which takes seconds, can be worth it."""
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
+
+
+def _import_kernels() -> Any:
+    try:
+        return importlib.import_module("tenfold.search.gpu_kernels")
+    except ImportError as error:
+        raise InputError(
+            f"device 'cuda' needs torch and triton: {error}; install the extra `gpu` (pip install 'tenfold[gpu]'), "
+            "or take device='cpu'"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A batch to scan: rows of search space and their lists."""
+
+    space_QD: np.ndarray
+    distances_QP: np.ndarray
+    lists_QP: np.ndarray
+    candidates: int
+
+    def part(self, rows: np.ndarray) -> "_Scan":
+        """Some of its queries, by number."""
+        return _Scan(self.space_QD[rows], self.distances_QP[rows], self.lists_QP[rows], self.candidates)
+
+
+class DeviceSearch:
+    """An index whose codes lie on one or more devices; any number of threads may search at once.
+
+    Where one device lacks the memory, lists are dealt out to all of them; each scans its share of the lists
+    that a query probes.
+
+    Attributes:
+        names: The devices, as torch calls them.
+    """
+
+    def __init__(self, kernels: Any, parts: Any, names: list[str], engine: Any, forced: bool = True) -> None:
+        self._kernels, self._engine, self._forced = kernels, engine, forced
+        if len(parts.replicas) and int(parts.replicas.max()) >= int(parts.starts[-1]):
+            raise InputError("lists.bin: a list names a row beyond the last; run `tenfold search verify`")
+        self._entries = np.append(parts.entries_L, 0)
+        self._flights: SimpleQueue[int] = SimpleQueue()
+        for flight in range(_FLIGHTS):
+            self._flights.put(flight)
+        self._gatherer: Gatherer[_Scan, Shortlist] = Gatherer(self._scan_together, _BATCH)
+        try:
+            self._fill(parts, names)
+            self.scan(np.zeros((1, parts.dim), np.float32), 1, 1, 1)  # compiles: what is missing for it shows now
+        except InputError:
+            raise
+        except Exception as error:  # of torch, triton, the compiler or the driver
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the scan does not run on {', '.join(names)}: {reason}; take device='cpu'") from error
+
+    def _fill(self, parts: Any, names: list[str]) -> None:
+        """Put codes and lists on as many devices as they need."""
+        free = {name: self._kernels.free_bytes(name) for name in names}
+        self.names, scratch = _choose(parts.blocks.nbytes, parts.list_bytes(), free)
+        self._shares = [
+            self._kernels.DeviceLists(parts, name, scratch, _FLIGHTS, share, len(self.names))
+            for share, name in enumerate(self.names)
+        ]
+
+    def stats(self) -> dict[str, Any]:
+        """`device`, its name or names, and `device_bytes`: what codes, lists and scratch take there."""
+        held = sum(share.held_bytes + share.scratch_bytes for share in self._shares)
+        return {"device": ", ".join(self.names), "device_bytes": held}
+
+    def has_room(self, probes: int, candidates: int) -> bool:
+        """Whether a query with these settings fits into the scratch.
+
+        Raises:
+            InputError: It does not, and device="cuda" was asked for.
+        """
+        fits = self._batch(probes, candidates) > 0
+        if not fits and self._forced:
+            raise self._no_room(probes, candidates)
+        return fits
+
+    def _no_room(self, probes: int, candidates: int) -> InputError:
+        needed = max(share.query_bytes(probes, candidates) for share in self._shares)
+        there = self._shares[0].scratch_bytes // _FLIGHTS
+        return InputError(
+            f"one query with {probes:,} probes and {candidates:,} candidates takes {_gigabytes(needed)} on the "
+            f"device, {_gigabytes(there)} are there; ask for fewer, or take device='cpu'"
+        )
+
+    def scan(self, space_QD: np.ndarray, probes: int, candidates: int, threads: int) -> Shortlist:
+        """What `engine.scan` returns: positions uint32, estimates float32, codes of errors uint8, (Q, N) each.
+
+        Entries of equal estimate come by position. A row and its replica with equal estimates may change
+        places, as on the CPU.
+
+        Raises:
+            InputError: Not even one query fits into the scratch.
+        """
+        if self._batch(probes, candidates) == 0:
+            raise self._no_room(probes, candidates)
+        distances_QP, lists_QP = self._engine.route(space_QD, probes, threads)
+        return self._scan(_Scan(space_QD, distances_QP, lists_QP, candidates))
+
+    def search(
+        self,
+        exact: np.ndarray,
+        queries: QueryRows,
+        k: int,
+        probes: int,
+        candidates: int,
+        z: float,
+        rule: str,
+        score_whole_pages: bool,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `engine.search` returns: distances and ids (Q, k), and the six counts of SearchStats (Q, 6)."""
+
+        count, batch = len(exact), self._batch(probes, candidates)
+        distances, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+        stats = np.empty((count, 6), np.uint32)
+
+        def rerank(rows: np.ndarray, found: Shortlist) -> None:
+            part = (exact[rows], *(values[rows] for values in queries))
+            answers = self._engine.rerank(*part, *found, k, z, rule, score_whole_pages, threads)
+            distances[rows], ids[rows], stats[rows] = answers
+
+        self._gatherer.enter()
+        try:
+            for start in range(0, count, _ROUTED):
+                rows = np.arange(start, min(count, start + _ROUTED))
+                space_QD = queries.space[rows]
+                distances_QP, lists_QP = self._engine.route(space_QD, probes, threads)
+                in_one = count < _BATCH and count <= batch
+                scan = self._gathered if in_one else self._pipelined
+                scan(rows, _Scan(space_QD, distances_QP, lists_QP, candidates), batch, rerank)
+                stats[rows, 4] = self.codes_scanned(lists_QP)
+        finally:
+            self._gatherer.leave()
+        return distances, ids, stats
+
+    def codes_scanned(self, lists_QP: np.ndarray) -> np.ndarray:
+        """Entries of the given lists (Q, P), 2^32 - 1 for none: (Q,) int64."""
+        counts: np.ndarray = self._entries[np.minimum(lists_QP, len(self._entries) - 1)].sum(axis=1)
+        return counts
+
+    # --- batches --------------------------------------------------------------------------------------------
+
+    def _batch(self, probes: int, candidates: int) -> int:
+        """How many queries fit into the scratch of a flight together, 256 at most."""
+        scratch = [(share.scratch_bytes // _FLIGHTS, share.query_bytes(probes, candidates)) for share in self._shares]
+        return int(min(_BATCH, *(there // needed for there, needed in scratch)))
+
+    def _gathered(self, rows: np.ndarray, scan: _Scan, batch: int, rerank: Rerank) -> None:
+        """A few queries, scanned together with those of other threads."""
+        kind = (scan.lists_QP.shape[1], scan.candidates, batch)
+        rerank(rows, self._gatherer.ask(scan, kind, len(rows)))
+
+    def _scan_together(self, scans: list[_Scan]) -> list[Shortlist]:
+        whole = _Scan(
+            np.concatenate([scan.space_QD for scan in scans]),
+            np.concatenate([scan.distances_QP for scan in scans]),
+            np.concatenate([scan.lists_QP for scan in scans]),
+            scans[0].candidates,
+        )
+        found = self._scan(whole)
+        stops = np.cumsum([len(scan.space_QD) for scan in scans])
+        ranges = [slice(stop - len(scan.space_QD), stop) for scan, stop in zip(scans, stops, strict=True)]
+        return [(found[0][own], found[1][own], found[2][own]) for own in ranges]
+
+    def _scan(self, scan: _Scan) -> Shortlist:
+        """A scan in as many batches as the scratch wants, one after the other."""
+        shape = len(scan.space_QD), scan.candidates
+        positions, estimates, errors = (
+            np.empty(shape, np.uint32),
+            np.empty(shape, np.float32),
+            np.empty(shape, np.uint8),
+        )
+        for rows in _pieces(np.arange(shape[0]), self._batch(scan.lists_QP.shape[1], scan.candidates)):
+            with self._launched(scan.part(rows)) as collect:
+                positions[rows], estimates[rows], errors[rows] = collect()
+        return positions, estimates, errors
+
+    def _pipelined(self, rows: np.ndarray, scan: _Scan, batch: int, rerank: Rerank) -> None:
+        """Many queries: the device scans a batch while the CPU re-ranks the last.
+
+        They come in the order of their nearest lists, so that neighbours find codes in the device's cache and
+        share pages when they are re-ranked.
+        """
+        last: tuple[np.ndarray, Shortlist] | None = None
+        for part in _pieces(np.argsort(scan.lists_QP[:, 0], kind="stable"), batch):
+            with self._launched(scan.part(part)) as collect:
+                if last is not None:
+                    rerank(*last)
+                last = rows[part], collect()
+        if last is not None:
+            rerank(*last)
+
+    @contextmanager
+    def _launched(self, scan: _Scan) -> Iterator[Callable[[], Shortlist]]:
+        """A batch on its way; the function waits for it. Its scratch is free again at the end."""
+        flight = self._flights.get()
+        tickets: list[Any] = []
+        try:
+            for share in self._shares:
+                tickets.append(share.launch(flight, scan.space_QD, scan.distances_QP, scan.lists_QP, scan.candidates))
+
+            def collect() -> Shortlist:
+                return self._shortlist([tickets.pop(0).collect() for _ in self._shares], scan.candidates)
+
+            yield collect
+        finally:
+            for ticket in tickets:  # nobody waited for these; the scratch is theirs until they are through
+                ticket.collect()
+            self._flights.put(flight)
+
+    def _shortlist(self, parts: list[tuple[np.ndarray, np.ndarray]], candidates: int) -> Shortlist:
+        """Keys and errors of each share, merged and read: the N best of each query."""
+        keys, errors = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+        missing = max(0, candidates - keys.shape[1])
+        keys = np.pad(keys, ((0, 0), (0, missing)), constant_values=self._kernels.NOTHING)
+        errors = np.pad(errors, ((0, 0), (0, missing)))
+        if len(parts) > 1:
+            order = np.argsort(keys, axis=1, kind="stable")
+            keys, errors = np.take_along_axis(keys, order, axis=1), np.take_along_axis(errors, order, axis=1)
+        keys, errors = keys[:, :candidates], errors[:, :candidates]
+        positions, ordered = (keys & _NONE).astype(np.uint32), (keys >> 32).astype(np.int32)
+        estimates = np.where(ordered >= 0, ordered, ordered ^ np.int32(0x7FFFFFFF)).astype(np.int32).view(np.float32)
+        return positions, estimates, np.where(positions == _NONE, 0, errors).astype(np.uint8)
+
+
+def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], int]:
+    """The devices that hold the codes together, the first alone if it can, and the scratch on each; all in bytes."""
+    for names in ([next(iter(free))], list(free)):
+        left = min(free[name] for name in names) - lists - codes // len(names)
+        if left // 4 >= _LEAST_SCRATCH:
+            return names, min(_MOST_SCRATCH, left // 4)
+    raise InputError(
+        f"codes and lists take {_gigabytes(codes + lists)} and {_gigabytes(4 * _LEAST_SCRATCH)} for queries, "
+        + ", ".join(f"{name} has {_gigabytes(size)} free" for name, size in free.items())
+        + "; build with fewer code_bytes, use more devices, or take device='cpu'"
+    )
+
+
+def _pieces(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
