@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -18,11 +19,11 @@ from tyro.extras import SubcommandApp
 
 from tenfold import __version__
 from tenfold.core.errors import InputError
-from tenfold.core.reports import Table
+from tenfold.core.reports import Report, Table, need_reports
 from tenfold.core.systems import SYSTEMS, System
 from tenfold.info import describe_machine
 
-__all__ = ["completion", "demo", "info", "main"]
+__all__ = ["completion", "demo", "info", "main", "reproduce"]
 
 Commands = dict[str, Callable[..., None]]
 
@@ -83,6 +84,43 @@ def demo(json: bool = False) -> None:
     importlib.import_module("tenfold.search.demo").run_demo(json=json)
 
 
+def reproduce(
+    room: Literal["search"],
+    data: Path | None = None,
+    seeds: int = 3,
+    quick: bool = False,
+    out: Path = Path("reproduced"),
+    json: bool = False,
+) -> None:
+    """Measure a paper's claims against their baselines and write a report with plots.
+
+    Example: tenfold reproduce search --quick
+
+    Args:
+        room: Whose claims.
+        data: Folder with the room's data; search takes base.* and query.* files of one vector format.
+            Default: data that every machine has.
+        seeds: Repetitions; intervals are over them.
+        quick: A smaller job, of a few minutes.
+        out: Folder for the report: ROOM.html, .md, .json and drawings. Scratch files lie there meanwhile.
+        json: Print the report as one JSON object instead of tables.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: no folder can be made there: {error.strerror}") from None
+    need_reports()
+    claims = importlib.import_module(f"tenfold.{room}.claims")
+    with importlib.import_module("tenfold.search.progress").progress_bar() as progress:
+        report: Report = claims.reproduce(data, out, seeds=seeds, quick=quick, progress=progress)
+    written = report.write(out, room)
+    if json:
+        print(report.to_json())
+        return
+    report.print()
+    print(f"Written: {written[0]}")
+
+
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
     """Print a script that makes a shell complete tenfold's verbs and options.
 
@@ -98,7 +136,7 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
     app.cli(prog="tenfold", args=["--tyro-print-completion", shell], config=HOW_TO_PARSE)
 
 
-OWN_COMMANDS: Commands = {"demo": demo, "info": info, "completion": completion}
+OWN_COMMANDS: Commands = {"demo": demo, "reproduce": reproduce, "info": info, "completion": completion}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,11 +1,15 @@
 import json
 import math
+import re
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenfold.core.reports import Table
+from tenfold.core.errors import InputError
+from tenfold.core.reports import Plot, Report, Series, Table, need_reports
 
 TABLE = Table(
     "Recall [small]",
@@ -58,3 +62,44 @@ def test_json_keeps_every_value(cells: list[str | int | float | None]) -> None:
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.integers())
 def test_every_number_can_be_shown(number: float) -> None:
     assert Table("t", ["a"], [[number]]).to_markdown().endswith(" |\n")
+
+
+PLOT = Plot("Recall & reads", "recall@10", "pages", [Series("ours <1>", [0.9, 0.95], [8, 9])], log_y=True)
+REPORT = Report("Claims on <data>", [TABLE], [PLOT], ["one note"])
+
+
+def test_the_same_numbers_draw_the_same_bytes() -> None:
+    svg = PLOT.to_svg()
+    assert svg.startswith("<svg") and svg == PLOT.to_svg()
+    assert "ours &lt;1&gt;" in svg and "pages" in svg
+
+
+def test_page_needs_nothing_beside_it_and_escapes_text() -> None:
+    page = REPORT.to_html()
+    assert "Claims on &lt;data&gt;" in page and "<data>" not in page
+    assert page.count("<svg") == 1 and '<td class="number">1,234,567</td>' in page
+    assert not re.search(r"<script|<link|<img|src=", page)
+
+
+def test_report_is_written_whole(tmp_path: Path) -> None:
+    written = REPORT.write(tmp_path / "new", "search")
+    assert [path.name for path in written] == ["search.html", "search.md", "search.json", "search-1.svg"]
+    assert sorted(tmp_path.joinpath("new").iterdir()) == sorted(written)
+    assert "![Recall & reads](search-1.svg)" in written[1].read_text()
+    data = json.loads(written[2].read_text())
+    assert data["plots"] == [
+        {"title": "Recall & reads", "series": [{"name": "ours <1>", "x": [0.9, 0.95], "y": [8, 9]}]}
+    ]
+    assert data["tables"] == [json.loads(TABLE.to_json())]
+
+
+def test_a_place_that_takes_no_report(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written there"):
+        REPORT.write(tmp_path / "file", "search")
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(InputError, match=r"tenfold\[reports\]"):
+        need_reports()

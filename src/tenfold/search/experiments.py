@@ -1,0 +1,301 @@
+"""What the claims are measured with: trade-offs of recall and cost, of Tenfold and of what the paper compares with.
+
+n rows · q queries · k results
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tenfold.search.baselines import ListIndex, Lists, moved_rows
+from tenfold.search.calibration import EVERYTHING
+from tenfold.search.exact import recall_at_k
+from tenfold.search.index import Index, Rerank, SearchStats
+from tenfold.search.pages import page_layout
+from tenfold.search.progress import Progress
+from tenfold.search.storage import PAGE
+from tenfold.search.workload import Workload
+
+__all__ = [
+    "Curve",
+    "Point",
+    "ReadRules",
+    "SpannConfig",
+    "alternate",
+    "id_bytes",
+    "latencies",
+    "layout_pages",
+    "moved_bytes",
+    "open_spann",
+    "read_rules",
+    "shortfall",
+    "spann_curve",
+    "tenfold_curve",
+    "whole_page_gain",
+]
+
+_RECALLS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+_SPANN_PROBES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
+_SPANN_SLACKS = (0.3, 0.6, 10.0)  # the last one in effect prunes nothing
+_SPANN_LIST_ROWS = 96  # SPANN: 3 pages for 128 bytes, 12 for 128 floats
+_ENOUGH = 0.992  # recall above which no further probes are tried
+_SHORTLIST = 512
+_ID_BYTES = 4  # of a list entry, sent to the device
+
+
+class SpannConfig(NamedTuple):
+    """How SPANN's lists are made: rows per list before copies (None: the lists of our index), and spacing."""
+
+    rows_per_list: int | None
+    spacing: float
+
+    def __str__(self) -> str:
+        lists = "our lists" if self.rows_per_list is None else f"{self.rows_per_list} rows per list"
+        return f"{lists}, spacing {self.spacing:g}"
+
+
+class Point(NamedTuple):
+    """One setting: recall, what a query costs on average, and how to run it again."""
+
+    recall: float
+    pages: float
+    reads: float
+    qps: float
+    codes: float
+    method: str
+    setting: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Settings of one method."""
+
+    name: str
+    points: Sequence[Point]
+
+    def front(self, cost: Callable[[Point], float]) -> list[Point]:
+        """The settings that no other beats in both recall and cost, by recall."""
+        front: list[Point] = []
+        for point in sorted(self.points, key=lambda point: (-point.recall, cost(point))):
+            if not front or cost(point) < cost(front[-1]):
+                front.append(point)
+        return front[::-1]
+
+    def cost_at(self, recall: float, cost: Callable[[Point], float]) -> float | None:
+        """The cost at a recall, between two settings by its logarithm; None where it is not reached."""
+        front = self.front(cost)
+        if not front or recall > front[-1].recall:
+            return None
+        costs = np.log([cost(point) for point in front])
+        return float(np.exp(np.interp(recall, [point.recall for point in front], costs)))
+
+    def cheapest(self, recall: float, cost: Callable[[Point], float]) -> Point | None:
+        """The cheapest setting that reaches a recall."""
+        return min((point for point in self.points if point.recall >= recall), key=cost, default=None)
+
+
+def tenfold_curve(index: Index, work: Workload, threads: int) -> Curve:
+    """Our index, by its one knob; pages that another query of the batch had read already count too."""
+    points = []
+    for wanted in _RECALLS:
+        start = time.perf_counter()
+        distances, _, stats = index.search(work.queries, work.k, recall=wanted, threads=threads, return_stats=True)
+        qps = len(work.queries) / (time.perf_counter() - start)
+        pages = _mean(stats.pages_read) + _mean(stats.pages_cached)
+        recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
+        points.append(Point(recall, pages, pages, qps, _mean(stats.codes_scanned), "Tenfold", (wanted,)))
+    return Curve("Tenfold", points)
+
+
+def open_spann(index: Index, config: SpannConfig, path: Path, seed: int, threads: int) -> ListIndex:
+    """Write SPANN's lists of the vectors of an index to a file and open it."""
+    if config.rows_per_list is None:
+        return ListIndex(index, Lists.of_index(index, threads), path, spacing=config.spacing, threads=threads)
+    lists = Lists.grown(index, config.rows_per_list, seed, threads)
+    page_limit = math.ceil(_SPANN_LIST_ROWS * index.dim * index.dtype.itemsize / PAGE)
+    return ListIndex(index, lists, path, spacing=config.spacing, page_limit=page_limit, threads=threads)
+
+
+def spann_curve(
+    index: Index, work: Workload, configs: Sequence[SpannConfig], path: Path, seed: int, threads: int,
+    progress: Progress,
+) -> tuple[Curve, dict[str, ListIndex]]:  # fmt: skip
+    """SPANN tuned over how its lists are made, how many are probed and how hard they are pruned.
+
+    Args:
+        index: Gives vectors, search space and I/O back end.
+        work: What is searched.
+        configs: Ways to make the lists.
+        path: Prefix of the files.
+        seed: Of the lists.
+        threads: Used.
+        progress: Called after each way.
+
+    Returns:
+        The curve, and the open indexes by their names in it.
+    """
+    points: list[Point] = []
+    opened = {}
+    for number, config in enumerate(configs):
+        lists = opened[str(config)] = open_spann(index, config, path.with_suffix(f".{number}"), seed, threads)
+        for slack in _SPANN_SLACKS:
+            for probes in _SPANN_PROBES:
+                start = time.perf_counter()
+                distances, _, stats = lists.search(work.queries, work.k, probes, slack, threads)
+                qps = len(work.queries) / (time.perf_counter() - start)
+                recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
+                pages, reads, scored = _mean(stats.pages), _mean(stats.reads), _mean(stats.rows_scored)
+                points.append(Point(recall, pages, reads, qps, scored, str(config), (probes, slack)))
+                if recall > _ENOUGH:
+                    break
+        progress("tuning SPANN", number + 1, len(configs))
+    return Curve("SPANN", points), opened
+
+
+def alternate(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Seconds of each run, turn by turn, so that what else the machine does falls on all of them."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for own, run in zip(seconds, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            own.append(time.perf_counter() - start)
+    return seconds
+
+
+def latencies(search: Callable[[np.ndarray], object], queries: np.ndarray) -> np.ndarray:
+    """Milliseconds of each query, one at a time."""
+    found = []
+    for number in range(len(queries)):
+        start = time.perf_counter()
+        search(queries[number : number + 1])
+        found.append(1000 * (time.perf_counter() - start))
+    return np.array(found)
+
+
+def moved_bytes(index: Index, work: Workload, recall: float, batch: int, threads: int) -> float:
+    """Bytes per query that RUMMY moves to the device: whole vectors of as many lists as the recall needs.
+
+    Vectors are compared exactly, so a neighbour is found where its own list is probed.
+    """
+    routes = index.engine.route(index.space.queries(work.queries).space, index.lists, threads)[1]
+    position_of = np.argsort(index.stored.labels())
+    own = np.searchsorted(index.list_starts(), position_of[work.true_ids], "right") - 1
+    ranks = np.full((len(routes), index.lists), index.lists, np.int64)
+    rows, ranked = np.nonzero(routes < index.lists)
+    ranks[rows, routes[rows, ranked]] = ranked
+    needed = np.sort(np.take_along_axis(ranks, own, 1).ravel())
+    probes = int(needed[int(np.ceil(recall * len(needed))) - 1]) + 1
+    row_bytes: int = index.dim * index.dtype.itemsize
+    return row_bytes * moved_rows(index, routes[:, :probes], batch)
+
+
+def id_bytes(curve: Curve, recall: float) -> float | None:
+    """Bytes per query that we move there: an id for each list entry that is scanned."""
+    codes = curve.cost_at(recall, lambda point: point.codes)
+    return None if codes is None else _ID_BYTES * codes
+
+
+class ReadRules(NamedTuple):
+    """Vectors asked for per query under three rules, and recalls, on the same candidates."""
+
+    fixed: float
+    fixed_recall: float
+    paper: float
+    paper_recall: float
+    bound: float
+    bound_recall: float
+    bound_rounds: int
+
+
+@dataclass(frozen=True)
+class _Shortlist:
+    """Candidates of each query, the nearest by their codes first, and how to re-rank them."""
+
+    index: Index
+    work: Workload
+    threads: int
+    found: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @classmethod
+    def scanned(cls, index: Index, work: Workload, probes: int, threads: int) -> "_Shortlist":
+        wanted = min(_SHORTLIST, index.rows)
+        return cls(
+            index, work, threads, index.engine.scan(index.space.queries(work.queries).space, probes, wanted, threads)
+        )
+
+    def rerank(self, most: int, z: float, rule: Rerank, *, whole: bool = False) -> tuple[float, SearchStats]:
+        """Recall, and what each query cost, with at most the `most` nearest of the candidates."""
+        work, parts = self.work, (np.ascontiguousarray(part[:, :most]) for part in self.found)
+        distances, _, stats = self.index.engine.rerank(
+            work.queries, *self.index.space.queries(work.queries), *parts, work.k, z, rule, whole, self.threads
+        )
+        recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
+        return recall, SearchStats(*np.ascontiguousarray(stats.T))
+
+
+def read_rules(index: Index, work: Workload, probes: int, threads: int) -> ReadRules:
+    """The paper's rule against a fixed number on the safe side, and our bound against the paper's rule.
+
+    The fixed number is the smallest multiple of k that loses at most 0.1 points of recall against reading all
+    512 candidates. The bound's z is set so that it finds as many neighbours as the paper's rule.
+    """
+    shortlist = _Shortlist.scanned(index, work, probes, threads)
+    ceiling, _ = shortlist.rerank(_SHORTLIST, EVERYTHING, "bound")
+    for most in range(work.k, _SHORTLIST + 1, work.k):
+        fixed_recall, fixed = shortlist.rerank(most, EVERYTHING, "bound")
+        if fixed_recall >= ceiling - 0.001:
+            break
+    paper_recall, paper = shortlist.rerank(most, 0.0, "paper")
+    low, high = -4.0, 4.0  # a larger z reads less
+    for _ in range(14):
+        z = (low + high) / 2
+        low, high = (z, high) if shortlist.rerank(most, z, "bound")[0] >= paper_recall else (low, z)
+    bound_recall, bound = shortlist.rerank(most, low, "bound")
+    return ReadRules(
+        _mean(fixed.candidates), fixed_recall, _mean(paper.candidates), paper_recall,
+        _mean(bound.candidates), bound_recall, int(bound.rounds.max()),
+    )  # fmt: skip
+
+
+def layout_pages(index: Index, work: Workload, probes: int, most: int, threads: int) -> tuple[float, float]:
+    """Pages per query on which the `most` nearest candidates lie: in our order on disk, and in order of ids."""
+    positions = index.engine.scan(index.space.queries(work.queries).space, probes, most, threads)[0]
+    per_page = page_layout(index.dim * index.dtype.itemsize)[0]
+    labels = index.stored.labels()
+    rows = [np.unique(own[own < index.rows]) for own in positions]
+    return _mean_distinct(own // per_page for own in rows), _mean_distinct(labels[own] // per_page for own in rows)
+
+
+def whole_page_gain(index: Index, work: Workload, threads: int) -> float:
+    """The least that scoring the other rows of read pages adds to recall, over all settings of the knob."""
+    gains = []
+    for wanted in _RECALLS:
+        recalls = []
+        for whole in (False, True):
+            distances, _ = index.search(work.queries, work.k, recall=wanted, score_whole_pages=whole, threads=threads)
+            recalls.append(recall_at_k(distances, work.true_distances, work.k, work.metric))
+        gains.append(recalls[1] - recalls[0])
+    return min(gains)
+
+
+def shortfall(index: Index, work: Workload, recalls: Sequence[float], threads: int) -> float:
+    """The most by which the recall that was asked for is missed."""
+    missed = []
+    for wanted in recalls:
+        distances, _ = index.search(work.queries, work.k, recall=wanted, threads=threads)
+        missed.append(wanted - recall_at_k(distances, work.true_distances, work.k, work.metric))
+    return max(missed)
+
+
+def _mean_distinct(groups: Iterable[np.ndarray]) -> float:
+    return float(np.mean([len(np.unique(group)) for group in groups]))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())

@@ -1,0 +1,121 @@
+"""`tenfold reproduce search` from end to end, and the arithmetic of its curves."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from search_helpers import make_vectors
+
+from tenfold.cli import main
+from tenfold.search import claims
+from tenfold.search.data import write_vectors
+from tenfold.search.experiments import Curve, Point, moved_bytes
+from tenfold.search.index import Index
+from tenfold.search.progress import no_progress
+from tenfold.search.workload import Workload, load_workload, mixed_queries
+
+CURVE = Curve(
+    "curve",
+    [Point(recall, pages, 0, 0, 0, "m", ()) for recall, pages in ((0.9, 10), (0.98, 40), (0.95, 50), (0.99, 160))],
+)
+
+
+def pages(point: Point) -> float:
+    return point.pages
+
+
+def write(path: Path, vectors: np.ndarray) -> None:
+    write_vectors(path, [vectors], *vectors.shape, vectors.dtype, overwrite=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "base.u8bin", make_vectors(2500, 16, "uint8"))
+    write(tmp_path / "query.u8bin", make_vectors(120, 16, "uint8", seed=5))
+    return tmp_path
+
+
+def test_front_leaves_out_settings_that_another_beats() -> None:
+    assert [point.recall for point in CURVE.front(pages)] == [0.9, 0.98, 0.99]
+
+
+def test_costs_between_settings_are_geometric() -> None:
+    """Half-way between .90 at 10 and .98 at 40 lies 20."""
+    assert math.isclose(CURVE.cost_at(0.94, pages) or 0, 20)
+    assert CURVE.cost_at(0.995, pages) is None
+    cheapest = CURVE.cheapest(0.94, pages)
+    assert cheapest is not None and cheapest.pages == 40
+
+
+def test_moved_bytes_are_those_of_the_lists_that_hold_the_neighbours(folder: Path) -> None:
+    """Recall 1 by brute force: probes are set so that the worst neighbour's list is still reached."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    routes = index.engine.route(index.space.queries(work.queries).space, index.lists, 1)[1]
+    list_of = np.empty(index.rows, np.int64)
+    list_of[index.stored.labels()] = np.repeat(np.arange(index.lists), np.diff(index.list_starts()).astype(int))
+    probes = max(routes[query].tolist().index(list_of[row]) + 1 for query in range(120) for row in work.true_ids[query])
+    sizes = np.diff(index.list_starts())
+    expected = np.mean([sizes[routes[query, :probes]].sum() for query in range(120)]) * 16
+    assert math.isclose(moved_bytes(index, work, 1.0, 1, 2), expected)
+
+
+def test_mixed_queries_are_middles() -> None:
+    queries = np.array([[0, 10], [4, 20], [8, 30]], np.uint8)
+    mixed = mixed_queries(queries)
+    assert mixed.shape == (6, 2) and mixed.dtype == np.uint8
+    middles = {tuple(np.rint((a.astype(float) + b) / 2)) for a in queries for b in queries}
+    assert {tuple(row) for row in mixed.astype(float)} <= middles
+
+
+def test_the_command_measures_every_claim_and_writes_the_report(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_REPEATS", 1)
+    out = folder / "out"
+    arguments = ["reproduce", "search", "--data", str(folder), "--quick", "--seeds", "2", "--out", str(out), "--json"]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = {row["claim"]: row for row in report["tables"][0]["rows"]}
+    assert set(found) == set(claims.CLAIMS)
+    assert {row["verdict"] for row in found.values()} <= {"holds", "refuted", "undecided"}
+    assert found["B4"]["mean"] <= 2 and found["C2"]["mean"] >= 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "search-1.svg", "search-2.svg", "search-3.svg", "search.html", "search.json", "search.md",
+    ]  # fmt: skip
+    assert (out / "search.html").read_text().count("<svg") == 3
+    assert json.loads((out / "search.json").read_text()) == report
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "query.u8bin").unlink(), "0 files are called query"),
+        (lambda folder: write(folder / "base.fbin", make_vectors(9, 16, "float32")), "2 files are called base"),
+        (lambda folder: write(folder / "query.u8bin", make_vectors(120, 8, "uint8")), "must be alike"),
+        (lambda folder: write(folder / "query.u8bin", make_vectors(9, 16, "uint8")), "give 100 or more"),
+        (lambda folder: (folder / "about.json").write_text("[1]"), "no JSON object"),
+        (lambda folder: (folder / "about.json").write_text('{"metric": "dice"}'), "'dice'"),
+    ],
+)
+def test_folders_that_hold_no_workload(folder: Path, spoil: object, said: str, capsys: pytest.CaptureFixture) -> None:
+    assert callable(spoil)
+    spoil(folder)
+    assert main(["reproduce", "search", "--data", str(folder), "--out", str(folder / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not list((folder / "out").iterdir())
+
+
+@pytest.mark.parametrize("seeds", ["0", "17"])
+def test_seeds_out_of_range(folder: Path, seeds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "search", "--data", str(folder), "--out", str(folder / "out"), "--seeds", seeds]) == 2
+    assert "from 1 to 16" in capsys.readouterr().err
+
+
+def test_asking_other_queries_keeps_the_vectors(folder: Path) -> None:
+    work: Workload = load_workload(folder, 1000, 100, no_progress)
+    assert work.base.rows == 1000 and len(work.queries) == 100
+    part = work.asked(mixed_queries(work.queries), no_progress).part(slice(0, 50))
+    assert part.true_ids.shape == (50, work.k) and part.base is work.base
