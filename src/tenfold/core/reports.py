@@ -129,7 +129,7 @@ class Plot:
         Raises:
             InputError: matplotlib is not installed.
         """
-        matplotlib, figures = _need("matplotlib"), _need("matplotlib.figure")
+        matplotlib, figures, ticker = map(_need, ("matplotlib", "matplotlib.figure", "matplotlib.ticker"))
         with matplotlib.rc_context({"svg.hashsalt": self.title, "svg.fonttype": "none", "font.family": "sans-serif"}):
             figure = figures.Figure(figsize=(7.2, 4.2), layout="constrained")
             axes = figure.add_subplot()
@@ -139,6 +139,11 @@ class Plot:
             axes.set(xlabel=self.x_label, ylabel=self.y_label)
             axes.set_xscale("log" if self.log_x else "linear")
             axes.set_yscale("log" if self.log_y else "linear")
+            for axis, is_log in ((axes.xaxis, self.log_x), (axes.yaxis, self.log_y)):
+                if is_log:  # 200 rather than 2 x 10^2
+                    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                    axis.set_major_formatter("{x:g}")
+                    axis.set_minor_formatter(ticker.NullFormatter())
             axes.grid(color="#dddddd", lw=0.6)
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False)
