@@ -7,16 +7,19 @@ candidates that may still be among the nearest.
 from tenfold.search.data import GroundTruth, VectorSource, as_source, convert, open_vectors, read_ground_truth
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.index import Index, SearchStats
+from tenfold.search.planning import IndexPlan, plan_index
 
 __all__ = [
     "GroundTruth",
     "Index",
+    "IndexPlan",
     "SearchStats",
     "VectorSource",
     "as_source",
     "convert",
     "exact_search",
     "open_vectors",
+    "plan_index",
     "read_ground_truth",
     "recall_at_k",
 ]

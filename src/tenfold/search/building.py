@@ -16,19 +16,17 @@ n rows of a block · D dimension of search space · M sub-quantisers · L lists
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
 from tenfold.search.codec import (
     BLOCK_ROWS,
     Codec,
-    CodecKind,
     balanced_axes,
     block_bytes,
     open_codec,
@@ -42,8 +40,17 @@ from tenfold.search.manifest import write_manifest
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.pages import PageWriter, page_layout
 from tenfold.search.progress import Progress
-from tenfold.search.space import Metric, Space, open_space
-from tenfold.search.spilling import Spill, read_chunks, spilled_sizes
+from tenfold.search.settings import BuildConfig, check_source
+from tenfold.search.space import Space, open_space
+from tenfold.search.spilling import (
+    Spill,
+    entry_record,
+    in_list_order,
+    read_chunks,
+    row_record,
+    spilled_sizes,
+    whole_blocks,
+)
 from tenfold.search.storage import (
     FORMAT_VERSION,
     SectionFile,
@@ -53,28 +60,9 @@ from tenfold.search.storage import (
 )
 from tenfold.search.workplace import discard, read_notes, write_notes
 
-__all__ = ["BuildConfig", "Builder"]
+__all__ = ["Builder"]
 
 _NO_LIST = np.uint32(0xFFFFFFFF)
-_DTYPES = ("float32", "float16", "uint8", "int8")
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """What decides the content of an index, apart from the vectors.
-
-    `rows_per_list` sets the number of lists; `replicas` is the most copies of a code in further lists,
-    made where a row is at most 1 + `epsilon` times as far from that list's centroid as from its own
-    (paper, eq. 2) and SPANN's RNG rule allows it.
-    """
-
-    metric: Metric = "l2"
-    codec: CodecKind = "pq"
-    code_bytes: int = 32
-    rows_per_list: int = 128
-    replicas: int = 7
-    epsilon: float = 0.15
-    seed: int = 0
 
 
 class Builder:
@@ -89,13 +77,10 @@ class Builder:
         threads: int,
         progress: Progress,
     ) -> None:
-        if source.dtype.name not in _DTYPES:
-            raise InputError(f"{source.name}: holds {source.dtype} values; an index takes {', '.join(_DTYPES)}")
-        if source.rows > 0xFFFFFFFE:
-            raise InputError(f"{source.name}: has {source.rows:,} rows; one index takes up to 4,294,967,294")
+        check_source(source)
         self.source, self.folder, self.config = source, folder, config
         self.threads, self.progress = threads, progress
-        self.space_dim = source.dim + (config.metric == "ip")
+        self.space_dim = config.space_dim(source)
         self.spill = folder / "spill"
         self._resume(memory_budget)
 
@@ -278,7 +263,7 @@ class Builder:
     # --- assign ---------------------------------------------------------------------------------------------
 
     def _record(self) -> np.dtype:
-        return np.dtype([("label", "<u4"), ("list", "<u4"), ("vector", self.source.dtype, (self.source.dim,))])
+        return row_record(self.source.dim, self.source.dtype)
 
     def _ranges(self, lists: int) -> np.ndarray:
         """First list of each range; a range's rows fit the memory budget."""
@@ -305,18 +290,7 @@ class Builder:
     # --- layout ---------------------------------------------------------------------------------------------
 
     def _entry(self) -> np.dtype:
-        pairs = self.codec().subs(self.space_dim) // 2
-        return np.dtype(
-            [
-                ("list", "<u4"),
-                ("row", "<u4"),
-                ("replica", "u1"),
-                ("error", "u1"),
-                ("scale", "u1"),
-                ("shift", "<u2"),
-                ("codes", "u1", (pairs,)),
-            ]
-        )
+        return entry_record(self.codec().subs(self.space_dim))
 
     def _layout(self) -> None:
         tree, codec, space = self._tree(), self.codec(), self.space
@@ -330,10 +304,7 @@ class Builder:
         ):
             pages = PageWriter(file, self.source.dim, self.source.dtype)
             for number in range(ranges):
-                records = np.fromfile(self.spill / f"rows-{number}", self._record())
-                records = records[np.argsort(records["list"], kind="stable")]
-                for start in range(0, len(records), self.plan.block_rows):
-                    part = records[start : start + self.plan.block_rows]
+                for part in self._sorted_rows(number):
                     rows = space.rows(part["vector"])
                     order = _native.arrange(
                         rows, np.ascontiguousarray(part["list"]), position, pages.per_page, self.threads
@@ -350,6 +321,12 @@ class Builder:
             for chunk in read_chunks(self.spill / "labels-0", np.dtype("<u4"), self.plan.block_rows):
                 file.write(chunk)
             file.end()
+
+    def _sorted_rows(self, number: int) -> Iterator[np.ndarray]:
+        """The rows of a range list by list, block by block."""
+        for records in in_list_order(self.spill / f"rows-{number}", self._record(), self.plan.range_rows):
+            for start in range(0, len(records), self.plan.block_rows):
+                yield records[start : start + self.plan.block_rows]
 
     def _entries(
         self, tree: Tree, codec: Codec, rows: np.ndarray, lists: np.ndarray, position: int, entry: np.dtype
@@ -383,9 +360,8 @@ class Builder:
 
     def _pack(self) -> None:
         counts = np.load(self.spill / "counts.npy")
-        bounds, entry = self._ranges(len(counts)), self._entry()
-        copies = np.zeros(len(counts), np.int64)
-        ranges = len(bounds) - 1
+        entry, copies = self._entry(), np.zeros(len(counts), np.int64)
+        ranges = len(self._ranges(len(counts))) - 1
         for number in range(ranges):  # only now that `layout` is known to be finished
             (self.spill / f"rows-{number}").unlink(missing_ok=True)
         with (
@@ -395,14 +371,13 @@ class Builder:
             codes.begin("blocks", "|u1", block_bytes(2 * entry["codes"].shape[0]))
             lists.begin("replicas", "<u4")
             for number in range(ranges):
-                entries = np.fromfile(self.spill / f"entries-{number}", entry)
-                entries = entries[np.lexsort((entries["row"], entries["replica"], entries["list"]))]
-                first, last = bounds[number], bounds[number + 1]
-                sizes = np.bincount(entries["list"] - first, minlength=last - first)
-                copies[first:last] = sizes - counts[first:last]
-                lists.write(entries["row"][entries["replica"] == 1])
-                for blocks in _blocks_of(entries, sizes, self.plan.block_rows):
-                    codes.write(blocks)
+                pieces = in_list_order(self.spill / f"entries-{number}", entry, 2 * self.plan.range_rows)
+                for entries in whole_blocks(pieces, BLOCK_ROWS):
+                    replicas = entries[entries["replica"] == 1]
+                    copies += np.bincount(replicas["list"], minlength=len(copies))
+                    lists.write(replicas["row"])
+                    for blocks in _blocks_of(entries, self.plan.block_rows):
+                        codes.write(blocks)
                 self.progress("pack", number + 1, ranges)
             codes.end()
             lists.end()
@@ -422,8 +397,9 @@ def _fingerprint(source: VectorSource) -> list[Any]:
     return [*described, crc]
 
 
-def _blocks_of(entries: np.ndarray, sizes: np.ndarray, most: int) -> Iterator[np.ndarray]:
+def _blocks_of(entries: np.ndarray, most: int) -> Iterator[np.ndarray]:
     """The blocks of consecutive lists; every list starts a block of its own."""
+    sizes = np.unique(entries["list"], return_counts=True)[1]
     ends = np.cumsum(sizes)
     first = 0
     while first < len(sizes):

@@ -10,10 +10,10 @@ import numpy as np
 
 from tenfold.search import _native
 
-__all__ = ["NEIGHBOURS", "Tree", "grow_tree"]
+__all__ = ["GRAPH_DEGREE", "NEIGHBOURS", "Tree", "grow_tree"]
 
 NEIGHBOURS = 64  # lists that a row near a border may move or be copied to (SPANN's 64)
-_GRAPH_DEGREE = 32
+GRAPH_DEGREE = 32
 _GRAPH_WIDTH = 64
 _BRANCHES = 32
 _ITERATIONS = 6
@@ -80,7 +80,7 @@ def _with_graph(
     centroids: np.ndarray,
     threads: int,
 ) -> Tree:
-    graph = _native.make_graph(centroids, _GRAPH_DEGREE, _GRAPH_WIDTH, threads)
+    graph = _native.make_graph(centroids, GRAPH_DEGREE, _GRAPH_WIDTH, threads)
     neighbours = _native.nearest_points(centroids, graph, NEIGHBOURS, threads)
     return Tree(nodes, begin, end, numbers, centroids, neighbours, graph)
 

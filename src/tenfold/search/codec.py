@@ -18,8 +18,8 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.storage import REPAIR, SectionFile
 
-__all__ = ["Codec", "CodecKind", "balanced_axes", "block_bytes", "open_codec", "pack_blocks", "residuals_of",
-           "train_codec"]  # fmt: skip
+__all__ = ["Codec", "CodecKind", "are_turned", "balanced_axes", "block_bytes", "open_codec", "pack_blocks",
+           "residuals_of", "train_codec"]  # fmt: skip
 
 CodecKind = Literal["pq", "rabitq"]
 
@@ -85,6 +85,11 @@ def residuals_of(rows: np.ndarray, lists: np.ndarray, centroids: np.ndarray) -> 
     return rows
 
 
+def are_turned(dim: int, rows: int) -> bool:
+    """Whether product quantisation of `rows` training rows gets axes of its own."""
+    return 2 < dim <= _MOST_TURNED and rows >= dim
+
+
 def balanced_axes(residuals: np.ndarray, code_bytes: int) -> np.ndarray:
     """Axes (D, D) for product quantisation of residuals (n, D): rows @ axes is to be quantised.
 
@@ -93,7 +98,7 @@ def balanced_axes(residuals: np.ndarray, code_bytes: int) -> np.ndarray:
     section 3.2). None, (0, D), where turning gains nothing or costs too much.
     """
     dim = residuals.shape[1]
-    if not 2 < dim <= _MOST_TURNED or len(residuals) < dim:
+    if not are_turned(dim, len(residuals)):
         return np.zeros((0, dim), np.float32)
     variances, axes = np.linalg.eigh(residuals.T @ residuals)
     logs = np.log(np.maximum(variances, 1e-6 * variances[-1] + 1e-30))

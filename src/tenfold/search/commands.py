@@ -17,7 +17,9 @@ from tenfold.search.data import metric_of, open_vectors, read_ground_truth
 from tenfold.search.evaluation import evaluate as evaluate_index
 from tenfold.search.gpu import Device
 from tenfold.search.index import Index, IoBackend, Rerank, verify_index
+from tenfold.search.planning import IndexPlan, parse_count, plan_index
 from tenfold.search.progress import progress_bar
+from tenfold.search.space import Metric
 
 __all__ = ["COMMANDS"]
 
@@ -279,6 +281,62 @@ def convert(a: Path, b: Path, key: str = "", overwrite: bool = False) -> None:
         )
 
 
+def plan(
+    rows: Annotated[str, tyro.conf.arg(metavar="COUNT")] = "1M",
+    dim: int = 128,
+    dtype: Literal["float32", "float16", "uint8", "int8"] = "uint8",
+    metric: Metric = "l2",
+    memory_budget: Annotated[str, tyro.conf.arg(metavar="auto|SIZE")] = "auto",
+    codec: Literal["auto", "pq", "rabitq"] = "auto",
+    code_bytes: int = 0,
+    rows_per_list: int = 128,
+    entries_per_row: float = 0.0,
+    recall: float = 0.95,
+    reads_per_second: Annotated[str, tyro.conf.arg(metavar="COUNT")] = "500k",
+    cores: int = 0,
+    json: bool = False,
+) -> None:
+    """Say what an index would take before it is built: memory, disk, time, page reads.
+
+    Nothing is read or written. Sizes are computed, the rest is estimated from measurements on SIFT vectors.
+
+    Example: tenfold search plan --rows 1e9 --dim 128 --dtype uint8
+
+    Args:
+        rows: Number of vectors, such as 20000, 1e9 or 100M.
+        dim: Their dimension.
+        dtype: Their type.
+        metric: How nearness is measured.
+        memory_budget: What the build may hold; auto is 1GB, doubled until codes of full length fit.
+        codec: Codes kept in memory; auto takes rabitq from dimension 256 on, else pq.
+        code_bytes: Bytes of code per vector; 0 chooses by dimension.
+        rows_per_list: Mean number of vectors per list.
+        entries_per_row: List entries per vector, as `info` says of an index over some of them; 0 means as of SIFT.
+        recall: Wanted recall@10, 0.9 to 0.99.
+        reads_per_second: Random reads that the disk can do in a second.
+        cores: Cores of the machine that builds; 0 means all usable cores here.
+        json: Print one JSON object instead of a table.
+    """
+    planned = plan_index(
+        parse_count(rows),
+        dim,
+        dtype,
+        metric=metric,
+        codec=None if codec == "auto" else codec,
+        code_bytes=code_bytes or None,
+        memory_budget=None if memory_budget == "auto" else memory_budget,
+        rows_per_list=rows_per_list,
+        entries_per_row=entries_per_row or None,
+        recall=recall,
+        reads_per_second=parse_count(reads_per_second),
+        cores=cores or None,
+    )
+    if json:
+        print(json_format.dumps(planned.to_json()))
+    else:
+        _print_plan(planned)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": build,
     "query": query,
@@ -287,6 +345,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "tune": tune,
     "convert": convert,
+    "plan": plan,
 }
 
 
@@ -335,6 +394,28 @@ def _print_info(index: Index, json: bool) -> None:
     for level, probes, candidates, z in stats["calibration"]["levels"].get("10", []):
         facts.append([f"recall@10 {level:g}", f"probes {probes:,}, candidates {candidates:,}, z {z:.2f}"])
     Table(stats["path"], ["what", "value"], facts).print()
+
+
+def _print_plan(plan: IndexPlan) -> None:
+    facts = [
+        ["vectors alone", _size(plan.vector_bytes)],
+        ["index on disk", _size(plan.index_bytes)],
+        *([f"  {name}", _size(size)] for name, size in plan.files.items()),
+        ["codes", f"{plan.codec}, {plan.code_bytes} bytes, {plan.entries_per_row:.2f} entries per vector (estimate)"],
+        ["lists", f"{plan.lists:,} (estimate)"],
+        ["needed in memory", _size(plan.memory_bytes)],
+        ["with the vectors in memory", _size(plan.memory_bytes_with_vectors)],
+        ["on a GPU, at least", _size(plan.device_bytes)],
+        ["memory to build with", _size(plan.memory_budget)],
+        ["disk while building", _size(plan.build_disk_bytes)],
+        [f"hours to build, {plan.cores} cores", f"{plan.build_hours:.2g} (estimate)"],
+        [f"pages per query, recall@10 {plan.recall:g}", f"{plan.pages_per_query:.1f} (estimate)"],
+        [
+            f"queries per second, {plan.reads_per_second:,} reads per second",
+            f"{plan.most_queries_per_second:,.0f} at most",
+        ],
+    ]
+    Table(f"{plan.rows:,} x {plan.dim} {plan.dtype}, metric {plan.metric}", ["what", "plan"], facts).print()
 
 
 def _size(count: int) -> str:

@@ -21,7 +21,7 @@ from tenfold.core.errors import InputError
 from tenfold.search.gathering import Gatherer
 from tenfold.search.space import QueryRows
 
-__all__ = ["Device", "DeviceSearch", "find_kernels", "open_device"]
+__all__ = ["LEAST_SCRATCH", "Device", "DeviceSearch", "find_kernels", "open_device"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -31,7 +31,7 @@ _BATCH = 256  # queries in flight together
 _FLIGHTS = 2  # batches on the way at once, of different callers
 _ROUTED = 8192  # queries that are routed and put in order together
 _MOST_SCRATCH = 1 << 30  # bytes on each device, for batches in flight
-_LEAST_SCRATCH = 32 << 20
+LEAST_SCRATCH = 32 << 20
 _NONE = 0xFFFFFFFF
 
 
@@ -319,10 +319,10 @@ def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], in
     """The devices that hold the codes together, the first alone if it can, and the scratch on each; all in bytes."""
     for names in ([next(iter(free))], list(free)):
         left = min(free[name] for name in names) - lists - codes // len(names)
-        if left // 4 >= _LEAST_SCRATCH:
+        if left // 4 >= LEAST_SCRATCH:
             return names, min(_MOST_SCRATCH, left // 4)
     raise InputError(
-        f"codes and lists take {_gigabytes(codes + lists)} and {_gigabytes(4 * _LEAST_SCRATCH)} for queries, "
+        f"codes and lists take {_gigabytes(codes + lists)} and {_gigabytes(4 * LEAST_SCRATCH)} for queries, "
         + ", ".join(f"{name} has {_gigabytes(size)} free" for name, size in free.items())
         + "; build with fewer code_bytes, use more devices, or take device='cpu'"
     )

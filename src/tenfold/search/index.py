@@ -1,7 +1,6 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
-import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,7 +9,7 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search import _native
-from tenfold.search.building import BuildConfig, Builder
+from tenfold.search.building import Builder
 from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
 from tenfold.search.codec import CodecKind, open_codec
 from tenfold.search.data import as_source
@@ -18,9 +17,10 @@ from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.gpu import Device, find_kernels, open_device
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
-from tenfold.search.memory import fitting_code_bytes, parse_size
+from tenfold.search.memory import parse_size
 from tenfold.search.pages import StoredRows, page_layout
 from tenfold.search.progress import Progress, no_progress
+from tenfold.search.settings import choose_config
 from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
 from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
@@ -32,7 +32,6 @@ Rerank = Literal["bound", "paper"]
 
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
-_LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
 
 
 @dataclass(frozen=True)
@@ -140,15 +139,10 @@ class Index:
             InputError: Source not usable, folder in the way, budget too small, disk full.
         """
         place, vectors = check_place(Path(path), overwrite), as_source(source)
-        codec = codec or ("rabitq" if vectors.dim >= _LONG_VECTORS else "pq")
-        config = BuildConfig(
-            metric, codec, code_bytes or _default_code_bytes(codec, vectors.dim), rows_per_list, seed=_whole_seed(seed)
-        )
-        _check_config(config)
         _check_threads(threads)
         find_kernels(device)  # what is missing for it shows before the work
         budget = parse_size(memory_budget)
-        config = replace(config, code_bytes=_fitting_code_bytes(config, code_bytes is None, budget, vectors))
+        config = choose_config(vectors, budget, metric, codec, code_bytes, rows_per_list, seed)
         threads = threads or _native.usable_cores()
         partial = partial_of(place)
         try:
@@ -467,42 +461,6 @@ def _check_files(files: dict[str, SectionFile], headers: dict[str, int]) -> None
 
 def _matrix(array: np.ndarray) -> np.ndarray:
     return array if array.ndim == 2 else array[:, None]
-
-
-def _fitting_code_bytes(config: BuildConfig, may_shrink: bool, budget: int, source: VectorSource) -> int:
-    """The code length of a build; shorter than the default where the index would not fit the budget."""
-    wanted, space_dim = config.code_bytes, source.dim + (config.metric == "ip")
-    shrinks = may_shrink and config.codec == "pq"  # rabitq needs a bit for every dimension
-    fewest = max(1, wanted // 4) if shrinks else wanted
-    return fitting_code_bytes(wanted, fewest, budget, source, space_dim, config.rows_per_list)
-
-
-def _default_code_bytes(codec: CodecKind, dim: int) -> int:
-    if codec == "rabitq":
-        return max(1, -(-dim // 8))
-    return min(64, max(16, -(-dim // 4)))
-
-
-def _whole_seed(seed: object) -> int:
-    try:
-        whole = operator.index(seed)  # type: ignore[arg-type]
-    except TypeError:
-        raise InputError(f"seed is {seed!r}; it must be a whole number") from None
-    if not 0 <= whole < 1 << 64:
-        shown = whole if whole.bit_length() < 100 else f"a number of {whole.bit_length():,} bits"
-        raise InputError(f"seed is {shown}; it must be from 0 to 2^64 - 1")
-    return whole
-
-
-def _check_config(config: BuildConfig) -> None:
-    if config.metric not in ("l2", "ip", "cosine"):
-        raise InputError(f"metric {config.metric!r} is not known; choose l2, ip or cosine")
-    if config.codec not in ("pq", "rabitq"):
-        raise InputError(f"codec {config.codec!r} is not known; choose pq or rabitq")
-    if not 1 <= config.code_bytes <= 4096:
-        raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 4096")
-    if config.rows_per_list < 1:
-        raise InputError(f"rows_per_list is {config.rows_per_list}; it must be at least 1")
 
 
 def _check_threads(threads: int | None) -> None:

@@ -104,6 +104,7 @@ class MemoryPlan:
     training_rows: int  # of the sample, for the codec
     block_rows: int
     ranges: int  # files that rows and list entries are spilled to
+    range_rows: int  # of such a file, or of a part of it, that are sorted in memory; of entries twice as many
 
     @classmethod
     def make(
@@ -129,6 +130,9 @@ class MemoryPlan:
         block = int(min(_MOST_BLOCK_ROWS, 0.4 * while_streaming / costs.block_row))
         block -= block % LEAST_BLOCK_ROWS
         per_spilled = 2 * max(row_bytes + 8, 2 * (code_bytes + 16))  # read, then sorted
-        ranges = -(-source.rows * per_spilled // max(1, int(0.5 * while_streaming)))
+        range_rows = max(LEAST_BLOCK_ROWS, int(0.5 * while_streaming / per_spilled))
+        ranges = -(-source.rows // range_rows)
+        if ranges > 1:  # some get more than their share
+            ranges = -(-source.rows * 5 // (4 * range_rows))
         training = min(sample, 65536, max(LEAST_BLOCK_ROWS, int(0.8 * while_streaming / costs.training_row)))
-        return cls(lists, max(1, sample), training, max(LEAST_BLOCK_ROWS, block), max(1, ranges))
+        return cls(lists, max(1, sample), training, max(LEAST_BLOCK_ROWS, block), max(1, ranges), range_rows)
