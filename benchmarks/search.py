@@ -2,8 +2,9 @@
 
     python benchmarks/search.py --data DIR [--rows 50000] [--peers tenfold faiss]
 
-DIR holds base.u8bin, query.u8bin and gt100.bin. Every library runs in a process of its own, in an
-environment of its own, and is tuned over its own parameters. `benchmarks/README.md` says more.
+DIR holds base.u8bin or base.fbin, query likewise, gt100.bin and perhaps about.json. Every library runs in
+a process of its own, in an environment of its own, and is tuned over its own parameters.
+`benchmarks/README.md` says more.
 """
 
 import argparse
@@ -16,26 +17,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from search_peers import disk, machine, measuring, report, workload
+import numpy as np
+from search_peers import disk, machine, measuring, plots, report, workload
 from search_peers.building import Store, largest_file
-from search_peers.catalogue import Peer, catalogue
+from search_peers.catalogue import Kind, catalogue
+from search_peers.peer import Peer
 from search_peers.process import PeerError
 
 TARGETS = (0.90, 0.95, 0.99)
 PROBE_DEPTHS = (1, 32)
-MILLION = 1_000_000
 
 
 def main() -> None:
     """Parse, build what is missing, measure, write the page."""
     options = parse()
     if options.render:
-        options.out.write_text(report.markdown(json.loads(options.render.read_text())))
+        publish(json.loads(options.render.read_text()), options.out)
         return
+    options.work = options.work.absolute()  # the libraries' processes run in it
     options.work.mkdir(parents=True, exist_ok=True)
     work = workload.load(options.data, options.work, options.rows)
     store = Store(options.work, work)
-    peers = chosen(options, len(work.base))
+    peers = chosen(options, work)
     show_plan(peers, store, options)
     failures = build_all(peers, store, options)
     if options.build_only:
@@ -43,15 +46,13 @@ def main() -> None:
     results = measure_all([peer for peer in peers if store.cost(peer)], store, options, failures)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report.markdown(results))
-    say(f"wrote {options.out}")
+    publish(results, options.out)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with base.u8bin, query.u8bin, gt100.bin")
+    parser.add_argument("--data", type=Path, help="folder with base.u8bin or base.fbin, query, gt100.bin")
     parser.add_argument("--out", type=Path, default=Path("docs/results/search.md"), help="the page (Markdown)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="environments and indexes, kept")
@@ -66,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--render", type=Path, metavar="JSON", help="write the page of an earlier run again")
     options = parser.parse_args()
     if not options.data and not options.render:
-        parser.error("--data DIR is missing; DIR holds base.u8bin, query.u8bin and gt100.bin")
+        parser.error("--data DIR is missing; DIR holds base.u8bin or base.fbin, query likewise, and gt100.bin")
     unknown = {*(options.peers or []), *options.rebuild} - set(names())
     if unknown:
         parser.error(f"no library is called {', '.join(sorted(unknown))}; there are {', '.join(names())}")
@@ -75,25 +76,34 @@ def parse() -> argparse.Namespace:
 
 def names() -> list[str]:
     """Return what `--peers` knows."""
-    return [peer.name for peer in catalogue(MILLION, (32, 64), {}, {})]
+    return [peer.name for peer in catalogue(Kind())]
 
 
-def chosen(options: argparse.Namespace, rows: int) -> list[Peer]:
+def chosen(options: argparse.Namespace, work: workload.Workload) -> list[Peer]:
     """Return the peers of this run."""
-    everything = catalogue(rows, tuple(options.diskann_graph), options.tenfold_build, options.tenfold_open)
-    return [peer for peer in everything if options.peers is None or peer.name in options.peers]
+    rows, dims = work.base.shape
+    kind = Kind(
+        rows=rows,
+        dims=dims,
+        is_bytes=work.base.dtype == np.uint8,
+        metric=work.metric,
+        diskann_graph=tuple(options.diskann_graph),
+        tenfold_build=options.tenfold_build,
+        tenfold_open=options.tenfold_open,
+    )
+    return [peer for peer in catalogue(kind) if options.peers is None or peer.name in options.peers]
 
 
 def show_plan(peers: Sequence[Peer], store: Store, options: argparse.Namespace) -> None:
     """Say what will be built and measured, and about how long it takes."""
-    scale, total, planned = len(store.workload.base) / MILLION, 0.0, set()
+    total, planned = 0.0, set()
     say(f"plan for {len(store.workload.base):,} vectors, {len(store.workload.queries):,} queries:")
     for peer in peers:
         folder = store.folder(peer)
         ready = folder in planned or (store.cost(peer) is not None and peer.name not in options.rebuild)
         planned.add(folder)
-        build = 0.0 if ready else peer.build_estimate * (0.1 + 0.9 * scale)
-        measure = 0.0 if options.build_only else peer.measure_estimate * (0.3 + 0.7 * min(1.0, scale**0.3))
+        build = 0.0 if ready else peer.build_estimate
+        measure = 0.0 if options.build_only else peer.measure_estimate
         total += build + measure
         say(f"  {peer.name:16} build {'kept' if ready else f'{build:.0f} s':>6}, measure {measure:4.0f} s")
     say(f"  together about {total / 60:.0f} minutes on two free cores")
@@ -117,26 +127,32 @@ def measure_all(
     peers: Sequence[Peer], store: Store, options: argparse.Namespace, failures: list[str]
 ) -> dict[str, Any]:
     """Open, tune and measure all peers; return everything that is known about the run as JSON values."""
-    start, described = time.perf_counter(), machine.describe()
+    start, described, work = time.perf_counter(), machine.describe(), store.workload
     with ExitStack() as stack:
         contestants = enter_all(peers, store, stack, failures)
         probes = probe_disk("before the rounds", contestants, store)
-        failures += measuring.rounds(contestants, store.workload, TARGETS, options.repeats)
+        failures += measuring.rounds(contestants, work, TARGETS, options.repeats)
         probes += probe_disk("after the rounds", contestants, store)
-        measured = {one.peer.name: one.result(store.cost(one.peer)) for one in contestants}
+    failures += measuring.cold(contestants, store, TARGETS)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seconds": time.perf_counter() - start,
         "machine": described,
         "work": {
-            "rows": len(store.workload.base),
-            "dims": store.workload.base.shape[1],
-            "queries": len(store.workload.queries),
+            "name": work.name,
+            "metric": work.metric,
+            "dtype": work.base.dtype.name,
+            "rows": len(work.base),
+            "dims": work.base.shape[1],
+            "queries": len(work.queries),
             "repeats": options.repeats,
             "targets": [f"{target:.2f}" for target in TARGETS],
             "filesystem": machine.filesystem(options.work),
         },
-        "peers": measured,
+        "peers": {
+            one.peer.name: one.result(store.cost(one.peer)) | {"disk_iops": most_reads(probes, one.peer.name)}
+            for one in contestants
+        },
         "disk": probes,
         "failures": failures,
     }
@@ -159,16 +175,34 @@ def enter_all(peers: Sequence[Peer], store: Store, stack: ExitStack, failures: l
 
 
 def probe_disk(when: str, contestants: Sequence[measuring.Contestant], store: Store) -> list[dict[str, Any]]:
-    """Measure random reads on the files of the disk indexes."""
-    folders: dict[Path, str] = {}
+    """Measure random reads on the files of the disk indexes; libraries that share an index share the figures."""
+    folders: dict[Path, list[str]] = {}
     for one in contestants:
         if one.peer.on_disk:
-            folders.setdefault(store.folder(one.peer), one.peer.name)
+            folders.setdefault(store.folder(one.peer), []).append(one.peer.name)
     return [
-        {"when": when, "file": name, "depth": depth, "iops": disk.random_read_iops(largest_file(folder), depth)}
-        for folder, name in folders.items()
-        for depth in PROBE_DEPTHS
+        {
+            "when": when,
+            "peers": peers,
+            "iops": {depth: disk.random_read_iops(largest_file(folder), depth) for depth in PROBE_DEPTHS},
+            "two_rounds_us": disk.two_round_micros(largest_file(folder)),
+        }
+        for folder, peers in folders.items()
     ]
+
+
+def most_reads(probes: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Return the most random reads per second of the probes of this peer's file."""
+    known = [probe["iops"][max(PROBE_DEPTHS)] for probe in probes if name in probe["peers"]]
+    return max((iops for iops in known if iops is not None), default=None)
+
+
+def publish(results: dict[str, Any], page: Path) -> None:
+    """Write the page and its plots beside it."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    drawings = plots.draw(results, page)
+    page.write_text(report.markdown(results, drawings))
+    say(f"wrote {', '.join(str(path) for path in (page, *drawings.values()))}")
 
 
 def complain(error: PeerError) -> str:

@@ -1,6 +1,7 @@
 """Indexes below the work folder: built once, with what the build cost written beside them."""
 
 import json
+import os
 import shutil
 import sys
 import zlib
@@ -8,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search_peers.catalogue import Peer
+from search_peers.peer import Peer
 from search_peers.process import Process
 from search_peers.workload import Workload
-
-HASHED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Store:
     def folder(self, peer: Peer) -> Path:
         """Return the folder of the peer's index; peers that build alike share it."""
         build = json.dumps([peer.adapter, dict(peer.build), peer.requirements], sort_keys=True)
-        key = f"{self._fingerprint()}-{zlib.crc32(build.encode()):08x}"
+        key = f"{len(self.workload.base)}-{self.workload.fingerprint()}-{zlib.crc32(build.encode()):08x}"
         return self.work / "indexes" / f"{peer.adapter}-{key}"
 
     def cost(self, peer: Peer) -> dict[str, Any] | None:
@@ -56,9 +55,15 @@ class Store:
         partial.rename(folder)
         print(f"  {cost['seconds']:.0f} s, {cost['disk_bytes'] / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
-    def _fingerprint(self) -> str:
-        with self.workload.base_path.open("rb") as file:
-            return f"{len(self.workload.base)}-{zlib.crc32(file.read(HASHED_BYTES)):08x}"
+
+def drop_from_page_cache(folder: Path) -> None:
+    """Have the system forget the contents of all files below `folder` that no process has mapped."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)  # what is not on the disk yet cannot be dropped
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
 
 
 def disk_bytes(folder: Path) -> int:

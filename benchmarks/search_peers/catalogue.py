@@ -7,96 +7,89 @@ from typing import Any
 
 import numpy as np
 
-THREADS = 2
-NEWEST_NUMPY = "numpy==2.4.6"
+from search_peers.peer import THREADS, Peer, geometric
+
+NUMPY = "numpy==2.4.6"
+FAISS = ("faiss-cpu==1.15.1", NUMPY)
+MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
-class Peer:
-    """One library in one configuration: one row of the tables.
+class Kind:
+    """What the configurations depend on.
 
     Attributes:
-        name: What `--peers` calls it.
-        title: What the tables call it, with its build parameters.
-        adapter: The module of this package that drives the library.
-        distribution: The installed distribution whose version is reported.
-        requirements: What its own environment holds; empty: the interpreter that runs the harness.
-        build: Keyword arguments for the adapter's `build`.
-        open: Keyword arguments for the adapter's `open`.
-        axis: The search parameter that is tuned until a recall is just reached.
-        grid: Its values, rising in recall.
-        families: Values of the other search parameters; each is tried and the fastest is kept.
-        threads: Threads of a batch; always on two cores.
-        on_disk: Whether searching reads vectors from disk.
-        tuning_queries: How many queries a tuning step takes.
-        build_estimate: Seconds for one million vectors, for the plan.
-        measure_estimate: Seconds to tune and to measure at one million vectors, for the plan.
-    """
-
-    name: str
-    title: str
-    adapter: str
-    distribution: str
-    requirements: tuple[str, ...]
-    axis: str
-    grid: tuple[float, ...]
-    build: Mapping[str, Any] = field(default_factory=dict)
-    open: Mapping[str, Any] = field(default_factory=dict)
-    families: tuple[Mapping[str, Any], ...] = ({},)
-    threads: int = THREADS
-    on_disk: bool = False
-    tuning_queries: int = 10_000
-    build_estimate: float = 0.0
-    measure_estimate: float = 0.0
-
-    def setting(self, family: int, step: int) -> dict[str, Any]:
-        """Return the search parameters of one family at one grid step."""
-        return {**self.families[family], self.axis: self.grid[step]}
-
-
-def geometric(low: int, high: int) -> tuple[float, ...]:
-    """Return whole numbers from `low` to `high`, about 4 % apart."""
-    steps = int(np.log(high / low) / np.log(1.04)) + 1
-    return tuple(int(value) for value in np.unique(np.rint(np.geomspace(low, high, steps))))
-
-
-def catalogue(
-    rows: int, diskann_graph: tuple[int, int], build: Mapping[str, Any], open_: Mapping[str, Any]
-) -> tuple[Peer, ...]:
-    """Return all configurations for a base of `rows` vectors.
-
-    Args:
-        rows: Decides the number of faiss's lists (4,096 from 160,000 vectors on) and of the nodes that
-            DiskANN caches, where it does (a tenth).
+        rows: Vectors in the base.
+        dims: Their dimensions.
+        is_bytes: Whether they are uint8; else float32.
+        metric: "l2" or "cosine".
         diskann_graph: Degree R and build complexity L of DiskANN's graph.
-        build: Extra keyword arguments for Tenfold's `Index.build`.
-        open_: Extra keyword arguments for Tenfold's `Index.open`.
+        tenfold_build: Extra keyword arguments for Tenfold's `Index.build`.
+        tenfold_open: Extra keyword arguments for Tenfold's `Index.open`.
     """
-    return (*_tenfold(build, open_), *_diskann(rows, *diskann_graph), _faiss(rows), _hnswlib())
+
+    rows: int = MILLION
+    dims: int = 128
+    is_bytes: bool = True
+    metric: str = "l2"
+    diskann_graph: tuple[int, int] = (32, 64)
+    tenfold_build: Mapping[str, Any] = field(default_factory=dict)
+    tenfold_open: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of code per vector: what Tenfold takes by default, which has short codes from 256 dimensions on."""
+        return self.dims // 8 if self.dims >= 256 else min(max(self.dims // 4, 16), 64)
+
+    @property
+    def lists(self) -> int:
+        """Inverted lists: 4,096 from 160,000 vectors on."""
+        return 4096 if self.rows >= 160_000 else 2 ** int(np.log2(4 * sqrt(self.rows)))
+
+    @property
+    def refinement(self) -> str:
+        """What faiss re-ranks with: bytes as they are, floats in half precision."""
+        return "Refine(SQ8_direct)" if self.is_bytes else "Refine(SQfp16)"
+
+    def seconds(self, at_a_million: float) -> float:
+        """Estimate the seconds of a build from those for a million vectors of 128 bytes."""
+        return at_a_million * (0.1 + 0.9 * self.rows / MILLION) * max(1.0, self.dims / 128)
+
+    def effort(self, at_a_million: float) -> float:
+        """Estimate the seconds of measuring likewise; the batches shrink less than the base."""
+        share = float(min(1.0, self.rows / MILLION) ** 0.3)
+        return at_a_million * (0.3 + 0.7 * share) * max(1.0, self.dims / 256)
 
 
-def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> tuple[Peer, ...]:
-    asked = [*np.arange(0.70, 0.90, 0.02), *np.arange(0.90, 0.98, 0.005), *np.arange(0.98, 0.9995, 0.001)]
+def catalogue(kind: Kind) -> tuple[Peer, ...]:
+    """Return all configurations: those that read from disk, then those in memory."""
+    disk, memory = _tenfold(kind)
+    graphs = (_faiss_hnsw(kind), _hnswlib(kind), _usearch(kind), _svs(kind))
+    return (disk, *_diskann(kind), _lancedb(kind), memory, _faiss_pq(kind), _faiss_rabitq(kind), _scann(kind), *graphs)
+
+
+def _tenfold(kind: Kind) -> tuple[Peer, Peer]:
+    asked = [*np.arange(0.70, 0.86, 0.02), *np.arange(0.86, 0.98, 0.005), *np.arange(0.98, 0.9995, 0.001)]
     disk = Peer(
         name="tenfold",
         title="tenfold",
         adapter="ours",
         distribution="tenfold",
         requirements=(),
-        build=build,
-        open=open_,
+        build={"metric": kind.metric, **kind.tenfold_build},
+        open=kind.tenfold_open,
         axis="recall",
         grid=tuple(round(float(recall), 4) for recall in asked),
         on_disk=True,
         tuning_queries=4_000,
-        build_estimate=60,
-        measure_estimate=90,
+        build_estimate=kind.seconds(60),
+        measure_estimate=kind.effort(90),
     )
     memory = replace(
         disk,
         name="tenfold-memory",
         title="tenfold, vectors in memory",
-        open={**open_, "io": "memory"},
+        open={**kind.tenfold_open, "io": "memory"},
         on_disk=False,
         tuning_queries=10_000,
         build_estimate=0,
@@ -104,7 +97,9 @@ def _tenfold(build: Mapping[str, Any], open_: Mapping[str, Any]) -> tuple[Peer, 
     return disk, memory
 
 
-def _diskann(rows: int, degree: int, complexity: int) -> tuple[Peer, ...]:
+def _diskann(kind: Kind) -> tuple[Peer, ...]:
+    degree, complexity = kind.diskann_graph
+
     def peer(name: str, cached: int, threads: int, measure_estimate: float) -> Peer:
         nodes = f"{cached:,} nodes cached" if cached else "no node cache"
         return Peer(
@@ -113,7 +108,7 @@ def _diskann(rows: int, degree: int, complexity: int) -> tuple[Peer, ...]:
             adapter="diskann",
             distribution="diskannpy",
             requirements=("diskannpy==0.7.0", "numpy==1.25.0"),
-            build={"degree": degree, "complexity": complexity, "code_bytes": 32},
+            build={"degree": degree, "complexity": complexity, "code_bytes": kind.code_bytes},
             open={"cached_nodes": cached, "threads": threads},
             axis="complexity",
             grid=geometric(10, 1000),
@@ -121,45 +116,135 @@ def _diskann(rows: int, degree: int, complexity: int) -> tuple[Peer, ...]:
             threads=threads,
             on_disk=True,
             tuning_queries=1_000,
-            build_estimate=200 + 7 * degree + 1.5 * complexity if not cached else 0,
-            measure_estimate=measure_estimate,
+            build_estimate=0 if cached else kind.seconds(200 + 7 * degree + 1.5 * complexity),
+            measure_estimate=kind.effort(measure_estimate),
         )
 
     return (
         peer("diskann", 0, THREADS, 330),
-        peer("diskann-cached", rows // 10, THREADS, 260),
-        peer("diskann-16", rows // 10, 16, 140),
+        peer("diskann-cached", kind.rows // 10, THREADS, 260),
+        peer("diskann-16", kind.rows // 10, 16, 140),
     )
 
 
-def _faiss(rows: int) -> Peer:
-    lists = 4096 if rows >= 160_000 else 2 ** int(np.log2(4 * sqrt(rows)))
-    description = f"IVF{lists},PQ64x4fs,Refine(SQ8_direct)"
+def _lancedb(kind: Kind) -> Peer:
     return Peer(
-        name="faiss",
+        name="lancedb",
+        title=f"lancedb IVF{kind.lists // 4} PQ{kind.code_bytes}, refined",
+        adapter="lance",
+        distribution="lancedb",
+        requirements=("lancedb==0.40.0", NUMPY),
+        build={"lists": kind.lists // 4, "code_bytes": kind.code_bytes},
+        axis="nprobes",
+        grid=geometric(1, kind.lists // 4),
+        families=tuple({"refine_factor": factor} for factor in (10, 4, 25)),
+        on_disk=True,
+        reads_cached=True,
+        tuning_queries=500,
+        batch_queries=1_000,
+        build_estimate=kind.seconds(160),
+        measure_estimate=kind.effort(300),
+    )
+
+
+def _faiss_pq(kind: Kind) -> Peer:
+    codes = kind.dims // 2 if kind.dims % 2 == 0 else kind.dims
+    return _faiss("faiss", f"IVF{kind.lists},PQ{codes}x4fs,{kind.refinement}", kind, kind.seconds(100))
+
+
+def _faiss_rabitq(kind: Kind) -> Peer:
+    description = f"RR{kind.dims},IVF{kind.lists},RaBitQfs,{kind.refinement}"
+    return _faiss("faiss-rabitq", description, kind, kind.seconds(60))
+
+
+def _faiss(name: str, description: str, kind: Kind, build_estimate: float) -> Peer:
+    return Peer(
+        name=name,
         title=f"faiss {description}",
         adapter="faiss_ivf",
         distribution="faiss-cpu",
-        requirements=("faiss-cpu==1.15.1", NEWEST_NUMPY),
+        requirements=FAISS,
         build={"description": description},
         axis="nprobe",
-        grid=geometric(1, min(lists, 512)),
+        grid=geometric(1, min(kind.lists, 512)),
         families=tuple({"k_factor": factor} for factor in (10, 4, 6, 16, 25, 40, 64)),
-        build_estimate=45,
-        measure_estimate=75,
+        build_estimate=build_estimate,
+        measure_estimate=kind.effort(75),
     )
 
 
-def _hnswlib() -> Peer:
+def _scann(kind: Kind) -> Peer:
+    leaves = int(2 * sqrt(kind.rows))
+    return Peer(
+        name="scann",
+        title=f"scann tree{leaves}, AH2, reordered",
+        adapter="scann_tree",
+        distribution="scann",
+        requirements=("scann==1.4.2", NUMPY),
+        build={"leaves": leaves, "metric": kind.metric},
+        axis="leaves",
+        grid=geometric(1, min(leaves, 512)),
+        families=tuple({"reorder": count} for count in (100, 40, 60, 160, 250, 400)),
+        build_estimate=kind.seconds(60),
+        measure_estimate=kind.effort(75),
+    )
+
+
+def _faiss_hnsw(kind: Kind) -> Peer:
+    return Peer(
+        name="faiss-hnsw",
+        title="faiss HNSW32,Flat efC100",
+        adapter="faiss_hnsw",
+        distribution="faiss-cpu",
+        requirements=FAISS,
+        build={"links": 32, "complexity": 100},
+        axis="efSearch",
+        grid=geometric(10, 2000),
+        build_estimate=kind.seconds(250),
+        measure_estimate=kind.effort(40),
+    )
+
+
+def _hnswlib(kind: Kind) -> Peer:
     return Peer(
         name="hnswlib",
         title="hnswlib M16 efC200",
         adapter="hnsw",
         distribution="hnswlib",
-        requirements=("hnswlib==0.8.0", NEWEST_NUMPY),
+        requirements=("hnswlib==0.8.0", NUMPY),
         build={"links": 16, "complexity": 200},
         axis="ef",
         grid=geometric(10, 2000),
-        build_estimate=350,
-        measure_estimate=40,
+        build_estimate=kind.seconds(350),
+        measure_estimate=kind.effort(40),
+    )
+
+
+def _usearch(kind: Kind) -> Peer:
+    return Peer(
+        name="usearch",
+        title=f"usearch M16 efC128, {'i8' if kind.is_bytes else 'f16'}",
+        adapter="usearch_hnsw",
+        distribution="usearch",
+        requirements=("usearch==2.26.6", NUMPY),
+        build={"links": 16, "complexity": 128},
+        axis="expansion_search",
+        grid=geometric(10, 2000),
+        build_estimate=kind.seconds(250),
+        measure_estimate=kind.effort(40),
+    )
+
+
+def _svs(kind: Kind) -> Peer:
+    return Peer(
+        name="svs",
+        title=f"scalable-vs Vamana R32 W128, {'uint8' if kind.is_bytes else 'float16'}",
+        adapter="svs_vamana",
+        distribution="scalable-vs",
+        requirements=("scalable-vs==0.5.0", NUMPY),
+        build={"degree": 32, "window": 128},
+        axis="search_window_size",
+        grid=geometric(10, 2000),
+        build_estimate=kind.seconds(600),
+        measure_estimate=kind.effort(40),
     )

@@ -7,15 +7,19 @@ import diskannpy
 import numpy as np
 from numpy.typing import NDArray
 
+from search_peers import vectors
+from search_peers.adapter import Found, Library
+from search_peers.vectors import Vectors
+
 GIB = 2**30
 
 
-class Adapter:
+class Adapter(Library):
     """DiskANN: PQ codes (and cached nodes) in memory, graph and vectors on disk, read with O_DIRECT."""
 
     def build(self, base: Path, folder: Path, degree: int, complexity: int, code_bytes: int) -> None:
         """Build with two threads; the memory limit for searching is what sets the size of the codes."""
-        rows = int(np.fromfile(base, np.uint32, 1)[0])
+        rows, _ = vectors.shape(base)
         diskannpy.build_disk_index(
             str(base),
             "l2",
@@ -23,9 +27,9 @@ class Adapter:
             complexity=complexity,
             graph_degree=degree,
             search_memory_maximum=(code_bytes + 0.5) * rows / GIB,
-            build_memory_maximum=4,
+            build_memory_maximum=8,
             num_threads=2,
-            vector_dtype=np.uint8,
+            vector_dtype=vectors.DTYPES[base.suffix].type,
         )
         (folder / "ann_mem.index.data").unlink(missing_ok=True)  # a search does not read it
 
@@ -35,16 +39,11 @@ class Adapter:
             str(folder), num_threads=threads, num_nodes_to_cache=cached_nodes, cache_mechanism=1 if cached_nodes else 0
         )
 
-    def prepare(self, queries: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Return the queries in the type that the library takes."""
+    def prepare(self, queries: Vectors) -> NDArray[np.generic]:
+        """Return the queries as they are: their type is the index's."""
         return queries
 
-    def forget(self) -> None:
-        """Do nothing: the nodes cached at opening are the only cache."""
-
-    def search(
-        self, queries: NDArray[np.generic], k: int, threads: int, setting: dict[str, Any]
-    ) -> tuple[NDArray[np.generic], float | None]:
+    def search(self, queries: NDArray[np.generic], k: int, threads: int, setting: dict[str, Any]) -> Found:
         """Return ids; the library counts reads but does not show them in Python."""
         width, complexity = setting["beam_width"], setting["complexity"]
         if len(queries) == 1:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from search_peers.building import Store
-from search_peers.catalogue import Peer
+from search_peers.building import Store, drop_from_page_cache
+from search_peers.peer import Peer
 from search_peers.process import PeerError, Process
 from search_peers.tuning import Choice, Tuner
 from search_peers.workload import Workload
 
 TOLERANCE = 0.0005  # a setting tuned on some of the queries may miss by this much on all
 SINGLE_QUERIES = 1000
+COLD_TARGET = 0.95
 
 
 @dataclass
@@ -29,16 +30,15 @@ class Contestant:
     batches: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
     singles: dict[float, dict[str, Any]] = field(default_factory=dict)
     asked: dict[float, dict[str, Any]] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    cold: dict[str, Any] | None = None
 
     @classmethod
     def enter(cls, peer: Peer, store: Store) -> "Contestant":
         """Start the peer's process and open its index."""
         process = Process(peer, store.work)
-        queries = str(store.workload.query_path.absolute())
         try:
-            opened = process.order(
-                "open", folder=str(store.folder(peer).absolute()), queries=queries, options=dict(peer.open)
-            )
+            opened = process.order("open", **where(peer, store))
         except Exception:
             process.close()
             raise
@@ -48,11 +48,10 @@ class Contestant:
         """Choose the settings that the rounds measure."""
 
         def trial(setting: dict[str, object]) -> tuple[float, float]:
-            queries = min(self.peer.tuning_queries, len(workload.queries))
-            cost, ids = self.process.batch(setting, queries)
-            recall = workload.recall(ids)
-            print(f"  {self.peer.name} {setting}: recall {recall:.4f}, {cost['qps']:,.0f}/s", file=sys.stderr)
-            return recall, float(cost["qps"])
+            cost = self._batch(setting, workload, self.peer.tuning_queries)
+            print(f"  {self.peer.name} {setting}: recall {cost['recall']:.4f}, {cost['qps']:,.0f}/s", file=sys.stderr)
+            self.trials.append({"setting": setting, **{name: cost[name] for name in ("recall", "qps", "pages")}})
+            return float(cost["recall"]), float(cost["qps"])
 
         self.choices = Tuner(self.peer, trial).tune(targets)
         self.batches = {target: [] for target in targets}
@@ -62,14 +61,14 @@ class Contestant:
         if self.peer.axis != "recall":
             return
         for target in targets:
-            cost, ids = self.process.batch({**self.peer.families[0], "recall": target}, len(workload.queries))
-            self.asked[target] = cost | {"recall": workload.recall(ids)}
+            setting = {**self.peer.families[0], "recall": target}
+            self.asked[target] = self._batch(setting, workload, self.peer.batch_queries)
 
     def measure_batch(self, workload: Workload, target: float) -> None:
-        """Measure one batch of all queries; move along the grid first if the setting misses on them."""
+        """Measure one batch; move along the grid first if the setting misses on its queries."""
         while (choice := self.choices[target]) is not None:
-            cost, ids = self.process.batch(self.peer.setting(choice.family, choice.step), len(workload.queries))
-            cost["recall"] = workload.recall(ids)
+            setting = self.peer.setting(choice.family, choice.step)
+            cost = self._batch(setting, workload, self.peer.batch_queries)
             if cost["recall"] >= target - TOLERANCE:
                 self.batches[target].append(cost)
                 return
@@ -77,12 +76,36 @@ class Contestant:
             following = Choice(choice.family, choice.step + 1, choice.qps)
             self.choices[target] = following if following.step < len(self.peer.grid) else None
 
-    def measure_single(self, target: float) -> None:
+    def measure_single(self, workload: Workload, target: float) -> None:
         """Measure queries one at a time."""
         choice = self.choices[target]
         if choice is not None:
             setting = self.peer.setting(choice.family, choice.step)
-            self.singles[target] = self.process.order("single", setting=setting, queries=SINGLE_QUERIES)
+            cost = self.process.order("single", setting=setting, queries=min(SINGLE_QUERIES, len(workload.queries)))
+            self.singles[target] = self._counted(cost)
+
+    def measure_cold(self, store: Store, targets: Sequence[float]) -> None:
+        """Measure opening and the first answers in a new process, with the index dropped from the page cache.
+
+        The setting is that of recall 0.95, or the nearest that was reached. No process may have the
+        index open: what is mapped stays in the cache.
+        """
+        reached = [target for target in targets if self.batches[target]]
+        if not reached:
+            return
+        target = min(reached, key=lambda one: abs(one - COLD_TARGET))
+        choice = self.choices[target]
+        assert choice
+        print(f"cold: {self.peer.title}", file=sys.stderr, flush=True)
+        with Process(self.peer, store.work) as process:
+            drop_from_page_cache(store.folder(self.peer))
+            self.cold = process.order(
+                "cold",
+                **where(self.peer, store),
+                setting=self.peer.setting(choice.family, choice.step),
+                threads=self.peer.threads,
+            )
+        self.cold["target"] = f"{target:.2f}"
 
     def result(self, cost: dict[str, Any] | None) -> dict[str, Any]:
         """Return everything about this peer as JSON values; `cost` is that of its build."""
@@ -90,6 +113,7 @@ class Contestant:
         return {
             "title": self.peer.title,
             "on_disk": self.peer.on_disk,
+            "reads_cached": self.peer.reads_cached,
             "threads": self.peer.threads,
             "versions": self.process.versions,
             "build": cost,
@@ -98,7 +122,17 @@ class Contestant:
             "peak_rss_growth": max((batch["peak_rss_growth"] for batch in batches), default=None),
             "asked": {f"{target:.2f}": cost for target, cost in self.asked.items()},
             "targets": {f"{target:.2f}": self._at(target) for target in self.choices},
+            "trials": self.trials,
+            "cold": self.cold,
         }
+
+    def _batch(self, setting: dict[str, Any], workload: Workload, queries: int) -> dict[str, Any]:
+        cost, ids = self.process.batch(setting, min(queries, len(workload.queries)))
+        return self._counted(cost) | {"recall": workload.recall(ids)}
+
+    def _counted(self, cost: dict[str, Any]) -> dict[str, Any]:
+        """Return a cost with the pages that count for this peer."""
+        return cost | {"pages": cost["asked"] if self.peer.reads_cached else cost["pages"]}
 
     def _at(self, target: float) -> dict[str, Any] | None:
         choice, runs = self.choices[target], self.batches[target]
@@ -113,6 +147,12 @@ class Contestant:
             "own_pages": runs[-1]["own_pages"],
             "single": self.singles.get(target),
         }
+
+
+def where(peer: Peer, store: Store) -> dict[str, Any]:
+    """Return the arguments of the orders that open an index."""
+    folder, queries = store.folder(peer), store.workload.query_path
+    return {"folder": str(folder.absolute()), "queries": str(queries.absolute()), "options": dict(peer.open)}
 
 
 def rounds(contestants: Sequence[Contestant], workload: Workload, targets: Sequence[float], repeats: int) -> list[str]:
@@ -137,5 +177,17 @@ def rounds(contestants: Sequence[Contestant], workload: Workload, targets: Seque
             attempt(contestant, partial(contestant.measure_batch, workload, target))
         print(f"round {number + 1} of {repeats} done", file=sys.stderr, flush=True)
     for target, contestant in itertools.product(targets, contestants):
-        attempt(contestant, partial(contestant.measure_single, target))
+        attempt(contestant, partial(contestant.measure_single, workload, target))
     return list(failures.values())
+
+
+def cold(contestants: Sequence[Contestant], store: Store, targets: Sequence[float]) -> list[str]:
+    """Measure each contestant from a new process with an empty page cache; return why those that failed did."""
+    failures = []
+    for contestant in contestants:
+        try:
+            contestant.measure_cold(store, targets)
+        except PeerError as error:
+            failures.append(str(error))
+            print(f"not measured cold: {error}", file=sys.stderr, flush=True)
+    return failures

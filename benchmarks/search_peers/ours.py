@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search_peers.adapter import Found, Library
+from search_peers.vectors import Vectors
 from tenfold.search import Index
 
 
-class Adapter:
+class Adapter(Library):
     """Tenfold's disk index; its one search parameter is `recall`."""
 
     def build(self, base: Path, folder: Path, **options: Any) -> None:
-        """Build from the u8bin file `base` below `folder`."""
+        """Build from the vector file `base` below `folder`."""
         Index.build(base, folder / "index", **options)
 
     def open(self, folder: Path, **options: Any) -> None:
@@ -21,20 +23,15 @@ class Adapter:
         self._path, self._options = folder / "index", options
         self._index = Index.open(self._path, **options)
 
-    def prepare(self, queries: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Return the queries in the type that the library takes."""
+    def prepare(self, queries: Vectors) -> NDArray[np.generic]:
+        """Return the queries as they are."""
         return queries
 
     def forget(self) -> None:
         """Open the index anew, so that no page read for one run serves the next."""
-        close = getattr(self._index, "close", None)
-        if close is not None:
-            close()
         self._index = Index.open(self._path, **self._options)
 
-    def search(
-        self, queries: NDArray[np.generic], k: int, threads: int, setting: dict[str, Any]
-    ) -> tuple[NDArray[np.generic], float | None]:
+    def search(self, queries: NDArray[np.generic], k: int, threads: int, setting: dict[str, Any]) -> Found:
         """Return ids and pages read per query by the library's own count."""
         _, ids, stats = self._index.search(queries, k=k, threads=threads, return_stats=True, **setting)
         return ids, float(np.mean(stats.pages_read))

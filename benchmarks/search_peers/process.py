@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from search_peers.catalogue import Peer
 from search_peers.environments import interpreter
+from search_peers.peer import Peer
 
 PAUSE_SECONDS = 0.3  # a library's waiting threads may spin for 0.2 s after its answer
 

@@ -1,63 +1,36 @@
-"""The result page: absolute figures, then ratios against Tenfold; the winner of each column in bold."""
+"""The result page: absolute figures, then ratios against Tenfold."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-Result = dict[str, Any]
-Value = Callable[[Result, Result], float | None]
-"""Takes a peer's result and its part for one recall; None if that was not measured."""
+from search_peers.tables import MISSING, OURS, Column, Result, Rows, Value, absolute, number, ratios, table
 
-OURS, OURS_IN_MEMORY = "tenfold", "tenfold-memory"
-MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the tables at one recall.
-
-    Attributes:
-        title: Heading with unit.
-        value: The figure.
-        digits: Digits after the point.
-        high_wins: Whether more is better.
-        disk_only: Whether peers that hold all vectors in memory are left out.
-        spread: The figure's smallest and largest value, for columns that were repeated.
-    """
-
-    title: str
-    value: Value
-    digits: int = 0
-    high_wins: bool = False
-    disk_only: bool = False
-    spread: Callable[[Result], tuple[float, float]] | None = None
-
-    def read(self, peer: Result, part: Result | None) -> float | None:
-        """Return the figure of one peer."""
-        if part is None or (self.disk_only and not peer["on_disk"]):
-            return None
-        return self.value(peer, part)
-
-    def winner(self, values: Iterable[float | None]) -> float | None:
-        """Return the best of the figures; None if there are fewer than two to compare."""
-        known = [value for value in values if value is not None]
-        if len(known) < 2:
-            return None
-        return max(known) if self.high_wins else min(known)
+METRICS = {"l2": "squared L2", "cosine": "cosine of vectors of unit length"}
 
 
 def _single(name: str) -> Value:
     return lambda _, part: part["single"][name] if part["single"] else None
 
 
+def _allowed(peer: Result, part: Result) -> float | None:
+    """Return the disk's random reads per second by the reads of a query."""
+    return peer["disk_iops"] / part["pages"] if peer["disk_iops"] and part["pages"] else None
+
+
+def _scaled(name: str, factor: float) -> Value:
+    return lambda _, part: None if part[name] is None else part[name] * factor
+
+
 AT_RECALL = (
+    Column("recall", lambda _, part: part["recall"], 4, compared=False),
     Column(
         "QPS",
         lambda _, part: statistics.median(part["qps"]),
         high_wins=True,
         spread=lambda part: (min(part["qps"]), max(part["qps"])),
     ),
+    Column("disk allows", _allowed, compared=False, disk_only=True),
     Column("p50 µs", _single("p50_us")),
     Column("p99 µs", _single("p99_us")),
     Column("CPU µs/query", lambda _, part: part["cpu_us"]),
@@ -65,105 +38,98 @@ AT_RECALL = (
     Column("pages/query, single", _single("pages"), 1, disk_only=True),
 )
 ONCE = (
-    Column("RAM MB", lambda peer, _: peer["rss_growth"] / 1e6),
-    Column("RAM peak MB", lambda peer, _: _scaled(peer["peak_rss_growth"], 1e-6)),
+    Column("RAM MB", _scaled("rss_growth", 1e-6)),
+    Column("RAM peak MB", _scaled("peak_rss_growth", 1e-6)),
     Column("disk MB", lambda peer, _: peer["build"]["disk_bytes"] / 1e6),
     Column("build s", lambda peer, _: peer["build"]["seconds"]),
     Column("build CPU s", lambda peer, _: peer["build"]["cpu_seconds"]),
     Column("build RAM peak MB", lambda peer, _: peer["build"]["peak_rss_growth"] / 1e6),
 )
+COLD = (
+    Column("recall ≥", lambda _, part: float(part["target"]), 2, compared=False),
+    Column("s to the first answer", _scaled("first_answer_seconds", 1), 3),
+    Column("MB read until then", _scaled("first_answer_pages", 4096e-6), 1),
+    Column("QPS of the next 1,000", _scaled("qps", 1), high_wins=True),
+    Column("pages/query fetched", _scaled("pages", 1), 1, disk_only=True),
+)
 
 
-def markdown(results: Result) -> str:
-    """Return the page for what a run of the harness measured."""
+def markdown(results: Result, drawings: Mapping[str, Path]) -> str:
+    """Return the page for what a run of the harness measured; `drawings` lie beside it."""
     peers: dict[str, Result] = results["peers"]
     targets: list[str] = results["work"]["targets"]
+    at = [{name: (peer, peer["targets"].get(target)) for name, peer in peers.items()} for target in targets]
+    whole: Rows = {name: (peer, peer) for name, peer in peers.items()}
     sections = [
-        "# Vector search beside other libraries",
+        f"# Vector search beside other libraries: {results['work']['name']}",
         "Made by `benchmarks/search.py`; do not edit. How it measures: `benchmarks/README.md`.",
         _circumstances(results),
-        "**Bold** is the best of a column. – is not reached or not measured. Libraries that hold all vectors in "
-        "memory read no pages and stand outside those columns.",
+        *(f"![{title}]({path.name})" for title, path in drawings.items()),
+        "The plots show all settings that were tried while tuning and that no other beats; whole lines read vectors "
+        "from disk, dashed ones hold them in memory. Names as in [Settings](#settings).",
+        _how_to_read(peers),
     ]
-    for target in targets:
-        rows = {name: (peer, peer["targets"].get(target)) for name, peer in peers.items()}
-        sections += [f"## recall@10 ≥ {target}", _absolute(rows, AT_RECALL)]
-    whole = {name: (peer, peer) for name, peer in peers.items()}
-    sections += ["## Memory, disk, build", _absolute(whole, ONCE)]
+    for target, rows in zip(targets, at, strict=True):
+        sections += [f"## recall@10 ≥ {target}", absolute(rows, AT_RECALL)]
+    sections += ["## Memory, disk, build", absolute(whole, ONCE), *_cold(peers)]
     if OURS in peers:
-        sections += _ratio_sections(peers, targets)
-        sections += ["## What `recall=` gives", _asked(peers[OURS])]
-    sections += ["## Settings", _settings(peers, targets), "## The disk during this run", _disk(results)]
-    return "\n\n".join(section for section in sections if section) + "\n"
+        sections += [*_ratio_sections(at, whole, targets), "## What `recall=` gives", _asked(peers[OURS])]
+    sections += ["## Settings", _settings(peers, targets), *_disk(results["disk"])]
+    return "\n\n".join(sections) + "\n"
 
 
 def _circumstances(results: Result) -> str:
     work, machine = results["work"], results["machine"]
     lines = [
-        f"Work: {work['rows']:,} base vectors of {work['dims']} dimensions (SIFT, uint8, squared L2), "
-        f"{work['queries']:,} queries that are not in the base, k = 10. Recall counts ties by exact distance.",
+        f"Work: {work['name']}: {work['rows']:,} base vectors of {work['dims']} dimensions, {work['dtype']}, "
+        f"{METRICS[work['metric']]}; {work['queries']:,} queries that are not in the base, k = 10. "
+        "Recall counts ties by exact distance.",
         f"Machine: {machine['processor']} (family/model {machine['family_model']}; "
         f"{', '.join(machine['simd']) or 'no SIMD named'}), {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB memory, {machine['system']}, indexes on {work['filesystem']}.",
         f"Load average at the start {machine['load'][0]}: near 0 nobody else used the machine.",
         f"Date {results['date']}, {work['repeats']} repeats turn by turn (QPS: median, smallest..largest), "
         f"took {results['seconds'] / 60:.0f} minutes without what was built before.",
-        "Seeds: hnswlib 100, disk probe 0; the others as their libraries set them.",
+        "Seeds: hnswlib 100, disk probes 0; the others as their libraries set them.",
         *(f"Not measured: {reason}" for reason in results["failures"]),
     ]
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _absolute(rows: Mapping[str, tuple[Result, Result | None]], columns: Sequence[Column]) -> str:
-    with_recall = columns is AT_RECALL
-    header = ["library", *(["recall"] if with_recall else []), *(column.title for column in columns)]
-    best = {column.title: column.winner(column.read(*row) for row in rows.values()) for column in columns}
-    lines = []
-    for peer, part in rows.values():
-        recall = [_number(part["recall"] if part else None, 4)] if with_recall else []
-        cells = [_absolute_cell(column, peer, part, best[column.title]) for column in columns]
-        lines.append([peer["title"], *recall, *cells])
-    return _table(header, lines)
+def _how_to_read(peers: Mapping[str, Result]) -> str:
+    cached = [name for name, peer in peers.items() if peer["reads_cached"]]
+    through = f" Those of {', '.join(cached)} go through the system's page cache: what it asks for is counted."
+    return (
+        "**Bold** is the best of a column among the libraries that read vectors from disk, and among those that hold "
+        "them in memory. – is not reached or not measured. Pages are reads of 4 KiB, counted by the kernel."
+        + (through if cached else "")
+        + " *disk allows*: the most queries per second that so many pages per query leave, from the disk's random "
+        "reads with 32 in flight on that library's file in this run. More in flight, or neighbouring pages in one "
+        "read, can exceed it."
+    )
 
 
-def _absolute_cell(column: Column, peer: Result, part: Result | None, best: float | None) -> str:
-    value = column.read(peer, part)
-    text = _bold(_number(value, column.digits), value is not None and value == best)
-    if value is None or column.spread is None or part is None:
-        return text
-    low, high = column.spread(part)
-    return f"{text} ({_number(low, column.digits)}..{_number(high, column.digits)})"
+def _cold(peers: Mapping[str, Result]) -> list[str]:
+    rows = {name: (peer, peer["cold"]) for name, peer in peers.items()}
+    note = (
+        "A new process with its libraries loaded, the index's files dropped from the system's page cache: seconds to "
+        "open the index and answer one query, then a batch of the next 1,000. A cache of the host's own, outside this "
+        "machine, cannot be dropped: a disk that nobody has read yet is slower."
+    )
+    return ["## Cold", note, absolute(rows, COLD)]
 
 
-def _ratio_sections(peers: dict[str, Result], targets: Sequence[str]) -> list[str]:
-    sections = [
+def _ratio_sections(at: Sequence[Rows], whole: Rows, targets: Sequence[str]) -> list[str]:
+    return [
         "## Ratios against Tenfold",
         "How many times better Tenfold is: above 1 Tenfold wins, below 1 the library in that row does (bold). "
         "Libraries that read vectors from disk are compared with Tenfold doing so, the others with Tenfold's vectors "
         "in memory.",
+        f"At recall@10 {' / '.join(targets)}:",
+        ratios(at, AT_RECALL),
+        "At every recall:",
+        ratios([whole], ONCE),
     ]
-    for target in targets:
-        rows = {name: (peer, peer["targets"].get(target)) for name, peer in peers.items()}
-        sections += [f"recall@10 ≥ {target}:", _ratios(rows, AT_RECALL)]
-    return [*sections, "At every recall:", _ratios({name: (peer, peer) for name, peer in peers.items()}, ONCE)]
-
-
-def _ratios(rows: Mapping[str, tuple[Result, Result | None]], columns: Sequence[Column]) -> str:
-    lines = []
-    for name, (peer, part) in rows.items():
-        if name in (OURS, OURS_IN_MEMORY):
-            continue
-        ours = rows[OURS] if peer["on_disk"] else rows.get(OURS_IN_MEMORY, rows[OURS])
-        ratios = [_ratio(column, column.read(*ours), column.read(peer, part)) for column in columns]
-        cells = [_bold(_number(ratio, 2), ratio is not None and ratio < 1) for ratio in ratios]
-        lines.append([peer["title"], *cells])
-    return _table(["Tenfold against", *(column.title for column in columns)], lines)
-
-
-def _ratio(column: Column, ours: float | None, theirs: float | None) -> float | None:
-    """Return how many times better ours is."""
-    above, below = (ours, theirs) if column.high_wins else (theirs, ours)
-    return above / below if above is not None and below else None
 
 
 def _asked(ours: Result) -> str:
@@ -171,53 +137,40 @@ def _asked(ours: Result) -> str:
         "The tables above tune Tenfold's `recall` like any other library's parameter, to what just reaches the recall. "
         "This is what a person gets who asks for the recall itself. Pages are counted by the kernel and by Tenfold."
     )
+    digits = {"recall": 4, "qps": 0, "pages": 1, "own_pages": 1}
     rows = [
-        [
-            _number(float(asked), 2),
-            _number(part["recall"], 4),
-            _number(part["qps"], 0),
-            _number(part["pages"], 1),
-            _number(part["own_pages"], 1),
-        ]
-        for asked, part in ours["asked"].items()
+        [asked, *(number(part[name], count) for name, count in digits.items())] for asked, part in ours["asked"].items()
     ]
-    return f"{note}\n\n" + _table(["recall asked for", "measured", "QPS", "pages/query", "by its own count"], rows)
+    return f"{note}\n\n" + table(["recall asked for", "measured", "QPS", "pages/query", "by its own count"], rows)
 
 
-def _settings(peers: dict[str, Result], targets: Sequence[str]) -> str:
+def _settings(peers: Mapping[str, Result], targets: Sequence[str]) -> str:
     def setting(part: Result | None) -> str:
         return ", ".join(f"{name} {value}" for name, value in part["setting"].items()) if part else MISSING
 
     lines = []
-    for peer in peers.values():
+    for name, peer in peers.items():
         versions = peer["versions"]
         chosen = [setting(peer["targets"].get(target)) for target in targets]
-        lines.append([peer["title"], f"{versions['version']}, numpy {versions['numpy']}", *chosen])
+        lines.append([name, peer["title"], f"{versions['version']}, numpy {versions['numpy']}", *chosen])
     note = "The fastest setting of each library that reaches the recall on these queries, found by the harness."
-    return f"{note}\n\n" + _table(["library", "version", *(f"at {target}" for target in targets)], lines)
+    return f"{note}\n\n" + table(["name", "library", "version", *(f"at {target}" for target in targets)], lines)
 
 
-def _disk(results: Result) -> str:
+def _disk(probes: Sequence[Result]) -> list[str]:
+    if not probes:
+        return []
     note = (
         "Random 4 KiB reads with O_DIRECT on the index files just searched, in this run: the disk at its warmest "
-        "(a host may cache what the guest does not). Disk figures above hold in this regime."
+        "(a host may cache what the guest does not). Disk figures above hold in this regime. *Two rounds*: five reads "
+        "at once, and when all have come five others, without computing anything: the floor under every "
+        "method that reads in two rounds."
     )
-    rows = [[probe["when"], probe["file"], str(probe["depth"]), _number(probe["iops"], 0)] for probe in results["disk"]]
-    return f"{note}\n\n" + _table(["when", "file of", "in flight", "reads/s"], rows) if rows else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def _number(value: float | None, digits: int) -> str:
-    return MISSING if value is None else f"{value:,.{digits}f}"
-
-
-def _bold(text: str, bold: bool) -> str:
-    return f"**{text}**" if bold else text
+    depths = list(probes[0]["iops"])
+    rows = []
+    for probe in probes:
+        iops = [number(probe["iops"][depth]) for depth in depths]
+        rounds = [number(micros) for micros in probe["two_rounds_us"] or (None, None)]
+        rows.append([probe["when"], ", ".join(probe["peers"]), *iops, *rounds])
+    header = ["when", "file of", *(f"reads/s, {depth} in flight" for depth in depths)]
+    return ["## The disk during this run", note, table([*header, "two rounds, p50 µs", "p99 µs"], rows)]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from search_peers.catalogue import Peer
+from search_peers.peer import Peer
 
 Trial = Callable[[dict[str, object]], tuple[float, float]]
 """Search with a setting; return recall and queries per second."""

@@ -12,13 +12,17 @@ import platform
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from search_peers import vectors
+
 K = 10
 PAGE_BYTES = 4096
+COLD_QUERIES = 1000
 
 
 def status_bytes(field: str) -> int:
@@ -29,12 +33,29 @@ def status_bytes(field: str) -> int:
     raise KeyError(field)
 
 
-def pages_fetched() -> float:
-    """Return how many 4 KiB pages this process made the kernel fetch from a disk so far."""
-    for line in Path("/proc/self/io").read_text().splitlines():
-        if line.startswith("read_bytes:"):
-            return int(line.split()[1]) / PAGE_BYTES
-    raise KeyError("read_bytes")
+@dataclass(frozen=True)
+class Reads:
+    """Reads of this process so far.
+
+    Attributes:
+        fetched: 4 KiB pages that the kernel fetched from a disk.
+        asked: Reads that the process asked for, page cache or not; one of several pages counts as so many.
+    """
+
+    fetched: float
+    asked: float
+
+    @classmethod
+    def so_far(cls) -> "Reads":
+        """Return what the kernel has counted."""
+        lines = (line.split(":") for line in Path("/proc/self/io").read_text().splitlines())
+        counted = {name: int(number) for name, number in lines}
+        asked = max(counted["syscr"], counted["rchar"] / PAGE_BYTES)
+        return cls(counted["read_bytes"] / PAGE_BYTES, asked)
+
+    def since(self, before: "Reads", queries: int) -> dict[str, float]:
+        """Return what was read per query since `before`."""
+        return {"pages": (self.fetched - before.fetched) / queries, "asked": (self.asked - before.asked) / queries}
 
 
 def cpu_seconds() -> float:
@@ -71,9 +92,7 @@ class Worker:
 
     def open(self, folder: str, queries: str, options: dict[str, Any]) -> dict[str, Any]:
         """Load the queries, then open the index; memory is counted from between the two."""
-        raw = np.fromfile(queries, np.uint32, 2)
-        vectors = np.fromfile(queries, np.uint8, offset=8).reshape(int(raw[0]), int(raw[1]))
-        self._queries = self._adapter.prepare(vectors)
+        self._load(queries)
         self._start_rss = status_bytes("VmRSS")
         before = time.perf_counter()
         self._adapter.open(Path(folder), **options)
@@ -84,16 +103,16 @@ class Worker:
         self._adapter.forget()
         asked = self._queries[:queries]
         Path("/proc/self/clear_refs").write_text("5")  # the peak restarts from here
-        before, cpu_before, pages_before = time.perf_counter(), cpu_seconds(), pages_fetched()
+        before, cpu_before, reads_before = time.perf_counter(), cpu_seconds(), Reads.so_far()
         found, own_pages = self._adapter.search(asked, K, threads, setting)
         seconds = time.perf_counter() - before
-        cpu, pages = cpu_seconds() - cpu_before, pages_fetched() - pages_before
+        cpu, reads = cpu_seconds() - cpu_before, Reads.so_far().since(reads_before, len(asked))
         np.save(ids, found)
         return {
             "qps": len(asked) / seconds,
             "seconds": seconds,
             "cpu_us": 1e6 * cpu / len(asked),
-            "pages": pages / len(asked),
+            **reads,
             "own_pages": own_pages,
             "rss_growth": self._rss_growth("VmRSS"),
             "peak_rss_growth": self._rss_growth("VmHWM"),
@@ -103,7 +122,7 @@ class Worker:
         """Answer the first `queries` one after another with one thread and say how long each took."""
         self._adapter.forget()
         times, own = np.empty(queries), []
-        pages_before = pages_fetched()
+        reads_before = Reads.so_far()
         for number in range(queries):
             before = time.perf_counter_ns()
             _, pages = self._adapter.search(self._queries[number : number + 1], K, 1, setting)
@@ -112,9 +131,32 @@ class Worker:
         return {
             "p50_us": float(np.percentile(times, 50)),
             "p99_us": float(np.percentile(times, 99)),
-            "pages": (pages_fetched() - pages_before) / queries,
+            **Reads.so_far().since(reads_before, queries),
             "own_pages": None if None in own else float(np.mean(own)),
         }
+
+    def cold(
+        self, folder: str, queries: str, options: dict[str, Any], setting: dict[str, Any], threads: int
+    ) -> dict[str, Any]:
+        """Open, answer one query, then up to `COLD_QUERIES` others at once, in a process that has done nothing yet."""
+        self._load(queries)
+        reads_before, before = Reads.so_far(), time.perf_counter()
+        self._adapter.open(Path(folder), **options)
+        self._adapter.search(self._queries[:1], K, 1, setting)
+        first, reads_first = time.perf_counter() - before, Reads.so_far()
+        following = self._queries[1 : COLD_QUERIES + 1]
+        before = time.perf_counter()
+        self._adapter.search(following, K, threads, setting)
+        seconds = time.perf_counter() - before
+        return {
+            "first_answer_seconds": first,
+            "first_answer_pages": reads_first.fetched - reads_before.fetched,
+            "qps": len(following) / seconds,
+            "pages": Reads.so_far().since(reads_first, len(following))["pages"],
+        }
+
+    def _load(self, queries: str) -> None:
+        self._queries = self._adapter.prepare(vectors.loaded(Path(queries)))
 
     def _rss_growth(self, field: str) -> int:
         return status_bytes(field) - self._start_rss

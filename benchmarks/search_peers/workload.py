@@ -1,16 +1,23 @@
 """The work that every library does: base vectors, queries, and the exact answers that judge them."""
 
+import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
-Ids = NDArray[np.int64]
+from search_peers import vectors
+from search_peers.vectors import Vectors
 
-HEADER_BYTES = 8  # u32 rows, u32 columns
+Floats = NDArray[np.float64]
+
 TRUTH_K = 10
+HASHED_BYTES = 1 << 20
+BLOCK = 250  # queries at once
+RIVALS = 64  # nearest by float32 arithmetic, of which the exact tenth is chosen
+FLOAT_TIES = 1e-5  # relative; libraries round sums of floats differently
 
 
 @dataclass(frozen=True)
@@ -18,18 +25,22 @@ class Workload:
     """Vectors to index, vectors to look for, and the distance that decides whether an answer counts.
 
     Attributes:
-        base_path: u8bin file with exactly `base`; what the libraries build from.
-        query_path: u8bin file with `queries`.
-        base: (rows, dims) uint8, mapped from the file.
-        queries: (queries, dims) uint8.
-        limits: (queries,) int64; the exact squared distance of the `TRUTH_K`-th neighbour.
+        name: What the vectors are, for the page.
+        metric: "l2", or "cosine" of vectors of unit length: squared L2 gives the same order.
+        base_path: u8bin or fbin file with exactly `base`; what the libraries build from.
+        query_path: The same kind of file with `queries`.
+        base: (rows, dims) uint8 or float32, mapped from the file.
+        queries: (queries, dims), of the same type.
+        limits: (queries,) float64; the greatest squared distance that is among the `TRUTH_K` smallest.
     """
 
+    name: str
+    metric: str
     base_path: Path
     query_path: Path
-    base: Bytes
-    queries: Bytes
-    limits: NDArray[np.int64]
+    base: Vectors
+    queries: Vectors
+    limits: Floats
 
     def recall(self, ids: NDArray[np.generic]) -> float:
         """Return recall@10 of the answers `ids` (queries, 10) to the first `len(ids)` queries.
@@ -40,61 +51,84 @@ class Workload:
         found = np.sort(ids.astype(np.int64), axis=1)
         known = (found >= 0) & (found < len(self.base))
         known[:, 1:] &= found[:, 1:] != found[:, :-1]
-        right = 0
-        for start in range(0, len(found), 1000):
-            rows = slice(start, start + 1000)
-            vectors = self.base[np.where(known[rows], found[rows], 0)].astype(np.int32)
-            distances = ((vectors - self.queries[rows, None].astype(np.int32)) ** 2).sum(axis=2)
-            limits = self.limits[start : start + len(distances), None]
-            right += int(np.count_nonzero(known[rows] & (distances <= limits)))
-        return right / (len(found) * TRUTH_K)
+        near = _squared_distances(self.base, self.queries, np.where(known, found, 0)) <= self.limits[: len(found), None]
+        return int(np.count_nonzero(known & near)) / (len(found) * TRUTH_K)
 
-
-def read_u8bin(path: Path) -> Bytes:
-    """Map a u8bin file as a (rows, dims) array."""
-    rows, dims = (int(number) for number in np.fromfile(path, np.uint32, 2))
-    return np.memmap(path, np.uint8, "r", HEADER_BYTES, (rows, dims))
+    def fingerprint(self) -> str:
+        """Return what tells this base from others."""
+        return _fingerprint(self.base_path)
 
 
 def load(data: Path, work: Path, rows: int | None) -> Workload:
     """Load the folder `data`; with `rows`, only its first so many base vectors, with their own exact answers."""
-    base_path, query_path = data / "base.u8bin", data / "query.u8bin"
-    base, queries = read_u8bin(base_path), np.array(read_u8bin(query_path))
+    suffix = next((suffix for suffix in vectors.DTYPES if (data / f"base{suffix}").exists()), None)
+    if suffix is None:
+        raise SystemExit(f"{data}: holds neither base.u8bin nor base.fbin; see benchmarks/README.md")
+    about_path, base_path, query_path = data / "about.json", data / f"base{suffix}", data / f"query{suffix}"
+    about = json.loads(about_path.read_text()) if about_path.exists() else {}
+    name, metric = about.get("name", data.resolve().name), about.get("metric", "l2")
+    base, queries = vectors.mapped(base_path), vectors.loaded(query_path)
+    _check_metric(metric, base, queries, about_path)
     if rows is None or rows >= len(base):
-        return Workload(base_path, query_path, base, queries, _published_limits(data / "gt100.bin", len(queries)))
-    subset_path = work / f"base-{rows}.u8bin"
-    if not subset_path.exists():
-        _write_u8bin(subset_path, base[:rows])
-    base, limits_path = read_u8bin(subset_path), work / f"limits-{rows}.npy"
-    if not limits_path.exists():
-        np.save(limits_path, _exact_limits(base, queries))
-    return Workload(subset_path, query_path, base, queries, np.load(limits_path))
+        limits = _limits(base, queries, _published_ids(data / "gt100.bin", len(queries)))
+    else:
+        subset_path = work / f"base-{rows}-{_fingerprint(base_path)}{suffix}"
+        if not subset_path.exists():
+            vectors.write(subset_path, base[:rows])
+        base_path, base = subset_path, vectors.mapped(subset_path)
+        limits_path = subset_path.with_suffix(".limits.npy")
+        if not limits_path.exists():
+            np.save(limits_path, _limits(base, queries, _nearest_ids(base, queries)))
+        limits = np.load(limits_path)
+    return Workload(name, metric, base_path, query_path, base, queries, limits)
 
 
-def _write_u8bin(path: Path, vectors: Bytes) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.array(vectors.shape, np.uint32).tofile(file)
-        vectors.tofile(file)
-    partial.replace(path)
+def _check_metric(metric: str, base: Vectors, queries: Vectors, about: Path) -> None:
+    if metric not in ("l2", "cosine"):
+        raise SystemExit(f"{about}: says metric {metric!r}; known are 'l2' and 'cosine'")
+    for some in (base[:1000], queries[:1000]):
+        lengths = np.linalg.norm(some.astype(np.float64), axis=1)
+        if metric == "cosine" and np.abs(lengths - 1).max() > 1e-3:
+            raise SystemExit(f"{about}: says metric 'cosine', but a vector has length {lengths[0]:.4g}; wanted is 1")
 
 
-def _published_limits(path: Path, queries: int) -> NDArray[np.int64]:
-    """Read the tenth distance of each query from a ground-truth file: u32 nq, u32 k, ids u32, distances f32."""
-    count, k = (int(number) for number in np.fromfile(path, np.uint32, 2))
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{zlib.crc32(file.read(HASHED_BYTES)):08x}"
+
+
+def _published_ids(path: Path, queries: int) -> NDArray[np.int64]:
+    """Read the nearest ids of each query from a ground-truth file: u32 nq, u32 k, ids u32, then distances."""
+    count, k = vectors.shape(path)
     if count != queries or k < TRUTH_K:
         raise SystemExit(f"{path}: holds {k} neighbours of {count} queries; wanted {TRUTH_K} of {queries}")
-    distances = np.fromfile(path, np.float32, count * k, offset=HEADER_BYTES + 4 * count * k).reshape(count, k)
-    return np.rint(distances[:, TRUTH_K - 1]).astype(np.int64)
+    ids = np.fromfile(path, np.uint32, count * k, offset=vectors.HEADER_BYTES).reshape(count, k)
+    return ids[:, :TRUTH_K].astype(np.int64)
 
 
-def _exact_limits(base: Bytes, queries: Bytes) -> NDArray[np.int64]:
-    """Compute the tenth distance of each query by brute force; float32 holds these whole numbers exactly."""
-    vectors = base.astype(np.float32)
-    squares = (vectors**2).sum(axis=1)
-    limits = np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), 250):
-        block = queries[start : start + 250].astype(np.float32)
-        distances = squares - 2 * (block @ vectors.T) + (block**2).sum(axis=1)[:, None]
-        limits[start : start + 250] = np.partition(distances, TRUTH_K - 1, axis=1)[:, TRUTH_K - 1]
-    return limits
+def _nearest_ids(base: Vectors, queries: Vectors) -> NDArray[np.int64]:
+    """Find ids among which the nearest of each query are, by brute force in float32."""
+    points = base.astype(np.float32)
+    squares, few = (points**2).sum(axis=1), min(RIVALS, len(points)) - 1
+    blocks = []
+    for start in range(0, len(queries), BLOCK):
+        distances = squares - 2 * (queries[start : start + BLOCK].astype(np.float32) @ points.T)
+        blocks.append(np.argpartition(distances, few, axis=1)[:, : few + 1])
+    return np.concatenate(blocks)
+
+
+def _limits(base: Vectors, queries: Vectors, ids: NDArray[np.int64]) -> Floats:
+    """Return the tenth smallest exact distance of each query to the vectors `ids`, for floats a little more."""
+    slack = FLOAT_TIES if base.dtype.kind == "f" else 0.0
+    return np.sort(_squared_distances(base, queries, ids), axis=1)[:, TRUTH_K - 1] * (1 + slack)
+
+
+def _squared_distances(base: Vectors, queries: Vectors, ids: NDArray[np.int64]) -> Floats:
+    """Return the squared distance of each of the first `len(ids)` queries to the vectors `ids` (queries, n)."""
+    distances = np.empty(ids.shape, np.float64)
+    for start in range(0, len(ids), BLOCK):
+        rows = slice(start, start + BLOCK)
+        some = ids[rows]
+        differences = base[some].astype(np.float64) - queries[start : start + len(some), None]
+        distances[rows] = np.einsum("qnd,qnd->qn", differences, differences)
+    return distances
