@@ -36,6 +36,8 @@ WRITTEN = {
     "npz": ["float32", "float16", "uint8", "int8", "int32"],
     "hdf5": ["float32", "float16", "uint8", "int8", "int32"],
     "parquet": ["float32", "float16", "uint8", "int8", "int32"],
+    "feather": ["float32", "float16", "uint8", "int8", "int32"],
+    "bin": ["int8"],
     "txt": ["float32"],
     "vec.gz": ["float32"],
 }
@@ -179,14 +181,17 @@ def test_what_is_written_is_read_back_bit_for_bit(suffix: str, dtype: str, data:
 
 def test_files_we_write_are_read_by_the_programs_they_belong_to(tmp_path: Path) -> None:
     x = rows_of("float32", 9, 4)
-    for suffix in ("npy", "npz", "hdf5", "parquet", "vec.gz", "fvecs", "fbin"):
+    for suffix in ("npy", "npz", "hdf5", "parquet", "arrow", "feather", "vec.gz", "fvecs", "fbin"):
         write_vectors(tmp_path / f"a.{suffix}", [x], None if suffix == "npy" else 9, 4, x.dtype)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), x)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["vectors"], x)
     with h5py.File(tmp_path / "a.hdf5") as file:
         np.testing.assert_array_equal(file["train"][:], x)
-    column = pyarrow.parquet.read_table(tmp_path / "a.parquet")["vector"]
-    np.testing.assert_array_equal(np.array(column.to_pylist(), np.float32), x)
+    with pa.OSFile(str(tmp_path / "a.arrow")) as file, pa.ipc.open_file(file) as arrow:
+        tables = [arrow.read_all()]
+    tables += [pyarrow.parquet.read_table(tmp_path / "a.parquet"), pyarrow.feather.read_table(tmp_path / "a.feather")]
+    for table in tables:
+        np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), x)
     with gzip.open(tmp_path / "a.vec.gz", "rt") as text:
         assert text.readline() == "9 4\n"
         np.testing.assert_array_equal(np.loadtxt(text, usecols=range(1, 5), dtype=np.float32), x)
@@ -195,7 +200,7 @@ def test_files_we_write_are_read_by_the_programs_they_belong_to(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dim", [1, 4_097, 65_535])
-@pytest.mark.parametrize("suffix", ["fvecs", "fbin", "npy", "npz", "hdf5", "parquet", "txt"])
+@pytest.mark.parametrize("suffix", ["fvecs", "fbin", "npy", "npz", "hdf5", "parquet", "arrow", "txt"])
 def test_the_narrowest_and_the_widest_vectors_pass(suffix: str, dim: int, tmp_path: Path) -> None:
     x = rows_of("float32", 3, dim)
     write_vectors(tmp_path / f"a.{suffix}", [x], 3, dim, x.dtype)
@@ -321,7 +326,7 @@ def test_real_vectors_survive_every_format(tmp_path: Path) -> None:
     x = np.fromfile(original, np.uint8, offset=8).reshape(9_000, 128)
     np.testing.assert_array_equal(read_all(open_vectors(original), 1_000), x)
     previous = original
-    for suffix in ("fvecs", "hdf5", "npz", "fbin", "parquet", "npy", "bvecs", "vec.gz", "u8bin"):
+    for suffix in ("fvecs", "hdf5", "npz", "fbin", "parquet", "npy", "bvecs", "arrow", "vec.gz", "u8bin"):
         convert(previous, tmp_path / f"a.{suffix}")
         previous = tmp_path / f"a.{suffix}"
     assert previous.read_bytes() == original.read_bytes()

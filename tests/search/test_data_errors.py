@@ -280,7 +280,7 @@ def test_writing_leaves_the_old_file_or_the_new_one_never_half(suffix: str, tmp_
     assert os.listdir(tmp_path) == []
     write_vectors(path, [X], 10, 4, X.dtype)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="exists already; choose another name, or say overwrite"):
+    with pytest.raises(InputError, match="exists already; choose another name, or overwrite it"):
         write_vectors(path, [X + 1], 10, 4, X.dtype)
     with pytest.raises(KeyboardInterrupt):
         write_vectors(path, failing(), None, 4, X.dtype, overwrite=True)
@@ -317,7 +317,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(suffix: str, tmp_path: P
         ("a.npy", [X * np.nan], 10, 4, "float32", "row 0 holds NaN"),
         ("a.fvecs", [], 0, 4, "float32", "there are no rows, and this format cannot say so"),
         ("a.txt", [], None, 4, "float32", "there are no rows, so the dimension would be lost; pass rows=0"),
-        ("a.bin", [X], 10, 4, "int8", "spacev files are only read; write one of: bvecs"),
+        ("a.bin", [X], 10, 4, "float32", "spacev files hold int8, not float32"),
         ("a.xyz", [X], 10, 4, "int8", "the suffix names no format"),
         ("missing/a.npy", [X], 10, 4, "float32", "no such file or folder"),
     ],

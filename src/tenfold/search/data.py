@@ -24,8 +24,8 @@ from typing import get_args
 import numpy as np
 
 from tenfold.core.errors import InputError
-from tenfold.search.formats.arrow import ArrowVectors, write_parquet
-from tenfold.search.formats.binary import BINS, VECS, open_bin, open_vecs, write_bin, write_vecs
+from tenfold.search.formats.arrow import ArrowVectors, write_arrow, write_parquet
+from tenfold.search.formats.binary import BINS, VECS, open_bin, open_vecs, write_bin, write_spacev, write_vecs
 from tenfold.search.formats.files import new_file
 from tenfold.search.formats.hdf5 import Hdf5Vectors, write_hdf5
 from tenfold.search.formats.layout import Layout, Writer, lossless_blocks
@@ -58,11 +58,13 @@ _FORMAT_OF_SUFFIX = {f".{name}": name for name in _NAMED_BY_SUFFIX} | {
 _FORMATS = sorted(set(_FORMAT_OF_SUFFIX.values()))
 _WRITERS: dict[str, Writer] = {
     **dict.fromkeys(VECS, write_vecs),
-    **{name: write_bin for name in BINS if name != "spacev"},
+    **dict.fromkeys(BINS, write_bin),
+    "spacev": write_spacev,
     "npy": write_npy,
     "npz": write_npz,
     "hdf5": write_hdf5,
     "parquet": write_parquet,
+    "arrow": write_arrow,
     "text": write_text,
 }
 _FIXED_DTYPES = {name: dtype.newbyteorder("=") for name, dtype in (VECS | BINS).items()} | {
@@ -141,8 +143,6 @@ def write_vectors(
     """
     path, dtype = Path(path), presented_dtype(np.dtype(dtype), str(path))
     format = _format_of(path, None)
-    if format not in _WRITERS:
-        raise InputError(f"{path}: {format} files are only read; write one of: {', '.join(sorted(_WRITERS))}")
     if _FIXED_DTYPES.get(format, dtype) != dtype:
         raise InputError(f"{path}: {format} files hold {_FIXED_DTYPES[format]}, not {dtype}; choose another suffix")
     if not 1 <= dim <= MAX_DIM:

@@ -129,10 +129,27 @@ def _ipc_batches(reader: Any) -> Iterator[Any]:
 
 def write_parquet(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout) -> None:
     """Write one column of fixed-size lists, `layout.key` or "vector"; a row group per block."""
-    arrow = optional_module("pyarrow", f"{layout.name}: writing Parquet")
     parquet = optional_module("pyarrow.parquet", f"{layout.name}: writing Parquet")
-    name, lists = layout.key or "vector", arrow.list_(arrow.from_numpy_dtype(layout.dtype), layout.dim)
-    with parquet.ParquetWriter(file, arrow.schema([(name, lists)]), compression="zstd") as writer:
+    with parquet.ParquetWriter(file, _schema(layout), compression="zstd") as writer:
         for block in blocks:
-            column = arrow.FixedSizeListArray.from_arrays(arrow.array(block.reshape(-1)), layout.dim)
-            writer.write_table(arrow.table({name: column}))
+            writer.write_batch(_batch(block, layout))
+
+
+def write_arrow(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout) -> None:
+    """Write the same column as an Arrow file, which is what Feather (version 2) is; a record batch per block."""
+    arrow = optional_module("pyarrow", f"{layout.name}: writing Arrow")
+    with arrow.ipc.new_file(file, _schema(layout)) as writer:
+        for block in blocks:
+            writer.write_batch(_batch(block, layout))
+
+
+def _schema(layout: Layout) -> Any:
+    arrow = optional_module("pyarrow", f"{layout.name}: writing Arrow or Parquet")
+    lists = arrow.list_(arrow.from_numpy_dtype(layout.dtype), layout.dim)
+    return arrow.schema([(layout.key or "vector", lists)])
+
+
+def _batch(block: np.ndarray, layout: Layout) -> Any:
+    arrow, schema = optional_module("pyarrow", layout.name), _schema(layout)
+    column = arrow.FixedSizeListArray.from_arrays(arrow.array(block.reshape(-1)), layout.dim)
+    return arrow.record_batch([column], schema=schema)

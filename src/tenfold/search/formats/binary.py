@@ -154,12 +154,21 @@ def write_vecs(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout) ->
 
 def write_bin(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout) -> None:
     """Write fbin, u8bin, i8bin, f16bin or ibin."""
+    _write_counted(file, blocks, layout, (1 << 32) - 1)
+
+
+def write_spacev(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout) -> None:
+    """Write a single SPACEV file; its counts are signed."""
+    _write_counted(file, blocks, layout, (1 << 31) - 1)
+
+
+def _write_counted(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout, most: int) -> None:
     rows = 0
     file.write(bytes(8))
     for block in blocks:
         file.write(block.astype(layout.dtype.newbyteorder("<"), copy=False).data)
         rows += len(block)
-    if rows >= 1 << 32:
-        raise InputError(f"{layout.name}: {rows:,} rows, the format counts to {(1 << 32) - 1:,}; use .npy or .hdf5")
+    if rows > most:
+        raise InputError(f"{layout.name}: {rows:,} rows, the format counts to {most:,}; use .npy or .hdf5")
     file.seek(0)
     file.write(np.array([rows, layout.dim], "<u4").tobytes())

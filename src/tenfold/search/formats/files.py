@@ -162,7 +162,7 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
     if os.path.isdir(path):
         raise InputError(f"{path}: a folder of this name exists; choose another name")
     if not overwrite and os.path.lexists(path):
-        raise InputError(f"{path}: exists already; choose another name, or say overwrite")
+        raise InputError(f"{path}: exists already; choose another name, or overwrite it (--overwrite)")
 
 
 def optional_module(module: str, purpose: str) -> Any:
