@@ -105,7 +105,7 @@ def parse() -> argparse.Namespace:
 
 def unpack(packages: Sequence[str], folder: Path) -> dict[str, str]:
     """Download and unpack what is missing below `folder`; return the version of each package."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pages").mkdir(parents=True, exist_ok=True)
     missing = [name for name in packages if not list(folder.glob(f"{name}_*.deb"))]
     if missing:
         subprocess.run(["apt-get", "download", "-q", *missing], cwd=folder, check=True)

@@ -65,11 +65,11 @@ def info(json: bool = False) -> None:
         ["io_uring", f"no: {facts['io_uring']}" if facts["io_uring"] else "yes"],
         ["cores", str(facts["cores"])],
         ["memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"],
-        ["GPU", "; ".join(f"{gpu} (not used yet)" for gpu in facts["gpus"]) or "none"],
+        ["GPU", "; ".join(facts["gpus"]) or "none"],
     ]
-    for room, packages in facts["extras"].items():
+    for extra, packages in facts["extras"].items():
         for package, version in packages.items():
-            rows.append([f"{room}: {package}", version or missing.format(room)])
+            rows.append([f"{extra}: {package}", version or missing.format(extra)])
     Table("What Tenfold finds on this machine", ["what", "found"], rows).print()
 
 

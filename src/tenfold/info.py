@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
         `cores`: cores that this process may use, control groups included.
         `memory_bytes`: memory that this process may use, control groups included.
         `gpus`: name and memory of each NVIDIA GPU the driver reports.
-        `extras`: per room that works, its optional packages and their versions, `None` if missing.
+        `extras`: per extra that something uses, its packages and their versions, `None` if missing.
     """
     return {
         "tenfold": __version__,
@@ -38,7 +38,7 @@ def describe_machine() -> dict[str, Any]:
         **_describe_native(),
         "memory_bytes": read_memory_limit(),
         "gpus": _list_gpus(),
-        "extras": {room.name: _find_extra(room.extra) for room in SYSTEMS if room.state == "works"},
+        "extras": {extra: _find_extra(extra) for extra in _extras_in_use()},
     }
 
 
@@ -111,6 +111,11 @@ def _list_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _extras_in_use() -> list[str]:
+    """Those of the rooms that work, then those that no room is named after."""
+    return [*(room.extra for room in SYSTEMS if room.state == "works"), "gpu", "reports"]
 
 
 def _find_extra(extra: str) -> dict[str, str | None]:

@@ -109,7 +109,7 @@ def test_dtypes_without_kernels(tmp_path: Path) -> None:
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "metric": ({"metric": "hamming"}, "hamming"),
     "codec": ({"codec": "zip"}, "zip"),
-    "code_bytes": ({"code_bytes": 5000}, "5000"),
+    "code_bytes": ({"code_bytes": 20_000}, "20000"),
     "code_bytes negative": ({"code_bytes": -1}, "-1"),
     "rows_per_list": ({"rows_per_list": 0}, "0"),
     "seed": ({"seed": -1}, "-1"),

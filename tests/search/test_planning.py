@@ -149,7 +149,7 @@ def test_a_short_budget_shortens_codes_as_a_build_does() -> None:
         ({"dtype": "int32"}, "int32"),
         ({"metric": "hamming"}, "hamming"),
         ({"codec": "zip"}, "zip"),
-        ({"code_bytes": 5000}, "5000"),
+        ({"code_bytes": 20_000}, "20000"),
         ({"rows_per_list": 0}, "rows_per_list is 0"),
         ({"memory_budget": "much"}, "much"),
         ({"memory_budget": "20MB"}, "20 MB is too small"),

@@ -122,7 +122,10 @@ class Builder:
             "config": asdict(self.config),
         }
         self.state = read_notes(self.folder)
-        if self.state.get("identity") == self.identity:
+        if (
+            self.state.get("identity") == self.identity
+            and self.state["plan"].keys() == MemoryPlan.__annotations__.keys()
+        ):
             self.plan = MemoryPlan(**self.state["plan"])
             while self.state["done"] and not self._is_whole(self.state["done"][-1]):
                 self.state["done"].pop()

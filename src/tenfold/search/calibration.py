@@ -2,10 +2,11 @@
 
 The truth comes from exact search. A candidate with estimate e and squared residual error r is worth
 a disk read while e + z sqrt(e r) is below the k-th exact distance; (d - e) / sqrt(e r) over true
-neighbours says which z loses how many. Then, for every level of recall, the cheapest pair of probes
-and z that reaches it is kept.
+neighbours says which z loses how many. Then, for every level of recall, the cheapest of some settings
+of probes, candidates and z that reach it is kept.
 """
 
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable
@@ -28,17 +29,18 @@ EVERYTHING = -math.inf  # as z: every row that was scanned is read
 _LEVELS = (0.8, 0.9, 0.95, 0.99, 0.995)
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
 _FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
-_QUANTILES = (0.5, 0.3, 0.2, 0.13, 0.09, 0.06, 0.03, 0.01)
-_CANDIDATES_PER_RESULT = 12
+_LOST = (0.5, 0.2)  # of the true neighbours, by z, among the candidates that are not read at once
+_CANDIDATES_PER_RESULT = (1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.8, 3.2, 3.6, 4.0, 4.4, 4.8, 5.6, 6.4, 8.0, 12.0)
 _TRUTH = 101
 _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
-_MORE_STEPS = (1, 7)  # of probes: a little more than can just do, and half as many again
+_MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
 
 
 class _Work(NamedTuple):
     """Of one query, on average; or what each costs, in microseconds, where settings compete."""
 
     pages: float
+    rounds: float
     codes: float
     probes: float
 
@@ -46,8 +48,9 @@ class _Work(NamedTuple):
         return sum(cost * count for cost, count in zip(self, work, strict=True))
 
 
-# A page costs a read from disk at depth, or the scoring of its rows.
-_MEDIA = {"disk": _Work(20.0, 0.003, 0.2), "memory": _Work(0.8, 0.003, 0.2)}
+# A page costs a read from disk at depth, or the scoring of its rows. A round costs a batch nothing, and a single query
+# the wait for a read: something between.
+_MEDIA = {"disk": _Work(30.0, 20.0, 0.003, 0.2), "memory": _Work(0.8, 0.0, 0.003, 0.2)}
 
 
 class Tuning(NamedTuple):
@@ -82,17 +85,16 @@ class Calibration:
             # A single nearest neighbour is lost or found whole: recall of so few differs more between sets of
             # queries than it was measured to on ten. Half the misses are asked for.
             recall = 1 - (1 - recall) / 2
-        usable = [known for known in sorted(levels) if known >= k] or sorted(levels)[-1:]
-        for known in usable[:1]:
-            entries = levels[known]
-            at = bisect_left([level for level, _ in entries], recall - 1e-9)
-            if at < len(entries):
-                level, tuning = entries[at]
-                if at and recall < level - 1e-9:
-                    tuning = _between(entries[at - 1], entries[at], recall)
-                stretch = max(1.0, k / known)  # beyond the largest measured k: in proportion
-                return Tuning(int(tuning.probes * stretch), int(tuning.candidates * stretch), tuning.z)
-        return Tuning(lists, max(1, rows), EVERYTHING)
+        known = next((known for known in sorted(levels) if known >= k), max(levels, default=0))
+        tuning = _at(levels.get(known, []), recall)
+        if tuning is None:
+            return Tuning(lists, max(1, rows), EVERYTHING)
+        if k > known:  # beyond the largest measured k: in proportion
+            return Tuning(int(tuning.probes * k / known), int(tuning.candidates * k / known), tuning.z)
+        # Fewer results need fewer candidates; as many as the next smaller k that was measured.
+        fewer = (_at(levels[smaller], recall) for smaller in sorted(levels, reverse=True) if smaller < k)
+        least = next((some.candidates for some in fewer if some), tuning.candidates)
+        return tuning._replace(candidates=min(tuning.candidates, max(least, math.ceil(tuning.candidates * k / known))))
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the manifest."""
@@ -125,12 +127,23 @@ def _read_levels(data: dict[str, Any]) -> Levels:
     return levels
 
 
+def _at(entries: list[tuple[float, Tuning]], recall: float) -> Tuning | None:
+    """Settings for `recall`: of the first level that suffices, or between it and the one before."""
+    at = bisect_left([level for level, _ in entries], recall - 1e-9)
+    if at == len(entries):
+        return None
+    level, tuning = entries[at]
+    return _between(entries[at - 1], entries[at], recall) if at and recall < level - 1e-9 else tuning
+
+
 def _between(lower: tuple[float, Tuning], upper: tuple[float, Tuning], recall: float) -> Tuning:
     """Settings between two levels: what is missed falls by about the same factor for every factor of probes."""
     (low, less), (high, more) = lower, upper
     share = math.log((1 - low) / (1 - recall)) / math.log((1 - low) / (1 - high))
-    probes = math.ceil(less.probes * (more.probes / less.probes) ** share - 1e-9)
-    return Tuning(probes, max(less.candidates, more.candidates), less.z + share * (more.z - less.z))
+    probes, candidates = (
+        math.ceil(few * (many / few) ** share - 1e-9) for few, many in zip(less[:2], more[:2], strict=True)
+    )
+    return Tuning(probes, candidates, less.z + share * (more.z - less.z))
 
 
 def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress: Progress) -> Calibration:
@@ -177,7 +190,7 @@ class _Trial:
         ratios = ratios[np.isfinite(ratios)]
         if len(ratios) == 0:
             return [-1.0]
-        return [min(0.0, float(np.quantile(ratios, q))) for q in _QUANTILES]
+        return sorted({min(0.0, float(np.quantile(ratios, lost))) for lost in _LOST})
 
     def _search(self, k: int, probes: int, candidates: int, z: float) -> tuple[float, _Work]:
         """Recall and mean work of the calibration queries with these settings."""
@@ -190,19 +203,19 @@ class _Trial:
             distances, _ = _without(distances, ids, self.index.stored.labels()[self.own[some]])
         pages = float((stats.pages_read + stats.pages_cached).mean())
         recall = recall_at_k(distances, self.truth[some], min(k, self.truth.shape[1]), self.index.metric)
-        return recall, _Work(pages, float(stats.codes_scanned.mean()), probes)
+        return recall, _Work(pages, float(stats.rounds.mean()), float(stats.codes_scanned.mean()), probes)
 
     def levels(self, k: int) -> dict[str, list[tuple[float, Tuning]]]:
         """By medium: the levels that can be reached, with the cheapest settings."""
-        candidates = min(self.index.rows, _CANDIDATES_PER_RESULT * k)
-        most = min(self.index.rows, 500 * candidates)
+        counts = sorted({min(self.index.rows, math.ceil(share * k)) for share in _CANDIDATES_PER_RESULT})
+        most = min(self.index.rows, 500 * counts[-1])
         found: dict[str, list[tuple[float, Tuning]]] = {medium: [] for medium in _MEDIA}
         self.fewest = 0
         for level in _LEVELS:
             self.progress("calibrate", self.done, len(_LEVELS) * len(_QUERIES))
             self.done += 1
-            while not (options := self._options(k, level, candidates)) and candidates < most:
-                candidates = min(most, 4 * candidates)
+            while not (options := self._options(k, level, counts)) and counts[-1] < most:
+                counts += [min(most, 2 * counts[-1]), min(most, 4 * counts[-1])]
             if not options:
                 break
             for medium, costs in _MEDIA.items():
@@ -210,24 +223,26 @@ class _Trial:
                 found[medium].append((level, best[0]))
         return found
 
-    def _options(self, k: int, level: float, candidates: int) -> list[tuple[Tuning, _Work]]:
-        """Settings that reach the level: about the fewest probes that do, and more of them with a tighter z."""
-        steps, loosest = _probe_steps(self.index.lists), self.zs[-1]
+    def _options(self, k: int, level: float, counts: list[int]) -> list[tuple[Tuning, _Work]]:
+        """Settings that reach the level: about the fewest probes that do, and more of them with fewer candidates."""
+        steps = _probe_steps(self.index.lists)
         # Half a standard error more, so that chance in the choice of queries does not eat into the level.
         wanted = min(1.0, level + 0.5 * float(np.sqrt(level * (1 - level) / len(self.queries[: _QUERIES[k]]))))
 
-        def reached(probes: int, z: float) -> bool:
+        def reached(probes: int, candidates: int, z: float) -> bool:
             return self.search(k, probes, candidates, z)[0] >= wanted
 
-        self.fewest = _first(len(steps), self.fewest, lambda step: reached(steps[step], loosest))
+        self.fewest = _first(len(steps), self.fewest, lambda step: reached(steps[step], counts[-1], self.zs[0]))
         if self.fewest == len(steps):
             self.fewest = 0  # perhaps with more candidates
             return []
         options = []
-        for probes in sorted({steps[min(self.fewest + more, len(steps) - 1)] for more in _MORE_STEPS}):
-            # zs fall: later ones lose fewer neighbours
-            z = self.zs[min(bisect_left(self.zs, True, key=lambda z: reached(probes, z)), len(self.zs) - 1)]
-            options.append((Tuning(probes, candidates, z), self.search(k, probes, candidates, z)[1]))
+        several = sorted({steps[min(self.fewest + more, len(steps) - 1)] for more in _MORE_STEPS})
+        for probes, z in itertools.product(several, self.zs):
+            at = bisect_left(counts, True, hi=len(counts) - 1, key=lambda count: reached(probes, count, z))
+            recall, work = self.search(k, probes, counts[at], z)
+            if recall >= wanted:
+                options.append((Tuning(probes, counts[at], z), work))
         return options
 
 

@@ -32,6 +32,7 @@ Rerank = Literal["bound", "paper"]
 
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
+_PAPER_CANDIDATES = 12  # per result
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Index:
             metric: "l2", "ip" (maximum inner product) or "cosine".
             codec: "pq" or "rabitq"; default: "rabitq" from dimension 256 on, else "pq".
             code_bytes: Bytes of code per vector; more means fewer disk reads and more memory.
-                Default: a quarter of the dimension, 16 to 64 (pq); an eighth (rabitq).
+                Default: a quarter of the dimension; for pq 16 to 64.
             memory_budget: What the build and the interpreter may hold, such as "64MB" (not what else the
                 caller's process holds), and what the codes and lists must fit later; where they would
                 not, codes get shorter.
@@ -252,11 +253,11 @@ class Index:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
         _check_threads(threads)
-        tuning = self._tuning(k, recall, probes, candidates)
+        tuning = self._tuning(k, recall, probes, candidates, rerank)
         found = self.search_tuned(queries, k, tuning, threads, rerank, score_whole_pages)
         return found if return_stats else found[:2]
 
-    def _tuning(self, k: int, recall: float, probes: int | None, candidates: int | None) -> Tuning:
+    def _tuning(self, k: int, recall: float, probes: int | None, candidates: int | None, rerank: Rerank) -> Tuning:
         k = check_count("k", k, _MOST_RESULTS)
         if not isinstance(recall, Real) or not 0 < recall <= 1:
             raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
@@ -267,6 +268,8 @@ class Index:
         tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
         everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
         z = EVERYTHING if everything else tuning.z
+        if rerank == "paper":  # which finds out by itself how many it needs
+            tuning = tuning._replace(candidates=max(tuning.candidates, _PAPER_CANDIDATES * k))
         return Tuning(probes or tuning.probes, candidates or tuning.candidates, z)
 
     def search_tuned(
@@ -430,7 +433,8 @@ def verify_index(path: str | Path) -> list[str]:
     InputError if there is no such folder, its build has not finished, or a newer Tenfold wrote it.
     """
     path = Path(path)
-    if not path.is_dir() or path.name.endswith(".partial"):
+    some = any((path / name).exists() for name in (*INDEX_FILES, "manifest.json"))
+    if not some or path.name.endswith(".partial"):
         read_manifest(path)  # says why not
     damaged = []
     headers = None

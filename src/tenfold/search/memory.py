@@ -57,7 +57,7 @@ def fitting_code_bytes(
         least = source.rows * _ENTRIES_PER_ROW * (fewest + _NUMBERS_PER_ENTRY) + fixed
         least = max(1.05 * least, 2 * _Costs.of(source, space_dim, wanted).least())
         raise InputError(
-            f"memory budget of {budget / 2**20:.0f} MB is too small for codes of {source.rows:,} vectors; "
+            f"memory budget of {budget / 2**20:.4g} MB is too small for codes of {source.rows:,} vectors; "
             f"give at least {_megabytes(budget - free + least)} MB"
         )
     return code_bytes
@@ -121,7 +121,7 @@ class MemoryPlan:
         wanted = max(1, source.rows // rows_per_list)
         if free < 2 * costs.least():
             needed = _megabytes(held + 2 * costs.least())
-            raise InputError(f"memory budget of {budget / 2**20:.0f} MB is too small; this build needs {needed} MB")
+            raise InputError(f"memory budget of {budget / 2**20:.4g} MB is too small; this build needs {needed} MB")
         lists = min(wanted, int(0.7 * free / (costs.list + _FEWEST_SAMPLE_PER_LIST * costs.sample_row)))
         lists = max(1, lists)
         sample = int(min(source.rows, _SAMPLE_PER_LIST * lists, (0.8 * free - lists * costs.list) / costs.sample_row))

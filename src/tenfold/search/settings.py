@@ -64,16 +64,16 @@ def choose_config(
     wanted = code_bytes or _default_code_bytes(codec, source.dim)
     config = BuildConfig(metric, codec, wanted, rows_per_list, seed=_whole_seed(seed))
     _check_config(config)
-    shrinks = code_bytes is None and codec == "pq"  # rabitq needs a bit for every dimension
-    fewest = max(1, wanted // 4) if shrinks else wanted
+    fewest = wanted if code_bytes else max(1, -(-wanted // (4 if codec == "pq" else 2)))
     fitting = fitting_code_bytes(wanted, fewest, budget, source, config.space_dim(source), rows_per_list)
+    if codec == "rabitq" and fitting < wanted:
+        fitting = fewest  # one bit for every dimension instead of two, and nothing in between
     return replace(config, code_bytes=fitting)
 
 
 def _default_code_bytes(codec: CodecKind, dim: int) -> int:
-    if codec == "rabitq":
-        return max(1, -(-dim // 8))
-    return min(64, max(16, -(-dim // 4)))
+    quarter = -(-dim // 4)
+    return quarter if codec == "rabitq" else min(64, max(16, quarter))
 
 
 def _whole_seed(seed: object) -> int:
@@ -92,7 +92,7 @@ def _check_config(config: BuildConfig) -> None:
         raise InputError(f"metric {config.metric!r} is not known; choose l2, ip or cosine")
     if config.codec not in ("pq", "rabitq"):
         raise InputError(f"codec {config.codec!r} is not known; choose pq or rabitq")
-    if not 1 <= config.code_bytes <= 4096:
-        raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 4096")
+    if not 1 <= config.code_bytes <= 1 << 14:
+        raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 16,384")
     if config.rows_per_list < 1:
         raise InputError(f"rows_per_list is {config.rows_per_list}; it must be at least 1")

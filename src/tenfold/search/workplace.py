@@ -100,7 +100,7 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
     if odd := _stranger(path, _INDEX_NAMES):
         raise InputError(f"{odd}: is no file of an index, so this folder is kept; move it or choose another path")
     if not overwrite and not read_notes(path):
-        raise InputError(f"{path}: there is an index already; choose another path, or say overwrite")
+        raise InputError(f"{path}: there is an index already; choose another path, or overwrite it (--overwrite)")
     if os.access(path.parent, os.W_OK) and not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -151,10 +151,9 @@ def workplace(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if not (folder / "build.json").exists():  # nothing has begun
+            if not read_notes(folder).get("done"):  # nothing to go on behind
                 with contextlib.suppress(OSError):
-                    (folder / "lock").unlink()
-                    folder.rmdir()
+                    discard(folder)
             raise
 
 
@@ -276,7 +275,7 @@ def is_published(path: Path, identity: dict[str, Any], overwrite: bool) -> bool:
     if notes and notes["identity"] == identity and "manifest" in notes["done"]:
         return True
     if notes and not overwrite:
-        raise InputError(f"{path}: there is an index already; choose another path, or say overwrite")
+        raise InputError(f"{path}: there is an index already; choose another path, or overwrite it (--overwrite)")
     return False
 
 
