@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with base.u8bin or base.fbin, query, gt100.bin")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/search.md"), help="the page (Markdown)")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/search-sift.md"), help="the page (Markdown)")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="environments and indexes, kept")
     parser.add_argument("--rows", type=int, help="only the first so many base vectors (their truth is computed)")

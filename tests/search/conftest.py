@@ -1,4 +1,4 @@
-"""Fixtures of the tests of search. Their helpers are in `search_helpers.py`, which is put on the path here."""
+"""Fixtures of the tests of search. Their helpers are in `oracles.py`, which is put on the path here."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tenfold.search.calibration import Calibration
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from search_helpers import make_vectors, run_python
+from oracles import make_vectors, run_python
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search_helpers import make_vectors
+from oracles import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native

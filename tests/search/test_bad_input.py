@@ -13,7 +13,7 @@ from typing import Any
 import fuzz_index
 import numpy as np
 import pytest
-from search_helpers import make_vectors
+from oracles import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search

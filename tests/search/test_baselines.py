@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search_helpers import check_exact, make_vectors
+from oracles import check_exact, make_vectors
 
 from tenfold.search import Index
 from tenfold.search.baselines import ListIndex, Lists, moved_rows

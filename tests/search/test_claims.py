@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search_helpers import make_vectors
+from oracles import make_vectors
 
 from tenfold.cli import main
 from tenfold.search import claims

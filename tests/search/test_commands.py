@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from search_helpers import make_vectors
+from oracles import make_vectors
 
 from tenfold.cli import main
 from tenfold.search import Index

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search_helpers import BACKENDS, DTYPES, check_exact, make_vectors, open_with
+from oracles import BACKENDS, DTYPES, check_exact, make_vectors, open_with
 
 from tenfold.search import Index, _native, as_source, exact_search
 

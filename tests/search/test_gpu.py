@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from search_helpers import make_vectors, run_python
+from oracles import make_vectors, run_python
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, gpu

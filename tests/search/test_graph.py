@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from search_helpers import numpy_distances
+from oracles import numpy_distances
 
 from tenfold.search import Index, _native
 from tenfold.search.clustering import NEIGHBOURS, Tree, grow_tree

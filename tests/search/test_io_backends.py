@@ -10,7 +10,7 @@ from shutil import copytree
 
 import numpy as np
 import pytest
-from search_helpers import BACKENDS, make_vectors, open_with
+from oracles import BACKENDS, make_vectors, open_with
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_helpers import DTYPES, make_vectors, numpy_distances
+from oracles import DTYPES, make_vectors, numpy_distances
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search

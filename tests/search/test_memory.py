@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search_helpers import make_vectors
+from oracles import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search_helpers import make_vectors
+from oracles import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, as_source, exact_search, open_vectors, read_ground_truth, recall_at_k
@@ -129,6 +129,9 @@ def test_tuning_between_and_beyond_levels() -> None:
     assert calibration.tuning(200, 0.9, 40, 1000) == Tuning(10, 600, -0.4)
     assert calibration.tuning(10, 0.999, 40, 1000)[:2] == (40, 1000)
     assert Calibration().tuning(10, 0.1, 40, 1000)[:2] == (40, 1000)
+    reached = Calibration({10: [(0.99, Tuning(4, 20, -0.2)), (0.995, Tuning(8, 30, 0.0))]}, {})
+    assert reached.tuning(10, 0.9975, 40, 1000) == Tuning(16, 45, -0.2), "beyond the highest level: on as before"
+    assert reached.tuning(10, 1.0, 40, 1000)[:2] == (40, 1000)
     assert Calibration.from_json(calibration.to_json()) == calibration
 
 

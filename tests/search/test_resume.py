@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from search_helpers import check_exact, make_vectors
+from oracles import check_exact, make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index

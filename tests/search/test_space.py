@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_helpers import make_vectors, numpy_distances
+from oracles import make_vectors, numpy_distances
 
 from tenfold.search.space import Metric, Space
 

@@ -30,7 +30,7 @@ _LEVELS = (0.8, 0.9, 0.95, 0.99, 0.995)
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
 _FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
 _LOST = (0.5, 0.2)  # of the true neighbours, by z, among the candidates that are not read at once
-_CANDIDATES_PER_RESULT = (1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.8, 3.2, 3.6, 4.0, 4.4, 4.8, 5.6, 6.4, 8.0, 12.0)
+_CANDIDATES_PER_RESULT = (1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.8, 3.2, 3.6, 4.0, 4.4, 4.8, 5.6, 6.4, 8.0)
 _TRUTH = 101
 _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
@@ -128,10 +128,16 @@ def _read_levels(data: dict[str, Any]) -> Levels:
 
 
 def _at(entries: list[tuple[float, Tuning]], recall: float) -> Tuning | None:
-    """Settings for `recall`: of the first level that suffices, or between it and the one before."""
+    """Settings for `recall`: of the first level that suffices, or between it and the one before.
+
+    Beyond the highest level, on from the last two. None where that level was not reached, and for all of it.
+    """
     at = bisect_left([level for level, _ in entries], recall - 1e-9)
     if at == len(entries):
-        return None
+        if len(entries) < 2 or entries[-1][0] != _LEVELS[-1] or recall == 1:
+            return None
+        below, highest = entries[-2:]
+        return _between(below, highest, recall)._replace(z=min(below[1].z, highest[1].z))
     level, tuning = entries[at]
     return _between(entries[at - 1], entries[at], recall) if at and recall < level - 1e-9 else tuning
 
@@ -172,6 +178,7 @@ class _Trial:
     ) -> None:
         self.index, self.queries, self.own, self.threads = index, queries, own, threads
         self.progress, self.done = progress, 0
+        self.fewest_of: dict[float, int] = {}  # by level, for the last k
         width = min(_TRUTH, index.rows)
         distances, positions = exact_search(
             index.stored, queries, width, index.metric, threads=threads, progress=progress
@@ -210,14 +217,16 @@ class _Trial:
         counts = sorted({min(self.index.rows, math.ceil(share * k)) for share in _CANDIDATES_PER_RESULT})
         most = min(self.index.rows, 500 * counts[-1])
         found: dict[str, list[tuple[float, Tuning]]] = {medium: [] for medium in _MEDIA}
-        self.fewest = 0
+        self.fewest, self.enough = 0, dict[tuple[int, float], int]()
         for level in _LEVELS:
             self.progress("calibrate", self.done, len(_LEVELS) * len(_QUERIES))
             self.done += 1
+            self.fewest = max(self.fewest, self.fewest_of.get(level, 0))  # more results need no fewer lists
             while not (options := self._options(k, level, counts)) and counts[-1] < most:
                 counts += [min(most, 2 * counts[-1]), min(most, 4 * counts[-1])]
             if not options:
                 break
+            self.fewest_of[level] = self.fewest
             for medium, costs in _MEDIA.items():
                 best = min(options, key=lambda option: (costs.of(option[1]), option[0]))
                 found[medium].append((level, best[0]))
@@ -237,9 +246,11 @@ class _Trial:
             self.fewest = 0  # perhaps with more candidates
             return []
         options = []
-        several = sorted({steps[min(self.fewest + more, len(steps) - 1)] for more in _MORE_STEPS})
-        for probes, z in itertools.product(several, self.zs):
-            at = bisect_left(counts, True, hi=len(counts) - 1, key=lambda count: reached(probes, count, z))
+        for more, z in itertools.product(_MORE_STEPS, self.zs):
+            probes = steps[min(self.fewest + more, len(steps) - 1)]
+            least = self.enough.get((more, z), 0)  # at the level before: a higher one takes no fewer
+            at = bisect_left(counts, True, least, len(counts) - 1, key=lambda count: reached(probes, count, z))
+            self.enough[more, z] = at
             recall, work = self.search(k, probes, counts[at], z)
             if recall >= wanted:
                 options.append((Tuning(probes, counts[at], z), work))

@@ -17,7 +17,7 @@ from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.gpu import Device, find_kernels, open_device
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
-from tenfold.search.memory import parse_size
+from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.settings import choose_config
@@ -170,7 +170,10 @@ class Index:
             "calibration": Calibration().to_json(),
             "files": files,
         }
-        unfinished = cls(builder.folder, manifest, "buffered", 0)
+        # The vectors are searched again and again: where the budget has room to spare, in memory.
+        room = builder.identity["memory_budget"] - resident_bytes()
+        fits = 2 * (builder.folder / "vectors.bin").stat().st_size < room
+        unfinished = cls(builder.folder, manifest, "memory" if fits else "buffered", 0)
         manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
         builder.finish(manifest)
 
