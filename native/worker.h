@@ -1,4 +1,4 @@
-// A worker: answers queries of a batch, scanning for one while the disk reads for others.
+// Queries under way: what one thread does with its share of a batch.
 #pragma once
 
 #include <algorithm>

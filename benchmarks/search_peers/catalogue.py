@@ -38,8 +38,8 @@ class Kind:
 
     @property
     def code_bytes(self) -> int:
-        """Bytes of code per vector: what Tenfold takes by default, which has short codes from 256 dimensions on."""
-        return self.dims // 8 if self.dims >= 256 else min(max(self.dims // 4, 16), 64)
+        """Bytes of code per vector: what Tenfold takes by default."""
+        return self.dims // 4 if self.dims >= 256 else min(max(self.dims // 4, 16), 64)
 
     @property
     def lists(self) -> int:
@@ -63,12 +63,13 @@ class Kind:
 
 def catalogue(kind: Kind) -> tuple[Peer, ...]:
     """Return all configurations: those that read from disk, then those in memory."""
-    disk, memory = _tenfold(kind)
+    disk, small, memory = _tenfold(kind)
+    lists = (_faiss_pq(kind), _faiss_rabitq(kind), _scann(kind))
     graphs = (_faiss_hnsw(kind), _hnswlib(kind), _usearch(kind), _svs(kind))
-    return (disk, *_diskann(kind), _lancedb(kind), memory, _faiss_pq(kind), _faiss_rabitq(kind), _scann(kind), *graphs)
+    return (disk, small, *_diskann(kind), _lancedb(kind), memory, *lists, *graphs)
 
 
-def _tenfold(kind: Kind) -> tuple[Peer, Peer]:
+def _tenfold(kind: Kind) -> tuple[Peer, Peer, Peer]:
     asked = [*np.arange(0.70, 0.86, 0.02), *np.arange(0.86, 0.98, 0.005), *np.arange(0.98, 0.9995, 0.001)]
     disk = Peer(
         name="tenfold",
@@ -85,6 +86,13 @@ def _tenfold(kind: Kind) -> tuple[Peer, Peer]:
         build_estimate=kind.seconds(60),
         measure_estimate=kind.effort(90),
     )
+    short = 3 * kind.code_bytes // 8
+    small = replace(
+        disk,
+        name="tenfold-small",
+        title=f"tenfold, codes of {short} bytes and lists of 256 rows",
+        build={**disk.build, "codec": "pq", "code_bytes": short, "rows_per_list": 256},
+    )
     memory = replace(
         disk,
         name="tenfold-memory",
@@ -94,7 +102,7 @@ def _tenfold(kind: Kind) -> tuple[Peer, Peer]:
         tuning_queries=10_000,
         build_estimate=0,
     )
-    return disk, memory
+    return disk, small, memory
 
 
 def _diskann(kind: Kind) -> tuple[Peer, ...]:

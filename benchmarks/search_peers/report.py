@@ -123,8 +123,8 @@ def _ratio_sections(at: Sequence[Rows], whole: Rows, targets: Sequence[str]) -> 
     return [
         "## Ratios against Tenfold",
         "How many times better Tenfold is: above 1 Tenfold wins, below 1 the library in that row does (bold). "
-        "Libraries that read vectors from disk are compared with Tenfold doing so, the others with Tenfold's vectors "
-        "in memory.",
+        "Libraries that read vectors from disk are compared with the Tenfold index, read from disk too, of memory "
+        "nearest to theirs, the others with Tenfold's vectors in memory.",
         f"At recall@10 {' / '.join(targets)}:",
         ratios(at, AT_RECALL),
         "At every recall:",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 Result = dict[str, Any]
@@ -10,7 +11,7 @@ Value = Callable[[Result, Result], float | None]
 Rows = Mapping[str, tuple[Result, Result | None]]
 """By name, a peer's result and its part."""
 
-OURS, OURS_IN_MEMORY = "tenfold", "tenfold-memory"
+OURS, OURS_SMALL, OURS_IN_MEMORY = "tenfold", "tenfold-small", "tenfold-memory"
 MISSING = "–"
 
 
@@ -79,7 +80,7 @@ def ratios(parts: Sequence[Rows], columns: Sequence[Column]) -> str:
     compared = [column for column in columns if column.compared]
     lines = []
     for name, (peer, _) in parts[0].items():
-        if name not in (OURS, OURS_IN_MEMORY):
+        if name not in (OURS, OURS_SMALL, OURS_IN_MEMORY):
             lines.append([peer["title"], *(_ratio_cell(column, name, parts) for column in compared)])
     return table(["Tenfold against", *(column.title for column in compared)], lines)
 
@@ -91,11 +92,19 @@ def _ratio_cell(column: Column, name: str, parts: Sequence[Rows]) -> str:
 
 def _ratio(column: Column, name: str, rows: Rows) -> str:
     peer, part = rows[name]
-    ours = rows[OURS] if peer["on_disk"] else rows.get(OURS_IN_MEMORY, rows[OURS])
-    theirs, mine = column.read(peer, part), column.read(*ours)
+    theirs, mine = column.read(peer, part), column.read(*_rival(peer, rows))
     above, below = (mine, theirs) if column.high_wins else (theirs, mine)
     ratio = above / below if above is not None and below else None
     return bold(number(ratio, 1 if ratio and ratio >= 10 else 2), ratio is not None and ratio < 1)
+
+
+def _rival(peer: Result, rows: Rows) -> tuple[Result, Result | None]:
+    """Return which of Tenfold's configurations a peer is compared with: from disk, the one of about as much memory."""
+    names = (OURS, OURS_SMALL) if peer["on_disk"] else (OURS_IN_MEMORY, OURS)
+    there = [rows[name] for name in names if name in rows]
+    return (
+        min(there, key=lambda row: abs(log(row[0]["rss_growth"] / peer["rss_growth"]))) if peer["on_disk"] else there[0]
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
