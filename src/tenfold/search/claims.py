@@ -83,9 +83,12 @@ class _Effort(NamedTuple):
     rows: int | None
     queries: int
     configs: tuple[SpannConfig, ...]
+    probes: tuple[int, ...]  # SPANN's
+    enough: float  # recall above which SPANN gets no further probes
 
 
-_FULL, _QUICK = _Effort(None, 2000, _SPANN_CONFIGS), _Effort(100_000, 1000, _QUICK_SPANN_CONFIGS)
+_FULL = _Effort(None, 2000, _SPANN_CONFIGS, (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192), 0.992)
+_QUICK = _Effort(100_000, 500, _QUICK_SPANN_CONFIGS, (2, 4, 8, 16, 32, 64, 128), 0.98)
 
 
 @dataclass
@@ -105,7 +108,7 @@ def reproduce(folder: Path | None, work_in: Path, *, seeds: int, quick: bool, pr
         folder: With `base.*` and `query.*`; None: the docstrings of this Python installation.
         work_in: Where indexes are made, and removed again: on the disk that is to be measured.
         seeds: Repetitions, each with another seed.
-        quick: At most 100,000 vectors, 1,000 queries, and fewer ways to make SPANN's lists.
+        quick: At most 100,000 vectors, 500 queries, and fewer ways to make and to probe SPANN's lists.
         progress: Called along the way.
 
     Raises:
@@ -115,11 +118,12 @@ def reproduce(folder: Path | None, work_in: Path, *, seeds: int, quick: bool, pr
         raise InputError(f"seeds is {seeds}; it is from 1 to 16")
     effort = _QUICK if quick else _FULL
     work = load_workload(folder, effort.rows, effort.queries, progress)
-    configs, measured = effort.configs, []
+    measured: list[_Measured] = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory(prefix="reproduce-", dir=work_in) as place:
-            measured.append(_measure(work, configs, Path(place), seed, progress))
-        configs = tuple(config for config in configs if str(config) in _chosen(measured[0].curves[1]))
+            measured.append(_measure(work, effort, Path(place), seed, progress))
+        chosen = _chosen(measured[0].curves[1])
+        effort = effort._replace(configs=tuple(config for config in effort.configs if str(config) in chosen))
     return _report(work, measured)
 
 
@@ -129,10 +133,12 @@ def _chosen(spann: Curve) -> set[str]:
     return {point.method for point in best if point is not None}
 
 
-def _measure(work: Workload, configs: tuple[SpannConfig, ...], place: Path, seed: int, progress: Progress) -> _Measured:
+def _measure(work: Workload, effort: _Effort, place: Path, seed: int, progress: Progress) -> _Measured:
     index = Index.build(work.base, place / "index", metric=work.metric, seed=seed, progress=progress)
     ours = tenfold_curve(index, work, _THREADS)
-    spann, opened = spann_curve(index, work, configs, place / "spann", seed, _THREADS, progress)
+    spann, opened = spann_curve(
+        index, work, effort.configs, effort.probes, effort.enough, place / "spann", seed, _THREADS, progress
+    )
     found = _Measured(curves=[ours, spann])
     found.remarks["io"] = index.engine.backend
     _compare_tiers(found, index, work)

@@ -41,10 +41,8 @@ __all__ = [
 ]
 
 _RECALLS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
-_SPANN_PROBES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 _SPANN_SLACKS = (0.3, 0.6, 10.0)  # the last one in effect prunes nothing
 _SPANN_LIST_ROWS = 96  # SPANN: 3 pages for 128 bytes, 12 for 128 floats
-_ENOUGH = 0.992  # recall above which no further probes are tried
 _SHORTLIST = 512
 _ID_BYTES = 4  # of a list entry, sent to the device
 
@@ -123,8 +121,8 @@ def open_spann(index: Index, config: SpannConfig, path: Path, seed: int, threads
 
 
 def spann_curve(
-    index: Index, work: Workload, configs: Sequence[SpannConfig], path: Path, seed: int, threads: int,
-    progress: Progress,
+    index: Index, work: Workload, configs: Sequence[SpannConfig], probed: Sequence[int], enough: float,
+    path: Path, seed: int, threads: int, progress: Progress,
 ) -> tuple[Curve, dict[str, ListIndex]]:  # fmt: skip
     """SPANN tuned over how its lists are made, how many are probed and how hard they are pruned.
 
@@ -132,6 +130,8 @@ def spann_curve(
         index: Gives vectors, search space and I/O back end.
         work: What is searched.
         configs: Ways to make the lists.
+        probed: Numbers of lists to probe, rising.
+        enough: Recall above which no further number is tried.
         path: Prefix of the files.
         seed: Of the lists.
         threads: Used.
@@ -145,14 +145,14 @@ def spann_curve(
     for number, config in enumerate(configs):
         lists = opened[str(config)] = open_spann(index, config, path.with_suffix(f".{number}"), seed, threads)
         for slack in _SPANN_SLACKS:
-            for probes in _SPANN_PROBES:
+            for probes in probed:
                 start = time.perf_counter()
                 distances, _, stats = lists.search(work.queries, work.k, probes, slack, threads)
                 qps = len(work.queries) / (time.perf_counter() - start)
                 recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
                 pages, reads, scored = _mean(stats.pages), _mean(stats.reads), _mean(stats.rows_scored)
                 points.append(Point(recall, pages, reads, qps, scored, str(config), (probes, slack)))
-                if recall > _ENOUGH:
+                if recall > enough:
                     break
         progress("tuning SPANN", number + 1, len(configs))
     return Curve("SPANN", points), opened
