@@ -154,6 +154,32 @@ inline void l2_many(const float* a, const float* base, const uint32_t* ids, size
     for (; i < count; ++i) out[i] = l2(a, row(i), d);
 }
 
+// Columns j .. j + 32 of `group` rows times a d x d matrix, each sum in the order of the matrix' rows.
+template <size_t group>
+inline void turn_columns(const float* rows, const float* axes, size_t d, size_t j, float* out) {
+    const size_t columns = d - j < kLanes ? d - j : kLanes;
+    Vector sums[group][kRegisters] = {};
+    float last[kLanes] = {};
+    for (size_t i = 0; i < d; ++i) {
+        const float* row = axes + i * d + j;
+        if (columns < kLanes) row = static_cast<const float*>(std::memcpy(last, row, columns * sizeof(float)));
+        for (size_t r = 0; r < kRegisters; ++r) {
+            const Vector here = load(row + r * kWidth);
+            for (size_t g = 0; g < group; ++g) sums[g][r] += here * rows[g * d + i];
+        }
+    }
+    for (size_t g = 0; g < group; ++g) std::memcpy(out + g * d + j, sums[g], columns * sizeof(float));
+}
+
+inline void turn(const float* rows, size_t count, const float* axes, size_t d, float* out) {
+    constexpr size_t kGroup = kWidth == 16 ? 4 : 2;
+    for (size_t j = 0; j < d; j += kLanes) {
+        size_t i = 0;
+        for (; i + kGroup <= count; i += kGroup) turn_columns<kGroup>(rows + i * d, axes, d, j, out + i * d);
+        for (; i < count; ++i) turn_columns<1>(rows + i * d, axes, d, j, out + i * d);
+    }
+}
+
 }  // namespace lanes
 }  // namespace
 }  // namespace tenfold

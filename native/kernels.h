@@ -56,6 +56,8 @@ struct Kernels {
     const char* name;
     // Squared L2 distances of one row to `count` rows of `base`: those of the given ids, or the first ones if null.
     void (*l2_many)(const float*, const float* base, const uint32_t* ids, size_t count, size_t d, float* out);
+    // `count` rows of d values times a d x d matrix.
+    void (*turn)(const float* rows, size_t count, const float* axes, size_t d, float* out);
     // Squared L2 distance and inner product of two rows of d values.
     float (*l2_f32)(const float*, const float*, size_t d);
     float (*dot_f32)(const float*, const float*, size_t d);

@@ -183,6 +183,7 @@ size_t scan(const uint8_t* blocks, size_t count, const ScanTable& table, float l
 const Kernels& avx512_kernels() {
     static const Kernels table{"avx512",
                                lanes::l2_many,
+                               lanes::turn,
                                lanes::l2<float>,
                                lanes::dot<float>,
                                lanes::l2<uint16_t>,

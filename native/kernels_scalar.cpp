@@ -60,10 +60,19 @@ size_t scan(const uint8_t* blocks, size_t count, const ScanTable& table, float l
 }  // namespace
 
 const Kernels& scalar_kernels() {
-    static const Kernels table{"scalar",          lanes::l2_many,      lanes::l2<float>,
-                               lanes::dot<float>, lanes::l2<uint16_t>, lanes::dot<uint16_t>,
-                               l2_int<uint8_t>,   dot_int<uint8_t>,    l2_int<int8_t>,
-                               dot_int<int8_t>,   compare_bytes,       scan};
+    static const Kernels table{"scalar",
+                               lanes::l2_many,
+                               lanes::turn,
+                               lanes::l2<float>,
+                               lanes::dot<float>,
+                               lanes::l2<uint16_t>,
+                               lanes::dot<uint16_t>,
+                               l2_int<uint8_t>,
+                               dot_int<uint8_t>,
+                               l2_int<int8_t>,
+                               dot_int<int8_t>,
+                               compare_bytes,
+                               scan};
     return table;
 }
 

@@ -91,6 +91,17 @@ Out<uint32_t, 1>::Array page_checksums(const Bytes& data, size_t page_bytes, siz
     return out.array;
 }
 
+Out<float, 2>::Array turn_rows(const In2<float>& rows, const In2<float>& axes, size_t threads) {
+    const size_t count = rows.shape(0), dim = rows.shape(1);
+    require(axes.shape(0) == dim && axes.shape(1) == dim, "turn: the matrix does not fit the rows");
+    Out<float, 2> out({count, dim});
+    const nb::gil_scoped_release release;
+    parallel_for(count, 64, threads, [&](size_t first, size_t last, size_t) {
+        kernels().turn(rows.data() + first * dim, last - first, axes.data(), dim, out.data + first * dim);
+    });
+    return out.array;
+}
+
 void exact(const Rows& rows, const std::string& type, const std::string& metric, const Rows& queries, int64_t first_id,
            nb::ndarray<float, nb::ndim<2>, nb::c_contig> distances, nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig> ids,
            size_t threads) {
@@ -473,6 +484,7 @@ NB_MODULE(_native, m) {
     m.def("release_memory", &release_memory);
     m.def("crc32c", &checksum, "data"_a, "start"_a = 0);
     m.def("page_checksums", &page_checksums, "data"_a, "page_bytes"_a, "threads"_a = 1);
+    m.def("turn", &turn_rows, "rows"_a, "axes"_a, "threads"_a = 1);
     m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,
           "threads"_a = 1);
     m.def("make_graph", &make_graph, "points"_a, "degree"_a, "width"_a, "threads"_a = 1);

@@ -21,6 +21,7 @@ constexpr size_t kMaxDim = 300;
 constexpr size_t kLongDims[] = {1024, 4097};
 constexpr size_t kLongestDim = 270001;  // above kSafeValues of every path, where 32-bit sums of bytes go to 64 bits
 constexpr size_t kMaxRows = 9;          // of l2_many: whole groups and what is left over
+constexpr size_t kMaxTurned = 70;       // dimensions of turn: two whole groups of columns and what is left over
 constexpr size_t kMaxPairs = 128;       // the most whose table sums fit into 16 bits
 constexpr size_t kMaxCount = 100;
 constexpr size_t kMaxMessages = 20;
@@ -139,10 +140,24 @@ void plain_l2_many(const float* a, const float* base, const uint32_t* ids, size_
     for (size_t i = 0; i < count; ++i) out[i] = plain_sum<float, square>(a, base + (ids ? ids[i] : i) * d, d);
 }
 
+void plain_turn(const float* rows, size_t count, const float* axes, size_t d, float* out) {
+    for (size_t i = 0; i < count; ++i) {
+        for (size_t j = 0; j < d; ++j) {
+            volatile float sum = 0;  // so that each step is rounded
+            for (size_t k = 0; k < d; ++k) {
+                volatile float product = axes[k * d + j] * rows[i * d + k];
+                sum = sum + product;
+            }
+            out[i * d + j] = sum;
+        }
+    }
+}
+
 Kernels plain_kernels() {
     Kernels plain = tenfold::scalar_kernels();
     plain.name = "plain sums";
     plain.l2_many = plain_l2_many;
+    plain.turn = plain_turn;
     plain.l2_f32 = plain_sum<float, square>;
     plain.dot_f32 = plain_sum<float, product>;
     plain.l2_f16 = plain_sum<uint16_t, square>;
@@ -198,6 +213,18 @@ void check_l2_many(const Comparison& both, size_t d) {
                 const bool is_same = std::memcmp(got.data(), expected.data(), kMaxRows * sizeof(float)) == 0;
                 both.count(is_same, chosen ? "l2_many with ids" : "l2_many", "dim", d);
             }
+        }
+    }
+}
+
+void check_turn(const Comparison& both, size_t d) {
+    for (Kind kind : {Kind::kModerate, Kind::kTiny}) {
+        const Row<float> rows(kMaxRows * d, kind), axes(d * d, Kind::kModerate);
+        for (size_t count = 0; count <= kMaxRows; ++count) {
+            std::vector<float> got(kMaxRows * d, -1), expected(kMaxRows * d, -1);
+            both.level.turn(rows.data(), count, axes.data(), d, got.data());
+            both.expected.turn(rows.data(), count, axes.data(), d, expected.data());
+            both.count(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0, "turn", "dim", d);
         }
     }
 }
@@ -332,6 +359,7 @@ int main() {
     for (const std::string& name : tenfold::supported_levels()) {
         tenfold::use_level(name);
         std::printf("level %s\n", tenfold::kernels().name);
+        for (size_t d = 1; d <= kMaxTurned; ++d) check_turn({tenfold::kernels(), plain}, d);
         if (name == scalar.name)  // its byte and scan kernels are plain loops themselves
             check_all_dims({tenfold::kernels(), plain}, check_floats);
         else

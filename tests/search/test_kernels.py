@@ -84,6 +84,20 @@ def test_largest_whole_sums_are_right(dtype: str, dim: int) -> None:
         np.testing.assert_array_equal(distances, expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 128, 300])
+def test_turning_is_bit_identical_and_right(dim: int) -> None:
+    """A product with a matrix: the same bits at every level, with any number of threads, for a row alone; NumPy's."""
+    rng = np.random.default_rng(dim)
+    rows, axes = (rng.normal(size=(n, dim)).astype(np.float32) for n in (203, dim))
+    assert_identical(at_each_level(lambda: (_native.turn(rows, axes),)))
+    turned = _native.turn(rows, axes, 3)
+    alone = np.concatenate([_native.turn(row[None], axes) for row in rows])
+    np.testing.assert_array_equal(turned, alone)
+    np.testing.assert_allclose(turned, rows.astype(np.float64) @ axes, atol=1e-6 * dim)
+    with pytest.raises(InputError, match="does not fit"):
+        _native.turn(rows, axes[:-1] if dim > 1 else np.ones((2, 2), np.float32))
+
+
 def test_every_half_is_read_right() -> None:
     """All finite float16 values, subnormal ones and both zeros included, have the value NumPy gives them."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)

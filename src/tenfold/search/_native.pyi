@@ -28,6 +28,9 @@ def crc32c(data: np.ndarray, start: int = 0) -> int:
 def page_checksums(data: np.ndarray, page_bytes: int, threads: int = 1) -> np.ndarray:
     """CRC-32C of every page, (pages,) uint32."""
 
+def turn(rows: np.ndarray, axes: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Rows (n, d) float32 @ axes (d, d) float32, the same bits whatever a row's company and the instruction set."""
+
 def exact(
     rows: np.ndarray,
     dtype: str,

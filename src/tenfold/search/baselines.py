@@ -56,11 +56,11 @@ class Lists:
         """Other lists: more and shorter ones than those of the index, as SPANN has them."""
         rng = np.random.default_rng(seed)
         share = min(1.0, _SAMPLE_ROWS / max(1, index.rows))
-        blocks = (index.space.rows(block) for block in index.stored.blocks(_BLOCK_ROWS))
+        blocks = (index.space.rows(block, threads) for block in index.stored.blocks(_BLOCK_ROWS))
         sample = np.concatenate([block[rng.random(len(block)) < share] if share < 1 else block for block in blocks])
         tree = grow_tree(sample, max(1, round(index.rows / rows_per_list)), seed, threads)
         del sample
-        rows = (index.space.rows(block) for block in index.stored.blocks(_BLOCK_ROWS))
+        rows = (index.space.rows(block, threads) for block in index.stored.blocks(_BLOCK_ROWS))
         own = np.concatenate([tree.assign(block, threads) for block in rows])
         return cls(tree.centroids, tree.graph, tree.neighbours, own)
 
@@ -140,7 +140,7 @@ class ListIndex:
             Distances (q, k) float32, ids (q, k) int64, and what each query cost.
         """
         exact = check_queries(queries, self._index.dim, self._index.dtype)
-        distances, lists = self._searcher.route(self._index.space.queries(exact).space, probes, threads)
+        distances, lists = self._searcher.route(self._index.space.queries(exact, threads).space, probes, threads)
         lists[distances > (1 + slack) ** 2 * distances[:, :1]] = _NONE
         found, ids, stats = self._searcher.search(exact, lists, k, threads)
         return found, ids, ListStats(*np.ascontiguousarray(stats.T))
@@ -166,7 +166,7 @@ def _list_entries(
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     first = 0
     for block in index.stored.blocks(_BLOCK_ROWS):
-        rows, own = index.space.rows(block), lists.own[first : first + len(block)]
+        rows, own = index.space.rows(block, threads), lists.own[first : first + len(block)]
         copies = _native.replicate(rows, own, lists.centroids, lists.neighbours, _COPIES, _EPSILON, spacing, threads)
         row, place = np.nonzero(copies != _NONE)
         which, numbers = np.concatenate([np.arange(len(rows)), row]), np.concatenate([own, copies[row, place]])

@@ -194,7 +194,7 @@ class Builder:
         save_array(self.folder / "sample.npy", sample)
 
     def _sample_rows(self, space: Space, most: int | None = None) -> np.ndarray:
-        return space.rows(np.load(self.folder / "sample.npy", mmap_mode="r")[:most])
+        return space.rows(np.load(self.folder / "sample.npy", mmap_mode="r")[:most], self.threads)
 
     # --- cluster, train -------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Builder:
         row = 0
         with Spill(self.spill, "rows", len(bounds) - 1) as spill:
             for block in self._blocks("assign"):
-                found = tree.assign(space.rows(block), self.threads)
+                found = tree.assign(space.rows(block, self.threads), self.threads)
                 counts += np.bincount(found, minlength=lists)
                 records = np.empty(len(block), self._record())
                 records["label"] = np.arange(row, row + len(block))
@@ -308,7 +308,7 @@ class Builder:
             pages = PageWriter(file, self.source.dim, self.source.dtype)
             for number in range(ranges):
                 for part in self._sorted_rows(number):
-                    rows = space.rows(part["vector"])
+                    rows = space.rows(part["vector"], self.threads)
                     order = _native.arrange(
                         rows, np.ascontiguousarray(part["list"]), position, pages.per_page, self.threads
                     )

@@ -184,7 +184,7 @@ def moved_bytes(index: Index, work: Workload, recall: float, batch: int, threads
 
     Vectors are compared exactly, so a neighbour is found where its own list is probed.
     """
-    routes = index.engine.route(index.space.queries(work.queries).space, index.lists, threads)[1]
+    routes = index.engine.route(index.space.queries(work.queries, threads).space, index.lists, threads)[1]
     position_of = np.argsort(index.stored.labels())
     own = np.searchsorted(index.list_starts(), position_of[work.true_ids], "right") - 1
     ranks = np.full((len(routes), index.lists), index.lists, np.int64)
@@ -232,15 +232,15 @@ class _Shortlist:
     @classmethod
     def scanned(cls, index: Index, work: Workload, probes: int, threads: int) -> "_Shortlist":
         wanted = min(_SHORTLIST, index.rows)
-        return cls(
-            index, work, threads, index.engine.scan(index.space.queries(work.queries).space, probes, wanted, threads)
-        )
+        space = index.space.queries(work.queries, threads).space
+        return cls(index, work, threads, index.engine.scan(space, probes, wanted, threads))
 
     def rerank(self, most: int, z: float, rule: Rerank, *, whole: bool = False) -> tuple[float, SearchStats]:
         """Recall, and what each query cost, with at most the `most` nearest of the candidates."""
         work, parts = self.work, (np.ascontiguousarray(part[:, :most]) for part in self.found)
+        queries = self.index.space.queries(work.queries, self.threads)
         distances, _, stats = self.index.engine.rerank(
-            work.queries, *self.index.space.queries(work.queries), *parts, work.k, z, rule, whole, self.threads
+            work.queries, *queries, *parts, work.k, z, rule, whole, self.threads
         )
         recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
         return recall, SearchStats(*np.ascontiguousarray(stats.T))
@@ -276,7 +276,7 @@ def read_rules(index: Index, work: Workload, probes: int, z: float, threads: int
 
 def layout_pages(index: Index, work: Workload, probes: int, most: int, threads: int) -> tuple[float, float]:
     """Pages per query on which the `most` nearest candidates lie: in our order on disk, and in order of ids."""
-    positions = index.engine.scan(index.space.queries(work.queries).space, probes, most, threads)[0]
+    positions = index.engine.scan(index.space.queries(work.queries, threads).space, probes, most, threads)[0]
     per_page = page_layout(index.dim * index.dtype.itemsize)[0]
     labels = index.stored.labels()
     rows = [np.unique(own[own < index.rows]) for own in positions]

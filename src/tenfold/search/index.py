@@ -287,13 +287,14 @@ class Index:
         """`search` with explicit settings: what the calibration tries out."""
         exact = check_queries(queries, self.dim, self.dtype)
         probes, candidates = min(tuning.probes, self.lists), min(tuning.candidates, max(1, self.rows))
-        settings = (k, probes, candidates, tuning.z, rerank, score_whole_pages, threads or _native.usable_cores())
+        threads = threads or _native.usable_cores()
+        settings = (k, probes, candidates, tuning.z, rerank, score_whole_pages, threads)
         try:
             # A search of everything is one of the disk: no device makes it faster.
             if self.device is not None and tuning.z != EVERYTHING and self.device.has_room(probes, candidates):
-                distances, ids, stats = self.device.search(exact, self.space.queries(exact), *settings)
+                distances, ids, stats = self.device.search(exact, self.space.queries(exact, threads), *settings)
             else:
-                distances, ids, stats = self.engine.search(exact, *self.space.queries(exact), *settings)
+                distances, ids, stats = self.engine.search(exact, *self.space.queries(exact, threads), *settings)
         except MemoryError:
             raise InputError(
                 f"{k:,} results of {len(exact):,} queries do not fit into memory; ask for fewer at a time"
@@ -373,7 +374,7 @@ class Index:
 
         The last two, (q,), turn a distance into search space: base + slope * distance.
         """
-        space = self.space.queries(check_queries(queries, self.dim, self.dtype))
+        space = self.space.queries(check_queries(queries, self.dim, self.dtype), threads)
         wanted = np.ascontiguousarray(np.where(positions < 0, 0xFFFFFFFF, positions).astype(np.uint32))
         estimates, errors = self.engine.estimate(space.space, wanted, threads)
         return estimates, errors, space.base, space.slope

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.search import _native
 from tenfold.search.storage import SectionFile
 
 __all__ = ["Metric", "QueryRows", "Space", "open_space"]
@@ -25,7 +26,6 @@ __all__ = ["Metric", "QueryRows", "Space", "open_space"]
 Metric = Literal["l2", "ip", "cosine"]
 
 _MATRIX_DIM = 1024
-_TURNED_ROWS = 2048
 _CACHED_ROWS = 256  # rows that stay in the processor's cache while they are transformed
 _ROUNDS = 4  # of signs and Hadamard transforms; enough to spread a single coordinate over all
 
@@ -54,7 +54,7 @@ class Space:
         """Dimension of search space."""
         return self.vector_dim + (self.metric == "ip")
 
-    def rows(self, block: np.ndarray) -> np.ndarray:
+    def rows(self, block: np.ndarray, threads: int = 1) -> np.ndarray:
         """Base vectors (b, vector_dim) of any dtype -> (b, dim) float32."""
         values = block.astype(np.float32)
         if self.metric == "cosine":
@@ -63,30 +63,30 @@ class Space:
             squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
             rest = np.sqrt(np.maximum(self.radius**2 - squares, 0)).astype(np.float32)
             values = np.concatenate([values, rest[:, None]], axis=1)
-        return self._move(values)
+        return self._move(values, threads)
 
-    def queries(self, block: np.ndarray) -> QueryRows:
+    def queries(self, block: np.ndarray, threads: int = 1) -> QueryRows:
         """Query vectors (q, vector_dim) -> their rows and how distances translate."""
         values = block.astype(np.float32)
         ones = np.ones(len(values), np.float32)
         if self.metric == "l2":
-            return QueryRows(self._move(values), 0 * ones, ones)
+            return QueryRows(self._move(values, threads), 0 * ones, ones)
         if self.metric == "cosine":
             values /= _safe_norms(values)
-            return QueryRows(self._move(values), 0 * ones, 2 * ones)
+            return QueryRows(self._move(values, threads), 0 * ones, 2 * ones)
         base = np.einsum("ij,ij->i", values, values) + np.float32(self.radius**2)
         augmented = np.concatenate([values, np.zeros((len(values), 1), np.float32)], axis=1)
-        return QueryRows(self._move(augmented), base.astype(np.float32), 2 * ones)
+        return QueryRows(self._move(augmented, threads), base.astype(np.float32), 2 * ones)
 
-    def _move(self, values: np.ndarray) -> np.ndarray:
+    def _move(self, values: np.ndarray, threads: int) -> np.ndarray:
         if self.center is not None:
             values = values - self.center
         if self.axes is not None:
-            return _turn(values, self.axes)
+            return _native.turn(values, self.axes, threads)
         if self.rotation_seed is None:
             return np.ascontiguousarray(values)
         if self.dim <= _MATRIX_DIM:
-            return _turn(values, _rotation(self.dim, self.rotation_seed))
+            return _native.turn(values, _rotation(self.dim, self.rotation_seed), threads)
         return _spread(values, self.rotation_seed)
 
 
@@ -100,15 +100,6 @@ def open_space(manifest: dict[str, Any], file: SectionFile | None) -> Space:
     if center.size != space.dim or axes.shape not in ((0, space.dim), (space.dim, space.dim)):
         raise InputError(f"{file.path}: its center or axes do not fit the dimension; the index is damaged")
     return replace(space, center=center.reshape(-1), axes=axes if len(axes) else None)
-
-
-def _turn(values: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """values @ axes, in pieces: for a tall product BLAS takes buffers of many megabytes and keeps them."""
-    turned = np.empty_like(values)
-    for start in range(0, len(values), _TURNED_ROWS):
-        part = slice(start, start + _TURNED_ROWS)
-        np.matmul(values[part], axes, out=turned[part])
-    return turned
 
 
 @lru_cache(maxsize=8)
