@@ -25,11 +25,11 @@ void Best::write(float* distances, int64_t* ids) {
     }
 }
 
-void search_exact(const Scorer& scorer, const void* rows, size_t count, int64_t first_id, const void* queries,
-                  size_t query_count, size_t k, size_t threads, float* distances, int64_t* ids) {
+void search_exact(const Scorer& scorer, const ExactRows& rows, const void* queries, size_t query_count, size_t k,
+                  size_t threads, float* distances, int64_t* ids) {
     const size_t row_bytes = scorer.dim * type_size(scorer.type);
     const size_t query_bytes = scorer.dim * query_type_size(scorer.type);
-    const auto* row_data = static_cast<const std::byte*>(rows);
+    const auto* row_data = static_cast<const std::byte*>(rows.data);
     const auto* query_data = static_cast<const std::byte*>(queries);
     const size_t tile = std::max<size_t>(1, 131072 / row_bytes);  // rows that stay in the second-level cache
     parallel_for(query_count, 8, threads, [&](size_t first, size_t last, size_t) {
@@ -41,12 +41,13 @@ void search_exact(const Scorer& scorer, const void* rows, size_t count, int64_t 
             for (size_t i = 0; i < k && ids[q * k + i] >= 0; ++i)
                 best[q - first].add({distances[q * k + i], ids[q * k + i]});
         }
-        for (size_t start = 0; start < count; start += tile)
+        for (size_t start = 0; start < rows.count; start += tile)
             for (size_t q = first; q < last; ++q)
-                for (size_t i = start; i < std::min(count, start + tile); ++i) {
+                for (size_t i = start; i < std::min(rows.count, start + tile); ++i) {
+                    if (!rows.allows(i)) continue;
                     const float distance =
                         scorer.distance(query_data + q * query_bytes, norms[q - first], row_data + i * row_bytes);
-                    if (distance <= best[q - first].worst()) best[q - first].add({distance, first_id + int64_t(i)});
+                    if (distance <= best[q - first].worst()) best[q - first].add({distance, rows.id(i)});
                 }
         for (size_t q = first; q < last; ++q) best[q - first].write(distances + q * k, ids + q * k);
     });

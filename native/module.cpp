@@ -1,6 +1,7 @@
 // The Python face of the native core: arrays in, arrays out, the GIL released while it works.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <limits>
 #include <new>
+#include <optional>
 #include <system_error>
 
 #include "arranging.h"
@@ -55,8 +57,16 @@ struct Out {
     }
 };
 
+// One bit per row, the lowest first; none: all rows.
+using Bits = std::optional<In1<uint64_t>>;
+
 void require(bool condition, const char* what) {
     if (!condition) throw InputError(what);
+}
+
+const uint64_t* bits_of(const Bits& bits, size_t rows) {
+    require(!bits || bits->shape(0) == (rows + 63) / 64, "there is not one bit per row");
+    return bits ? bits->data() : nullptr;
 }
 
 Metric parse_metric(const std::string& name) {
@@ -104,15 +114,17 @@ Out<float, 2>::Array turn_rows(const In2<float>& rows, const In2<float>& axes, s
 
 void exact(const Rows& rows, const std::string& type, const std::string& metric, const Rows& queries, int64_t first_id,
            nb::ndarray<float, nb::ndim<2>, nb::c_contig> distances, nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig> ids,
-           size_t threads) {
+           size_t threads, const std::optional<In1<int64_t>>& row_ids, const Bits& allowed) {
     const Scorer scorer{parse_type(type), parse_metric(metric), rows.shape(1)};
     require(rows.itemsize() == type_size(scorer.type) && queries.itemsize() == query_type_size(scorer.type) &&
                 queries.shape(1) == rows.shape(1) && distances.shape(0) == queries.shape(0) &&
-                ids.shape(0) == queries.shape(0) && ids.shape(1) == distances.shape(1),
+                ids.shape(0) == queries.shape(0) && ids.shape(1) == distances.shape(1) &&
+                (!row_ids || row_ids->shape(0) == rows.shape(0)),
             "exact: the arrays' shapes or types do not fit each other");
+    const ExactRows among{rows.data(), rows.shape(0), first_id, row_ids ? row_ids->data() : nullptr,
+                          bits_of(allowed, rows.shape(0))};
     const nb::gil_scoped_release release;
-    search_exact(scorer, rows.data(), rows.shape(0), first_id, queries.data(), queries.shape(0), ids.shape(1), threads,
-                 distances.data(), ids.data());
+    search_exact(scorer, among, queries.data(), queries.shape(0), ids.shape(1), threads, distances.data(), ids.data());
 }
 
 Out<uint32_t, 2>::Array make_graph(const In2<float>& points, size_t degree, size_t width, size_t threads) {
@@ -304,6 +316,7 @@ class BoundSearcher {
                 "the index's page layout does not fit its rows; the index is damaged, run `tenfold search verify`");
         searcher_ = std::make_unique<Searcher>(view, path, io, cache_bytes);
         lists_ = lists;
+        rows_ = view.rows;
         dim_ = view.scorer.dim;
         space_dim_ = view.graph.dim;
         query_bytes_ = query_type_size(view.scorer.type);
@@ -314,9 +327,10 @@ class BoundSearcher {
 
     nb::tuple search(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
                      size_t k, size_t probes, size_t candidates, float z, const std::string& rule,
-                     bool score_whole_pages, size_t threads) {
+                     bool score_whole_pages, size_t threads, const Bits& allowed) {
         const Queries queries = view_queries(exact, space, base, slope);
-        const SearchOptions options{k, probes, candidates, z, parse_rule(rule), score_whole_pages, threads};
+        const SearchOptions options{
+            k, probes, candidates, z, parse_rule(rule), score_whole_pages, threads, bits_of(allowed, rows_)};
         return answers(queries.count, k, [&](float* distances, int64_t* ids, QueryStats* stats) {
             searcher_->search(queries, options, distances, ids, stats, SignalCheck());
         });
@@ -402,7 +416,7 @@ class BoundSearcher {
 
     nb::dict arrays_;  // keeps the memory maps alive
     std::unique_ptr<Searcher> searcher_;
-    size_t lists_ = 0, dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
+    size_t lists_ = 0, rows_ = 0, dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
 };
 
 // A ListSearcher and the arrays it looks into.
@@ -486,7 +500,7 @@ NB_MODULE(_native, m) {
     m.def("page_checksums", &page_checksums, "data"_a, "page_bytes"_a, "threads"_a = 1);
     m.def("turn", &turn_rows, "rows"_a, "axes"_a, "threads"_a = 1);
     m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,
-          "threads"_a = 1);
+          "threads"_a = 1, "row_ids"_a = nb::none(), "allowed"_a = nb::none());
     m.def("make_graph", &make_graph, "points"_a, "degree"_a, "width"_a, "threads"_a = 1);
     m.def("nearest_points", &nearest_points, "points"_a, "neighbours"_a, "width"_a, "threads"_a = 1);
     m.def("assign", &assign_rows, "rows"_a, "nodes"_a, "begin"_a, "end"_a, "list"_a, "centroids"_a, "neighbours"_a,
@@ -503,7 +517,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("backend", &BoundSearcher::backend)
         .def_prop_ro("memory_bytes", &BoundSearcher::memory_bytes)
         .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a,
-             "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
+             "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a, "allowed"_a = nb::none())
         .def("scan", &BoundSearcher::scan, "space"_a, "probes"_a, "candidates"_a, "threads"_a)
         .def("rerank", &BoundSearcher::rerank, "exact"_a, "space"_a, "base"_a, "slope"_a, "positions"_a, "estimates"_a,
              "errors"_a, "k"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)

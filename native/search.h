@@ -48,6 +48,9 @@ struct SearchOptions {
     Rule rule;
     bool score_whole_pages;
     size_t threads;
+    const uint64_t* allowed = nullptr;  // bits by position: only these rows may be found; null: all
+
+    bool allows(uint64_t position) const { return !allowed || (allowed[position / 64] >> position % 64 & 1); }
 };
 
 struct QueryStats {

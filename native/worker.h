@@ -191,7 +191,7 @@ class Worker {
                     throw InputError("lists.bin: list " + std::to_string(list) + " names row " +
                                      std::to_string(position) + " of " + std::to_string(view_.rows) +
                                      "; the index is damaged, run `tenfold search verify`");
-                scanned_.push_back({hit.estimate, uint32_t(position), hit.error});
+                if (batch_->options.allows(position)) scanned_.push_back({hit.estimate, uint32_t(position), hit.error});
             }
             if (scanned_.size() / 2 > wanted) threshold = cut(scanned_, wanted);
         }
@@ -207,7 +207,7 @@ class Worker {
             if (position >= view_.rows)
                 throw InputError("row " + std::to_string(position) + " is asked for, the index holds " +
                                  std::to_string(view_.rows));
-            scanned_.push_back({found.estimates[i], position, found.errors[i]});
+            if (options_->allows(position)) scanned_.push_back({found.estimates[i], position, found.errors[i]});
         }
     }
 
@@ -308,6 +308,7 @@ class Worker {
         const size_t row_bytes = view_.scorer.dim * type_size(view_.scorer.type);
         const std::byte* query = exact_query(flight.query);
         const auto score_row = [&](size_t position) {
+            if (!options_->allows(position)) return;
             const float distance =
                 view_.scorer.distance(query, flight.query_norm, data + (position - first) * row_bytes);
             ++flight.stats.rows_scored;

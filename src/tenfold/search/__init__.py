@@ -7,12 +7,14 @@ candidates that may still be among the nearest.
 from tenfold.search.data import GroundTruth, VectorSource, as_source, convert, open_vectors, read_ground_truth
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.index import Index, SearchStats
+from tenfold.search.living import LivingIndex
 from tenfold.search.planning import IndexPlan, plan_index
 
 __all__ = [
     "GroundTruth",
     "Index",
     "IndexPlan",
+    "LivingIndex",
     "SearchStats",
     "VectorSource",
     "as_source",

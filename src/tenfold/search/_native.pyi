@@ -40,8 +40,14 @@ def exact(
     distances: np.ndarray,
     ids: np.ndarray,
     threads: int = 1,
+    row_ids: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
 ) -> None:
-    """Merge rows (n, d) with ids from `first_id` on into each query's k best, (q, k), in place."""
+    """Merge rows (n, d) into each query's k best, (q, k), in place.
+
+    Their ids count from `first_id` or are `row_ids`, (n,) int64; of rows whose bits in `allowed`,
+    (ceil(n / 64),) uint64, are not set none is taken.
+    """
 
 def make_graph(points: np.ndarray, degree: int, width: int, threads: int = 1) -> np.ndarray:
     """Navigation graph over (n, d) float32 points: (n, degree) uint32, padded with 2^32 - 1."""
@@ -124,8 +130,12 @@ class Searcher:
         rule: str,
         score_whole_pages: bool,
         threads: int,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances (q, k) float32, ids (q, k) int64 and the six counts of SearchStats (q, 6) uint32."""
+        """Distances (q, k) float32, ids (q, k) int64 and the six counts of SearchStats (q, 6) uint32.
+
+        Only rows are found whose bits are set in `allowed`, by position, (ceil(rows / 64),) uint64.
+        """
 
     def scan(
         self, space: np.ndarray, probes: int, candidates: int, threads: int

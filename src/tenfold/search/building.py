@@ -283,7 +283,7 @@ class Builder:
                 found = tree.assign(space.rows(block, self.threads), self.threads)
                 counts += np.bincount(found, minlength=lists)
                 records = np.empty(len(block), self._record())
-                records["label"] = np.arange(row, row + len(block))
+                records["label"] = self.source.row_numbers(row, row + len(block))
                 records["list"] = found
                 records["vector"] = block
                 spill.write(np.searchsorted(bounds, found, side="right") - 1, records)

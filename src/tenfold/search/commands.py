@@ -17,9 +17,12 @@ from tenfold.search.data import metric_of, open_vectors, read_ground_truth
 from tenfold.search.evaluation import evaluate as evaluate_index
 from tenfold.search.gpu import Device
 from tenfold.search.index import Index, IoBackend, Rerank, verify_index
+from tenfold.search.living import LivingIndex, verify_living
 from tenfold.search.planning import IndexPlan, parse_count, plan_index
 from tenfold.search.progress import progress_bar
+from tenfold.search.snapshot import is_living
 from tenfold.search.space import Metric
+from tenfold.search.updating import add, compact, create, delete
 
 __all__ = ["COMMANDS"]
 
@@ -91,6 +94,7 @@ def query(
     recall: float = 0.95,
     probes: int = 0,
     candidates: int = 0,
+    filter: Annotated[str, tyro.conf.arg(metavar="JSON")] = "",
     rerank: Rerank = "bound",
     io: IoBackend = "auto",
     cache: Size = "0",
@@ -112,6 +116,7 @@ def query(
         recall: Wanted share of true neighbours found; 1 searches everything.
         probes: Lists to scan, instead of what recall chooses; 0 leaves it to recall.
         candidates: Codes to keep for re-ranking; 0 leaves it to recall.
+        filter: Of an index with attributes: find only vectors that match, such as '{"year": {"$gte": 2020}}'.
         rerank: When to stop reading vectors: bound, or the paper's rule.
         io: How pages are read from disk.
         cache: Memory for pages read lately, for each thread.
@@ -120,7 +125,8 @@ def query(
         key: Data set, array or column in files that hold several.
         json: Print JSON lines instead of text.
     """
-    opened = Index.open(index, io=io, cache=cache, device=device)
+    opened = _open(index, io, cache, device)
+    chosen = _filter_of(opened, filter)
     source = open_vectors(queries, key=key or None)
     number = 0
     width = min(k, max(1, opened.rows))  # there are no further neighbours
@@ -133,6 +139,7 @@ def query(
             candidates=candidates or None,
             rerank=rerank,
             threads=threads or None,
+            **chosen,
         )
         for row in range(len(block)):
             _print_neighbours(number, distances[row], ids[row], json)
@@ -177,7 +184,7 @@ def evaluate(
         key: Data set, array or column of QUERIES.
         json: Print one JSON object instead of a table.
     """
-    opened = Index.open(index, io=io, cache=cache, device=device)
+    opened = _open(index, io, cache, device)
     rows = _read_queries(queries, key)
     true_distances = None if truth is None else _true_distances(opened, rows, truth, k)
     with progress_bar() as progress:
@@ -218,7 +225,7 @@ def info(index: Path, json: bool = False) -> None:
         index: Index folder.
         json: Print one JSON object instead of a table.
     """
-    _print_info(Index.open(index), json)
+    _print_info(_open(index), json)
 
 
 def verify(index: Path, json: bool = False) -> None:
@@ -230,7 +237,7 @@ def verify(index: Path, json: bool = False) -> None:
         index: Index folder.
         json: Print one JSON object instead of lines.
     """
-    damaged = verify_index(index)
+    damaged = verify_living(index) if is_living(index) else verify_index(index)
     if json:
         print(json_format.dumps({"ok": not damaged, "damaged": damaged}))
     else:
@@ -257,7 +264,7 @@ def tune(
         key: Data set, array or column of QUERIES.
         json: Print one JSON object instead of a table.
     """
-    opened = Index.open(index)
+    opened = LivingIndex.open(index) if is_living(index) else Index.open(index)
     rows = None if queries is None else _read_queries(queries, key)
     with progress_bar() as progress:
         opened.calibrate(rows, threads=threads or None, progress=progress)
@@ -339,6 +346,10 @@ def plan(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": build,
+    "create": create,
+    "add": add,
+    "delete": delete,
+    "compact": compact,
     "query": query,
     "evaluate": evaluate,
     "info": info,
@@ -349,6 +360,27 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+def _open(path: Path, io: IoBackend = "auto", cache: Size = "0", device: Device = "cpu") -> Index | LivingIndex:
+    """An index to look into, of either kind."""
+    if not is_living(path):
+        return Index.open(path, io=io, cache=cache, device=device)
+    if device == "cuda":
+        raise InputError(f"{path}: takes updates, and such indexes are searched on the CPU; leave out --device")
+    return LivingIndex.open(path, read_only=True, io=io, cache=cache)
+
+
+def _filter_of(index: Index | LivingIndex, text: str) -> dict[str, Any]:
+    """The argument of `search` that a filter makes."""
+    if not text:
+        return {}
+    if isinstance(index, Index):
+        raise InputError(f"{index.path}: has no attributes, so nothing can be filtered; `create --columns` makes some")
+    try:
+        return {"filter": json_format.loads(text)}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--filter is no JSON: {error}") from None
+
+
 def _read_queries(path: Path, key: str) -> np.ndarray:
     source = open_vectors(path, key=key or None)
     if not 1 <= source.rows <= _MOST_QUERIES:
@@ -356,7 +388,7 @@ def _read_queries(path: Path, key: str) -> np.ndarray:
     return np.concatenate(list(source.blocks(source.rows)))
 
 
-def _true_distances(index: Index, queries: np.ndarray, path: Path, k: int) -> np.ndarray:
+def _true_distances(index: Index | LivingIndex, queries: np.ndarray, path: Path, k: int) -> np.ndarray:
     """Distances of the true neighbours, computed from the ids: the file may have none, or in another measure."""
     truth, needed = read_ground_truth(path), min(k, max(1, index.rows))
     if truth.ids.shape[0] != len(queries) or truth.ids.shape[1] < needed:
@@ -364,11 +396,14 @@ def _true_distances(index: Index, queries: np.ndarray, path: Path, k: int) -> np
             f"{path}: has {truth.ids.shape[1]} neighbours of {truth.ids.shape[0]:,} queries; "
             f"{needed} of {len(queries):,} are needed"
         )
-    return index.stored.distances_to(queries, truth.ids[:, :needed], index.metric)
+    ids = truth.ids[:, :needed]
+    if isinstance(index, LivingIndex):
+        return index.distances_to(queries, ids)
+    return index.stored.distances_to(queries, ids, index.metric)
 
 
 def _print_neighbours(number: int, distances: np.ndarray, ids: np.ndarray, json: bool) -> None:
-    found = ids >= 0
+    found = np.isfinite(distances)
     if json:
         pairs = {"query": number, "ids": ids[found].tolist(), "distances": distances[found].tolist()}
         sys.stdout.write(json_format.dumps(pairs) + "\n")
@@ -377,10 +412,13 @@ def _print_neighbours(number: int, distances: np.ndarray, ids: np.ndarray, json:
         sys.stdout.write(f"{number}\t{shown}\n")
 
 
-def _print_info(index: Index, json: bool) -> None:
+def _print_info(index: Index | LivingIndex, json: bool) -> None:
     stats: dict[str, Any] = index.stats()
     if json:
         print(json_format.dumps(stats))
+        return
+    if isinstance(index, LivingIndex):
+        _print_living(stats)
         return
     facts = [
         ["vectors", f"{stats['rows']:,} x {stats['dim']} {stats['dtype']}, metric {stats['metric']}"],
@@ -394,6 +432,18 @@ def _print_info(index: Index, json: bool) -> None:
     for level, probes, candidates, z in stats["calibration"]["levels"].get("10", []):
         facts.append([f"recall@10 {level:g}", f"probes {probes:,}, candidates {candidates:,}, z {z:.2f}"])
     Table(stats["path"], ["what", "value"], facts).print()
+
+
+def _print_living(stats: dict[str, Any]) -> None:
+    facts = [
+        ["vectors", f"{stats['rows']:,} x {stats['dim']} {stats['dtype']}, metric {stats['metric']}"],
+        ["not sealed yet", f"{stats['rows_in_memory']:,}"],
+        ["index on disk", _size(stats["index_bytes"])],
+        ["needed in memory", _size(stats["memory_bytes"])],
+        ["I/O back end, SIMD", f"{stats['io_backend']}, {stats['simd']}"],
+        *([f"  {s['folder']}", f"{s['rows']:,} vectors, {s['deleted']:,} deleted"] for s in stats["segments"]),
+    ]
+    Table(f"{stats['path']}, takes updates", ["what", "value"], facts).print()
 
 
 def _print_plan(plan: IndexPlan) -> None:

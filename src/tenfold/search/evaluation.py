@@ -9,6 +9,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.exact import check_count, exact_search, recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
+from tenfold.search.living import LivingIndex
 from tenfold.search.memory import resident_bytes
 from tenfold.search.progress import Progress, no_progress
 
@@ -42,7 +43,7 @@ class Evaluation:
 
 
 def evaluate(
-    index: Index,
+    index: Index | LivingIndex,
     queries: np.ndarray,
     true_distances: np.ndarray | None = None,
     k: int = 10,
@@ -81,7 +82,11 @@ def evaluate(
         )  # fmt: skip
 
     if true_distances is None:
-        true_distances, _ = exact_search(index.stored, queries, width, index.metric, threads=threads, progress=progress)
+        true_distances = (
+            index.search(queries, width, recall=1.0, threads=threads)[0]
+            if isinstance(index, LivingIndex)
+            else exact_search(index.stored, queries, width, index.metric, threads=threads, progress=progress)[0]
+        )
 
     start = time.perf_counter()
     distances, _, stats = search(queries, threads)

@@ -10,7 +10,7 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.space import Metric
 
-__all__ = ["check_count", "check_lengths", "check_queries", "exact_search", "recall_at_k"]
+__all__ = ["check_count", "check_lengths", "check_queries", "check_vectors", "exact_search", "recall_at_k"]
 
 _BLOCK_BYTES = 2 << 20
 _MOST_LENGTH = 3e18  # the square of twice that is a float32
@@ -77,29 +77,46 @@ def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
     Raises InputError for a wrong shape, NaN or infinity, vectors too long or too short for float32
     distances, or values that the base's integer type cannot hold.
     """
+    return _check_rows(queries, dim, dtype, "query", "queries")
+
+
+def check_vectors(vectors: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:
+    """Vectors to be stored in a base, C-contiguous (n, dim) of its dtype; InputError as for queries."""
+    rows = _check_rows(vectors, dim, dtype, "vector", "vectors")
+    if rows.dtype == dtype:
+        return rows
+    with np.errstate(over="ignore"):
+        halves = rows.astype(dtype)
+    if not np.isfinite(halves).all():
+        row = int(np.flatnonzero(~np.isfinite(halves).all(axis=1))[0])
+        raise InputError(f"vector {row} holds values beyond the range of {dtype}")
+    return halves
+
+
+def _check_rows(rows: np.ndarray, dim: int, dtype: np.dtype, one: str, many: str) -> np.ndarray:
     try:
-        queries = np.asarray(queries)
+        rows = np.asarray(rows)
     except ValueError:
-        raise InputError("queries are no array: their rows differ in length") from None
-    if queries.ndim == 1 and queries.shape[0] == dim:
-        raise InputError(f"queries have shape {queries.shape}; one query is a row: q.reshape(1, -1)")
-    if queries.ndim != 2 or queries.shape[1] != dim:
-        raise InputError(f"queries have shape {queries.shape}, but this base holds vectors of dimension {dim}")
-    if queries.dtype.kind not in "fiu":
-        raise InputError(f"queries hold {queries.dtype} values; numbers are needed")
-    if queries.dtype.kind == "f" and not np.isfinite(queries).all():
-        row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
-        raise InputError(f"query {row} holds NaN or infinity; remove or repair it")
+        raise InputError(f"{many} are no array: their rows differ in length") from None
+    if rows.ndim == 1 and rows.shape[0] == dim:
+        raise InputError(f"{many} have shape {rows.shape}; one {one} is a row: {one[0]}.reshape(1, -1)")
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise InputError(f"{many} have shape {rows.shape}, but this base holds vectors of dimension {dim}")
+    if rows.dtype.kind not in "fiu":
+        raise InputError(f"{many} hold {rows.dtype} values; numbers are needed")
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise InputError(f"{one} {row} holds NaN or infinity; remove or repair it")
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            floats = np.ascontiguousarray(queries, np.float32)
-        check_lengths(floats, "query", 0)
+            floats = np.ascontiguousarray(rows, np.float32)
+        check_lengths(floats, one, 0)
         return floats
     with np.errstate(invalid="ignore"):
-        exact = np.ascontiguousarray(queries, dtype)
-    if queries.dtype != dtype and not np.array_equal(exact, queries):
-        row = int(np.flatnonzero((exact != queries).any(axis=1))[0])
-        raise InputError(f"query {row} holds values that {dtype} cannot; this base is {dtype}, so queries must be too")
+        exact = np.ascontiguousarray(rows, dtype)
+    if rows.dtype != dtype and not np.array_equal(exact, rows):
+        row = int(np.flatnonzero((exact != rows).any(axis=1))[0])
+        raise InputError(f"{one} {row} holds values that {dtype} cannot; this base is {dtype}, so {many} must be too")
     return exact
 
 

@@ -256,11 +256,14 @@ class Index:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
         _check_threads(threads)
-        tuning = self._tuning(k, recall, probes, candidates, rerank)
+        tuning = self.tuning(k, recall, probes, candidates, rerank)
         found = self.search_tuned(queries, k, tuning, threads, rerank, score_whole_pages)
         return found if return_stats else found[:2]
 
-    def _tuning(self, k: int, recall: float, probes: int | None, candidates: int | None, rerank: Rerank) -> Tuning:
+    def tuning(
+        self, k: int, recall: float, probes: int | None = None, candidates: int | None = None, rerank: Rerank = "bound"
+    ) -> Tuning:
+        """The settings that `search` chooses for its arguments; InputError where one of them is out of range."""
         k = check_count("k", k, _MOST_RESULTS)
         if not isinstance(recall, Real) or not 0 < recall <= 1:
             raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
@@ -283,22 +286,42 @@ class Index:
         threads: int | None = None,
         rerank: Rerank = "bound",
         score_whole_pages: bool = True,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
-        """`search` with explicit settings: what the calibration tries out."""
+        """`search` with explicit settings: what the calibration tries out.
+
+        With `allowed`, (ceil(rows / 64),) uint64, only rows whose bits are set are found; by position, lowest first.
+        """
         exact = check_queries(queries, self.dim, self.dtype)
         probes, candidates = min(tuning.probes, self.lists), min(tuning.candidates, max(1, self.rows))
         threads = threads or _native.usable_cores()
         settings = (k, probes, candidates, tuning.z, rerank, score_whole_pages, threads)
         try:
             # A search of everything is one of the disk: no device makes it faster.
-            if self.device is not None and tuning.z != EVERYTHING and self.device.has_room(probes, candidates):
+            scans = self.device is not None and allowed is None and tuning.z != EVERYTHING
+            if self.device is not None and scans and self.device.has_room(probes, candidates):
                 distances, ids, stats = self.device.search(exact, self.space.queries(exact, threads), *settings)
             else:
-                distances, ids, stats = self.engine.search(exact, *self.space.queries(exact, threads), *settings)
+                queried = self.space.queries(exact, threads)
+                distances, ids, stats = self.engine.search(exact, *queried, *settings, allowed)
         except MemoryError:
             raise InputError(
                 f"{k:,} results of {len(exact):,} queries do not fit into memory; ask for fewer at a time"
             ) from None
+        return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
+
+    def score(
+        self, queries: np.ndarray, k: int, positions: np.ndarray, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
+        """`search` among the rows at these positions (n,) only, all of which are read and compared with."""
+        exact = check_queries(queries, self.dim, self.dtype)
+        shape = (len(exact), len(positions))
+        rows = np.ascontiguousarray(np.broadcast_to(positions.astype(np.uint32), shape))
+        estimates, errors = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+        queried = self.space.queries(exact, threads)
+        distances, ids, stats = self.engine.rerank(
+            exact, *queried, rows, estimates, errors, k, EVERYTHING, "bound", False, threads
+        )
         return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
 
     # --- looking after it -----------------------------------------------------------------------------------

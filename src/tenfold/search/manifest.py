@@ -11,9 +11,9 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.space import Metric
-from tenfold.search.storage import FORMAT_VERSION, REPAIR, replace_file
+from tenfold.search.storage import FORMAT_VERSION, LIVING_FILE, REPAIR, replace_file
 
-__all__ = ["NewerVersionError", "read_manifest", "write_manifest"]
+__all__ = ["NewerVersionError", "checked_json", "read_manifest", "write_manifest"]
 
 # The smallest and largest value of every number; seed, replicas and epsilon are kept for the record.
 _WHOLE = {"rows": (0, (1 << 32) - 2), "dim": (1, 65535), "seed": (0, (1 << 64) - 1)}
@@ -34,7 +34,7 @@ class NewerVersionError(InputError):
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Put the manifest into the folder, whole or not at all. Raises OSError."""
     with replace_file(folder / "manifest.json") as file:
-        file.write(_written(manifest))
+        file.write(checked_json("manifest", manifest))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -48,6 +48,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: no such index folder")
         if folder.name.endswith(".partial"):
             raise InputError(f"{folder}: its build has not finished; give the command that builds it again")
+        if (folder / LIVING_FILE).exists():
+            raise InputError(f"{folder}: takes updates; open it with LivingIndex.open")
         if not path.exists():
             raise InputError(f"{folder}: holds no manifest.json; not an index")
         with path.open("rb") as file:
@@ -62,7 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise InputError(f"{path}: is not readable; {REPAIR}")
-    whole = written == _written(manifest)
+    whole = written == checked_json("manifest", manifest)
     if version > FORMAT_VERSION:
         raise (NewerVersionError if whole else InputError)(
             f"{path}: has format version {version}, this Tenfold reads up to {FORMAT_VERSION}; upgrade Tenfold"
@@ -73,11 +75,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _written(manifest: dict[str, Any]) -> bytes:
-    """The file's content; there is one way only to write a manifest down, so every byte can be checked."""
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+def checked_json(name: str, content: dict[str, Any]) -> bytes:
+    """A file's text with its checksum; there is one way only to write it down, so every byte can be checked."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     crc = int(_native.crc32c(np.frombuffer(text.encode(), np.uint8), 0))
-    return json.dumps({"crc32c": crc, "manifest": manifest}, indent=1).encode()
+    return json.dumps({"crc32c": crc, name: content}, indent=1).encode()
 
 
 def _check(path: Path, manifest: dict[str, Any]) -> None:

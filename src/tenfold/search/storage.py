@@ -24,6 +24,7 @@ from tenfold.search import _native
 __all__ = [
     "FORMAT_VERSION",
     "INDEX_FILES",
+    "LIVING_FILE",
     "PAGE",
     "REPAIR",
     "SectionFile",
@@ -40,13 +41,16 @@ INDEX_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lis
                "codebook.bin": "codebook"}  # fmt: skip
 """The section files of an index and their kinds."""
 
+LIVING_FILE = "living.json"
+"""Of what an index that takes updates consists."""
+
 FORMAT_VERSION = 1
 PAGE = 4096
 REPAIR = "restore it from a copy or build the index again"
 _MAGIC = b"TENFOLD\0"
 _HEADER = struct.Struct("<8sII16sQI")
 _ENTRY = struct.Struct("<16s8sQQQI")
-_DTYPES = ("<f4", "<u4", "<u8", "<i8", "|u1")
+_DTYPES = ("<f4", "<f8", "<u4", "<u8", "<i8", "|u1")
 _CHUNK = 1 << 20
 _MOST_SECTIONS = (PAGE - 64) // 64
 

@@ -20,13 +20,14 @@ from typing import Any
 
 from tenfold.core.errors import InputError
 from tenfold.search.manifest import read_manifest
-from tenfold.search.storage import INDEX_FILES, is_section_file, replace_file, sync_folder
+from tenfold.search.storage import INDEX_FILES, LIVING_FILE, is_section_file, replace_file, sync_folder
 
 __all__ = [
     "check_place",
     "discard",
     "disk_trouble",
     "is_published",
+    "locked",
     "partial_of",
     "publish",
     "read_notes",
@@ -35,7 +36,7 @@ __all__ = [
     "write_notes",
 ]
 
-_INDEX_NAMES = (*INDEX_FILES, "manifest.json", "build.json", "lock")
+_INDEX_NAMES = (*INDEX_FILES, "ids.bin", "columns.bin", "manifest.json", "build.json", "lock")
 _BUILD_NAMES = (*_INDEX_NAMES, "sample.npy", "tree.bin", "spill")
 _SPILLED = re.compile(r"((rows|labels|entries)-\d+|counts\.npy)(\.partial)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -95,6 +96,8 @@ def check_place(path: Path, overwrite: bool) -> Path:
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
     """InputError unless all that lies there is an index; damaged is good enough."""
+    if (path / LIVING_FILE).exists():
+        raise InputError(f"{path}: takes updates and is not replaced; remove it yourself or choose another path")
     if not path.is_dir() or not _says_tenfold(path):
         raise InputError(f"{path}: exists and is not a Tenfold index; choose another path")
     if odd := _stranger(path, _INDEX_NAMES):
@@ -147,7 +150,7 @@ def workplace(folder: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     if odd := _in_the_way(folder):
         raise InputError(f"{odd}: is in the way of the build, which did not make it; move it or choose another place")
-    with _locked(folder):
+    with locked(folder, "is building"):
         try:
             yield
         except BaseException:
@@ -165,14 +168,17 @@ def _in_the_way(folder: Path) -> Path | None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/lock`; a process that is killed lets go of it."""
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold `folder/lock`; a process that is killed lets go of it.
+
+    Raises InputError where another holds it, which `doing` says what it does, and OSError.
+    """
     path = folder / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not _lock(descriptor) or not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
             pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise InputError(f"{folder}: another process is building this index (pid {pid}); wait for it to end")
+            raise InputError(f"{folder}: another process {doing} this index (pid {pid}); wait for it to end")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -241,7 +247,7 @@ def publish(folder: Path, path: Path, overwrite: bool) -> None:
         sync_folder(path.parent)
         tidy(path)
         return
-    with _locked(path):  # so that nobody builds where it comes to lie before it is removed
+    with locked(path, "is building"):  # so that nobody builds where it comes to lie before it is removed
         old = _swap(folder, path)
         sync_folder(path.parent)
         tidy(path, old)

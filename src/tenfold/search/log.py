@@ -1,0 +1,174 @@
+"""The write-ahead log of a living index: what was added and deleted since its segments were sealed.
+
+A file begins with magic `TENFLOG\\0` and u32 format version, filled up to 16 bytes; records follow, little-endian:
+u32 length of the payload, u32 CRC-32C of what comes behind it, u64 sequence, u64 how many bytes of the file were known
+to be on disk when the record was written, u8 operation, payload. A record counts only whole, and only behind whole
+ones: what a crash left of unsynced writes, in whatever order they reached the disk, is cut off. A broken record that a
+later one says was on disk is damage.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search import _native
+from tenfold.search.storage import sync_folder
+
+__all__ = ["ADD", "DELETE", "Durability", "Log", "Record", "read_log"]
+
+Durability = Literal["always", "batch", "none"]
+"""When a change is on disk: before the call returns; when a batch is full or flushed; when the system likes."""
+
+ADD, DELETE = 1, 2
+_ADVICE = "restore the file from a copy, or move it away to go on without the changes in it"
+_MAGIC = b"TENFLOG\0"
+_VERSION = 1
+_START = struct.Struct("<8sI4x")
+_HEAD = struct.Struct("<IIQQB")
+_BODY = struct.Struct("<QQB")
+_BATCH_BYTES, _BATCH_RECORDS = 4 << 20, 1024
+_SEARCHED = 64 << 20  # bytes behind a broken record
+
+
+class Record(NamedTuple):
+    """One change: its number, what it does, and to what."""
+
+    sequence: int
+    operation: int
+    payload: bytes
+
+
+class Log:
+    """A log open for writing; made if it is not there. Not for several threads at once."""
+
+    def __init__(self, path: Path, durability: Durability) -> None:
+        """Goes on behind the last whole record of an existing file. Raises OSError, and InputError for damage."""
+        self.path, self.durability = path, durability
+        self._waiting = self._waiting_bytes = 0
+        whole = _whole_bytes(path) if path.exists() else 0
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.ftruncate(self._file, whole)
+            self._end = whole
+            if whole == 0:
+                self._write(_START.pack(_MAGIC, _VERSION))
+            os.fsync(self._file)
+            self._synced = self._end
+            sync_folder(path.parent)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return self._end
+
+    def append(self, sequence: int, operation: int, payload: bytes) -> None:
+        """Write a record; on disk when this returns if the durability is "always".
+
+        Raises OSError, after which the log is as it was before.
+        """
+        body = _BODY.pack(sequence, self._synced, operation) + payload
+        start = self._end
+        try:
+            self._write(struct.pack("<II", len(payload), _crc(body)) + body)
+            self._waiting, self._waiting_bytes = self._waiting + 1, self._waiting_bytes + len(body)
+            full = self._waiting >= _BATCH_RECORDS or self._waiting_bytes >= _BATCH_BYTES
+            if self.durability == "always" or (self.durability == "batch" and full):
+                self.sync()
+        except OSError:
+            self._end = start
+            with suppress(OSError):
+                os.ftruncate(self._file, start)
+            raise
+
+    def sync(self) -> None:
+        """Wait until all that was written is on disk. Raises OSError."""
+        if self._waiting:
+            os.fdatasync(self._file)
+            self._synced, self._waiting, self._waiting_bytes = self._end, 0, 0
+
+    def close(self) -> None:
+        """Write out what waits and close. Raises OSError."""
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._file, left, self._end)
+            self._end += written
+            left = left[written:]
+
+
+def read_log(path: Path) -> Iterator[Record]:
+    """The whole records of a log, in order.
+
+    Raises InputError where it is no log, of a newer version, not readable, or damaged before its end.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            _check_start(path, file.read(_START.size), size)
+            start = file.tell()
+            while (record := _next(file, size)) is not None:
+                start = file.tell()
+                yield record
+            file.seek(start)
+            if _was_synced(file.read(min(_SEARCHED, size - start)), start):  # not what a writer appends meanwhile
+                raise InputError(f"{path}: the record at byte {start:,} is damaged; {_ADVICE}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _whole_bytes(path: Path) -> int:
+    """Up to where a log is whole."""
+    if path.stat().st_size < _START.size:
+        return 0  # a crash right after it was made
+    return _START.size + sum(_HEAD.size + len(record.payload) for record in read_log(path))
+
+
+def _check_start(path: Path, start: bytes, size: int) -> None:
+    if size < _START.size:
+        return
+    magic, version = _START.unpack(start)
+    if magic != _MAGIC:
+        raise InputError(f"{path}: is no log of a Tenfold index; {_ADVICE}")
+    if version > _VERSION:
+        raise InputError(f"{path}: has format version {version}, this Tenfold reads up to {_VERSION}; upgrade Tenfold")
+
+
+def _next(file: IO[bytes], size: int) -> Record | None:
+    """The record that begins here, if it is whole."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    length, crc, sequence, _, operation = _HEAD.unpack(head)
+    if length > size - file.tell():
+        return None
+    payload = file.read(length)
+    return Record(sequence, operation, payload) if _crc(head[8:] + payload) == crc else None
+
+
+def _was_synced(rest: bytes, broken: int) -> bool:
+    """Whether a whole record in `rest`, behind a broken one, says that the file was on disk beyond `broken`."""
+    operations = np.frombuffer(rest, np.uint8)[_HEAD.size - 1 :]
+    for start in np.flatnonzero((operations == ADD) | (operations == DELETE)).tolist():
+        length, crc, _, synced, _ = _HEAD.unpack_from(rest, start)
+        end = start + _HEAD.size + length
+        if broken < synced and end <= len(rest) and _crc(rest[start + 8 : end]) == crc:
+            return True
+    return False
+
+
+def _crc(data: bytes) -> int:
+    return int(_native.crc32c(np.frombuffer(data, np.uint8)))

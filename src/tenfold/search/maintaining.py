@@ -1,0 +1,181 @@
+"""Sealing full deltas and merging segments, in a thread of its own, one after the other."""
+
+import json
+import math
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search.sealing import Job, run_job
+from tenfold.search.segments import Sealed, is_set
+from tenfold.search.snapshot import Part
+from tenfold.search.stack import Stack
+from tenfold.search.storage import replace_file, save_array
+
+__all__ = ["Maintainer"]
+
+_DELTA_ROWS = 8192  # that are sealed together
+_MOST_DELTAS = 8  # so many times as many may wait while others are sealed
+_SAME_SIZE = 4  # segments of about one size that are merged; the factor between sizes, too
+_MOST_DELETED = 0.2  # share of a segment's rows, beyond which it is written anew
+_DISK_PER_BYTE = 2.6  # a merge needs, of the vectors it reads: the rows spilled, and the new segment
+
+
+class Maintainer:
+    """Keeps a stack low. Attribute `trouble` says why it stopped, if it did."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._working = threading.Lock()  # held while a segment is made; always taken before the stack's
+        self._changed = threading.Condition(stack.lock)
+        self._thread: threading.Thread | None = None
+        self.trouble: InputError | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being sealed or merged."""
+        return self._thread is not None
+
+    def make_room(self) -> None:
+        """After a change, the stack's lock held: start what is due; wait where too much waits to be sealed."""
+        stack = self._stack
+        if stack.delta.rows >= _DELTA_ROWS and stack.frozen is None:
+            stack.freeze()
+            self.trouble = None  # it is tried again
+        if self._thread is None and self.trouble is None and self._next_task() is not None:
+            self._thread = threading.Thread(target=self._run, name="tenfold-maintenance", daemon=True)
+            self._thread.start()
+        if stack.delta.rows >= _MOST_DELTAS * _DELTA_ROWS:
+            self._changed.wait_for(lambda: stack.frozen is None or self.trouble is not None)
+            if self.trouble is not None:
+                raise self.trouble
+
+    def compact(self, threads: int) -> None:
+        """Make one segment of all rows. Raises InputError where the disk has no room for it."""
+        stack = self._stack
+        with self._working:
+            self.trouble = None
+            with stack.lock:
+                stack.writer()
+                if stack.frozen is None and stack.delta.rows:
+                    stack.freeze()
+            if stack.frozen is not None:
+                self._seal(threads)
+            if len(stack.parts) > 1 or any(part.alive < part.rows for part in stack.parts):
+                self._merge(stack.parts, threads)
+
+    def calibrate(self, calibrate: Callable[[Sealed], None]) -> None:
+        """Do something to every segment while none is replaced."""
+        with self._working:
+            for part in self._stack.parts:
+                calibrate(part)
+
+    def wait(self) -> None:
+        """Until nothing is being sealed or merged."""
+        if (thread := self._thread) is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        """One task after the other until none is left, the stack is closed, or one fails."""
+        with self._working:
+            while True:
+                with self._stack.lock:
+                    task = self._next_task() if self._stack.is_open else None
+                    if task is None:
+                        self._thread = None
+                        return
+                try:
+                    task()
+                except (InputError, OSError) as error:
+                    with self._stack.lock:
+                        self.trouble = error if isinstance(error, InputError) else InputError(str(error))
+                        self._thread = None
+                        self._changed.notify_all()
+                    return
+
+    def _next_task(self) -> Callable[[], None] | None:
+        if self._stack.frozen is not None:
+            return lambda: self._seal(1)
+        chosen = _to_merge(self._stack.parts)
+        return (lambda: self._merge(chosen, 1)) if chosen else None
+
+    def _seal(self, threads: int) -> None:
+        """Make a segment of the frozen delta."""
+        stack = self._stack
+        with stack.lock:
+            frozen = stack.frozen
+            assert frozen is not None
+            vectors, ids, values = frozen.delta.sorted_rows()
+            name, rows = f"segment-{stack.number():06d}", f"rows-{stack.number():06d}"
+        made: list[Sealed] = []
+        if len(ids):
+            save_array(stack.path / f"{rows}.npy", vectors)
+            save_array(stack.path / f"{rows}-ids.npy", ids)
+            with replace_file(stack.path / f"{rows}-columns.json") as file:
+                file.write(json.dumps(values).encode())
+            made.append(self._build(name, rows, (), threads))
+        with stack.lock:
+            gone = ids[~frozen.delta.holds(ids)]
+            stack.frozen = None
+            stack.install((*stack.parts, *(part.less(gone) for part in made)), frozen.next_log)
+            self._changed.notify_all()
+
+    def _merge(self, parts: Sequence[Sealed], threads: int) -> None:
+        """Make one segment of several, or of one with deleted rows."""
+        stack = self._stack
+        self._check_disk(parts)
+        with stack.lock:
+            folders = {part.segment.folder for part in parts}
+            before = stack.save_hidden([part for part in stack.parts if part.segment.folder in folders])
+            name = f"segment-{stack.number():06d}"
+        inputs = [(part.segment.folder.name, part.hidden) for part in before]
+        made = [self._build(name, None, inputs, threads)] if any(part.alive for part in before) else []
+        with stack.lock:
+            now = {part.segment.folder: part for part in stack.parts}
+            for part in before:
+                gone = part.segment.ids_at(_cleared(part, now[part.segment.folder]))
+                made = [one.less(gone) for one in made]
+            rest = [part for part in stack.parts if part.segment.folder not in folders]
+            stack.install((*rest, *made), stack.snapshot.first_log)
+
+    def _build(self, name: str, rows: str | None, inputs: Sequence[tuple[str, str | None]], threads: int) -> Sealed:
+        stack = self._stack
+        try:
+            run_job(stack.path, Job(name, rows, inputs, stack.snapshot.columns, stack.snapshot.settings, threads))
+            return stack.open_part(Part(name))
+        except BaseException:
+            with stack.lock:
+                stack.tidy()
+            raise
+
+    def _check_disk(self, parts: Sequence[Sealed]) -> None:
+        stack = self._stack
+        row_bytes = stack.snapshot.dim * np.dtype(stack.snapshot.dtype).itemsize
+        needed = int(_DISK_PER_BYTE * sum(part.alive for part in parts) * row_bytes)
+        free = shutil.disk_usage(stack.path).free
+        if free < needed:
+            raise InputError(
+                f"{stack.path}: compaction needs {needed / 2**20:,.0f} MB on the disk, {free / 2**20:,.0f} MB are "
+                "free; make room, nothing is lost meanwhile"
+            )
+
+
+def _to_merge(parts: Sequence[Sealed]) -> list[Sealed]:
+    """Segments that should be one: several of about one size, or one with many deleted rows and all smaller ones."""
+    for part in sorted(parts, key=lambda part: -part.rows):
+        if part.rows - part.alive > _MOST_DELETED * part.rows:
+            return [other for other in parts if other is part or other.rows < part.rows]
+    by_size: dict[int, list[Sealed]] = {}
+    for part in parts:
+        size = int(math.log(max(part.rows / _DELTA_ROWS, 1), _SAME_SIZE))
+        by_size.setdefault(size, []).append(part)
+    return next((same for _, same in sorted(by_size.items()) if len(same) >= _SAME_SIZE), [])
+
+
+def _cleared(before: Sealed, now: Sealed) -> np.ndarray:
+    """Positions of rows that were deleted in between."""
+    places = np.arange(before.rows)
+    return np.flatnonzero(is_set(before.bits, places) & ~is_set(now.bits, places))

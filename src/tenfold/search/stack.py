@@ -1,0 +1,323 @@
+"""What a living index consists of: segments, deltas, the log, and the snapshot that names them on disk.
+
+Whoever changes it holds `lock`. A search takes `view`, which nothing changes any more.
+"""
+
+import contextlib
+import json
+import re
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tenfold.core.errors import InputError
+from tenfold.search.columns import Values
+from tenfold.search.delta import Delta, DeltaView
+from tenfold.search.index import IoBackend
+from tenfold.search.log import ADD, DELETE, Durability, Log, read_log
+from tenfold.search.segments import Sealed, Segment, is_set, read_hidden, write_hidden
+from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
+from tenfold.search.workplace import discard
+
+__all__ = ["Opening", "Stack", "View", "numbers_in", "remove"]
+
+_RECORD_BYTES = 4 << 20  # of vectors in a record of the log
+_COUNT = struct.Struct("<I")
+_NAMED = re.compile(r"(segment|log|hidden|rows)-(\d{6,})(-ids|-columns)?(\.npy|\.bin|\.json|\.work|\.partial)*")
+
+
+class Opening(NamedTuple):
+    """How an index is opened."""
+
+    read_only: bool
+    durability: Durability
+    io: IoBackend
+    cache: str | int
+
+
+class View(NamedTuple):
+    """What a search looks into."""
+
+    parts: tuple[Sealed, ...] = ()
+    deltas: tuple[DeltaView, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A delta that is being sealed, and the log that goes on behind it."""
+
+    delta: Delta
+    next_log: int
+
+
+class Stack:
+    """Segments, and what is not in them yet.
+
+    Attributes:
+        path: The folder.
+        snapshot: What `living.json` says.
+        parts: The segments, less their deleted rows.
+        delta: Rows added since they were sealed.
+        frozen: An older delta that is being sealed, or None.
+        next_id: For rows that come without.
+        view: All of that, for a search.
+        lock: Held by whoever changes it.
+    """
+
+    def __init__(self, path: Path, opening: Opening) -> None:
+        """Open what lies in the folder. Raises OSError, and InputError for damage."""
+        self.path, self._opening = path, opening
+        self.lock = threading.RLock()
+        self._log: Log | None = None
+        self.load()
+
+    # --- from and to the disk -------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Open the segments and replay the logs; again where a writer has replaced them meanwhile."""
+        while True:
+            snapshot = read_snapshot(self.path)
+            try:
+                return self._load(snapshot)
+            except (InputError, OSError):
+                if read_snapshot(self.path) == snapshot:
+                    raise
+
+    def _load(self, snapshot: Snapshot) -> None:
+        self.snapshot, numbers = snapshot, numbers_in(self.path)
+        if not self._opening.read_only:
+            self._tidy(numbers)
+        self.parts = tuple(self.open_part(part) for part in snapshot.parts)
+        self.delta = self.fresh_delta()
+        self.frozen: Frozen | None = None
+        self.next_id, self._sequence = snapshot.next_id, 0
+        self._next_number = max(snapshot.next_number, 1 + max(numbers.values(), default=0))
+        logs = sorted(n for name, n in numbers.items() if name.startswith("log-") and n >= snapshot.first_log)
+        for number in logs:
+            for record in read_log(snapshot.log_path(self.path, number)):
+                self._replay(record.operation, record.payload)
+                self._sequence = record.sequence
+        if not self._opening.read_only:
+            last = logs[-1] if logs else self.number()
+            self._log = Log(snapshot.log_path(self.path, last), self._opening.durability)
+        self.publish()
+
+    def open_part(self, part: Part) -> Sealed:
+        """Open a segment."""
+        segment = Segment(self.path / part.folder, self.snapshot.columns, self._opening.io, self._opening.cache)
+        rows = segment.index.rows
+        if part.hidden is None:
+            return Sealed(segment, None, rows)
+        bits = read_hidden(self.path / part.hidden, rows)
+        return Sealed(segment, bits, int(is_set(bits, np.arange(rows)).sum()), part.hidden)
+
+    def install(self, parts: Sequence[Sealed], first_log: int) -> None:
+        """Put these segments in place of those there are: on disk first, then for searches."""
+        self.parts = tuple(self.save_hidden([part for part in parts if part.alive]))
+        self.snapshot = replace(
+            self.snapshot,
+            parts=tuple(Part(part.segment.folder.name, part.hidden) for part in self.parts),
+            first_log=first_log, next_number=self._next_number, next_id=self.next_id,
+        )  # fmt: skip
+        write_snapshot(self.path, self.snapshot)
+        self.publish()
+        self.tidy()
+
+    def save_hidden(self, parts: Sequence[Sealed]) -> list[Sealed]:
+        """Write down which rows of these segments are deleted, where that is not written yet."""
+        saved = []
+        for part in parts:
+            if part.bits is not None and not part.is_saved:
+                name = f"hidden-{self.number():06d}.bin"
+                write_hidden(self.path / name, part.bits)
+                part = part._replace(hidden=name, is_saved=True)
+            saved.append(part)
+        return saved
+
+    def tidy(self) -> None:
+        """Remove numbered files that the snapshot does not name: what a crash, a merge or a failed build left."""
+        self._tidy(numbers_in(self.path))
+
+    def _tidy(self, numbers: dict[str, int]) -> None:
+        kept = {name for part in self.snapshot.parts for name in (part.folder, part.hidden)}
+        for name, number in numbers.items():
+            if name not in kept and not (name.startswith("log-") and number >= self.snapshot.first_log):
+                remove(self.path / name)
+
+    def number(self) -> int:
+        """The next number for a file."""
+        self._next_number += 1
+        return self._next_number - 1
+
+    def close(self) -> None:
+        """Bring the log to disk; nothing can be changed any more."""
+        with self.lock:
+            log, self._log = self._log, None
+        if log is not None:
+            try:
+                log.close()
+            except OSError as error:
+                raise _trouble(log, error) from None
+
+    # --- the log --------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes changes."""
+        return self._log is not None
+
+    def writer(self) -> Log:
+        """The log; InputError where nothing may be changed."""
+        if self._opening.read_only:
+            raise InputError(f"{self.path}: was opened read-only; open it anew to change it")
+        if self._log is None:
+            raise InputError(f"{self.path}: was closed; open it anew")
+        return self._log
+
+    def flush(self) -> None:
+        """Wait until all changes so far are on disk."""
+        log = self.writer()
+        try:
+            log.sync()
+        except OSError as error:
+            raise _trouble(log, error) from None
+
+    def freeze(self) -> None:
+        """Begin a new delta with a new log; the old delta waits to be sealed."""
+        log, number = self.writer(), self.number()
+        try:
+            fresh = Log(self.snapshot.log_path(self.path, number), self._opening.durability)
+            log.close()
+        except OSError as error:
+            raise _trouble(log, error) from None
+        self._log = fresh
+        self.frozen, self.delta = Frozen(self.delta, number), self.fresh_delta()
+        self.publish()
+
+    def _record(self, operation: int, payload: bytes, outcome: str) -> None:
+        log = self.writer()
+        self._sequence += 1
+        try:
+            log.append(self._sequence, operation, payload)
+        except OSError as error:
+            raise _trouble(log, error, outcome) from None
+
+    def _replay(self, operation: int, payload: bytes) -> None:
+        if operation == DELETE:
+            self._hide(np.frombuffer(payload, "<i8"))
+            return
+        (count,) = _COUNT.unpack_from(payload)
+        dim, dtype = self.snapshot.dim, np.dtype(self.snapshot.dtype)
+        end = _COUNT.size + count * (8 + dim * dtype.itemsize)
+        if len(payload) < end:
+            raise InputError(f"{self.path}: a log holds vectors of another shape; it belongs to another index")
+        ids = np.frombuffer(payload, "<i8", count, _COUNT.size)
+        rows = np.frombuffer(payload[:end], dtype, offset=_COUNT.size + 8 * count).reshape(count, dim)
+        self._take(rows, ids, json.loads(payload[end:]) if len(payload) > end else {})
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def put(self, rows: np.ndarray, ids: np.ndarray, attributes: Values, done: str) -> int:
+        """Add rows, or replace them, as many as one record of the log holds; returns how many."""
+        step = max(1, _RECORD_BYTES // (rows.shape[1] * rows.itemsize))
+        rows, ids = rows[:step], ids[:step]
+        values = {name: column[:step] for name, column in attributes.items()}
+        payload = _COUNT.pack(len(rows)) + ids.astype("<i8").tobytes() + rows.tobytes()
+        self._record(ADD, payload + (json.dumps(values).encode() if values else b""), done)
+        self._take(rows, ids, values)
+        self.publish()
+        return len(rows)
+
+    def delete(self, ids: np.ndarray) -> None:
+        """Delete rows that are there."""
+        self._record(DELETE, ids.astype("<i8").tobytes(), "nothing was deleted")
+        self._hide(ids)
+        self.publish()
+
+    def deltas(self) -> list[Delta]:
+        """The delta, and before it the one that is being sealed."""
+        return [self.delta] if self.frozen is None else [self.frozen.delta, self.delta]
+
+    def holds(self, ids: np.ndarray) -> np.ndarray:
+        """Which of the ids (n,) are there, (n,) bool."""
+        held = np.zeros(len(ids), bool)
+        for delta in self.deltas():
+            held |= delta.holds(ids)
+        for part in self.parts:
+            held |= part.find(ids) >= 0
+        return held
+
+    def vectors_of(self, ids: np.ndarray) -> np.ndarray:
+        """Vectors (n, dim) of ids (n,), all of which are there."""
+        found = np.empty((len(ids), self.snapshot.dim), self.snapshot.dtype)
+        for delta in self.deltas():
+            held = delta.holds(ids)
+            found[held] = delta.at(ids[held])
+        for part in self.parts:
+            positions = part.find(ids)
+            found[positions >= 0] = part.segment.index.stored.at(positions[positions >= 0])
+        return found
+
+    def attributes_of(self, ids: np.ndarray) -> Values:
+        """Attributes of ids (n,); None where a row has none, or is not there."""
+        found: Values = {name: [None] * len(ids) for name in self.snapshot.columns}
+        if not found:
+            return found
+        for delta in self.deltas():
+            held = delta.holds(ids)
+            _fill(found, held, delta.attributes_of(ids[held]))
+        for part in self.parts:
+            positions = part.find(ids)
+            _fill(found, positions >= 0, part.segment.attributes_at(positions[positions >= 0]))
+        return found
+
+    def fresh_delta(self) -> Delta:
+        """A delta without rows."""
+        return Delta(self.snapshot.dim, np.dtype(self.snapshot.dtype), self.snapshot.columns)
+
+    def publish(self) -> None:
+        """Show searches what there is now."""
+        self.view = View(self.parts, tuple(delta.view() for delta in self.deltas() if delta.rows))
+
+    def _take(self, rows: np.ndarray, ids: np.ndarray, attributes: Values) -> None:
+        self._hide(ids)
+        self.delta.add(rows, ids, attributes)
+        self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
+
+    def _hide(self, ids: np.ndarray) -> None:
+        for delta in self.deltas():
+            delta.delete(ids[delta.holds(ids)])
+        self.parts = tuple(part.less(ids) for part in self.parts)
+
+
+def _fill(found: Values, rows: np.ndarray, values: Values) -> None:
+    for name, column in values.items():
+        for row, value in zip(np.flatnonzero(rows).tolist(), column, strict=True):
+            found[name][row] = value
+
+
+def numbers_in(folder: Path) -> dict[str, int]:
+    """The numbered files and folders there."""
+    return {entry.name: int(named[2]) for entry in folder.iterdir() if (named := _NAMED.fullmatch(entry.name))}
+
+
+def remove(path: Path) -> None:
+    """Remove a numbered file or folder; of folders only files of names that we use."""
+    with contextlib.suppress(OSError):
+        if not path.is_dir():
+            path.unlink()
+        elif path.name.endswith(".work"):
+            for entry in path.glob("*.npy"):
+                entry.unlink()
+            path.rmdir()
+        else:
+            discard(path)
+
+
+def _trouble(log: Log, error: OSError, outcome: str = "changes may be lost in a power cut") -> InputError:
+    return InputError(f"{log.path}: {error.strerror or error}; {outcome}")

@@ -1,0 +1,256 @@
+"""An index that takes updates finds what exact search over a dictionary of its rows finds, whatever was done to it."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracles import make_vectors, numpy_distances
+
+from tenfold.core.errors import InputError
+from tenfold.search import Index, LivingIndex, maintaining
+from tenfold.search.segments import bits_of, clear, is_set
+
+Model = dict[int, np.ndarray]
+
+
+@pytest.fixture
+def small_deltas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seal and merge often: deltas of 150 rows."""
+    monkeypatch.setattr(maintaining, "_DELTA_ROWS", 150)
+
+
+def expect(index: LivingIndex, model: Model, queries: np.ndarray, metric: str = "l2", k: int = 10) -> None:
+    """Assert that `index` holds the rows of `model` and finds its nearest, ties by id."""
+    assert len(index) == len(model)
+    distances, ids = index.search(queries, k, recall=1.0)
+    names = np.array(sorted(model), np.int64)
+    width = min(k, len(names))
+    assert (ids[:, width:] == -1).all()
+    assert np.isposinf(distances[:, width:]).all()
+    if width:
+        base = np.stack([model[name] for name in names.tolist()])
+        truth = numpy_distances(base, queries, metric).astype(np.float32)
+        order = np.array([np.lexsort((names, row))[:width] for row in truth])
+        np.testing.assert_array_equal(ids[:, :width], names[order])
+        np.testing.assert_array_equal(distances[:, :width], np.take_along_axis(truth, order, axis=1))
+        np.testing.assert_array_equal(index.get(names), base)
+
+
+@pytest.mark.parametrize(("dtype", "metric"), [("uint8", "l2"), ("float32", "ip"), ("int8", "l2"), ("float16", "l2")])
+def test_any_sequence_of_changes_gives_exact_answers(
+    tmp_path: Path, small_deltas: None, dtype: str, metric: str
+) -> None:
+    """Adds, updates, deletes, compaction and opening anew in random order, with sealing and merging behind them."""
+    rng = np.random.default_rng([len(dtype), len(metric)])
+    pool, queries = make_vectors(3000, 8, dtype), make_vectors(7, 8, dtype, seed=1)
+    index, model = LivingIndex.create(tmp_path / "index", 8, dtype=dtype, metric=metric), Model()  # type: ignore[arg-type]
+    for step in range(40):
+        some = rng.choice(len(pool), rng.integers(1, 90), replace=False)
+        known = rng.permutation(np.array(sorted(model), np.int64))[:40]
+        match rng.integers(0, 8):
+            case 0 | 1 | 2:
+                ids = index.add(pool[some])
+                model |= dict(zip(ids.tolist(), pool[some], strict=True))
+            case 3:
+                ids = rng.choice(10**12, len(some), replace=False) + 10**6
+                index.add(pool[some], ids)
+                model |= dict(zip(ids.tolist(), pool[some], strict=True))
+            case 4 if len(known):
+                assert index.update(pool[some[: len(known)]], known[: len(some)]) == min(len(some), len(known))
+                model |= dict(zip(known.tolist(), pool[some], strict=False))
+            case 5 | 6:
+                assert index.delete([*known.tolist(), 10**15]) == len(known)
+                model = {name: row for name, row in model.items() if name not in known}
+            case 7 if step % 3 == 0:
+                index.compact()
+                assert len(index.stats()["segments"]) == (len(model) > 0)
+            case 7:
+                index.close()
+                index = LivingIndex.open(tmp_path / "index")
+        expect(index, model, queries, metric)
+    index.close()
+    assert LivingIndex.open(tmp_path / "index", read_only=True).verify() == []
+
+
+def test_an_index_that_was_built_takes_updates(tmp_path: Path, index_copy: Callable[..., Path]) -> None:
+    """Its rows keep their numbers as ids; once it takes updates, only LivingIndex opens it."""
+    path, base, queries = (
+        index_copy(700, 33, "uint8", "l2"),
+        make_vectors(700, 33, "uint8"),
+        make_vectors(5, 33, "uint8", 3),
+    )
+    more = make_vectors(20, 33, "uint8", seed=2)
+    with LivingIndex.open(path) as index:
+        model = dict(enumerate(base))
+        expect(index, model, queries)
+        assert index.add(more).tolist() == list(range(700, 720))
+        assert index.delete([3, 699, 4000]) == 2
+        model |= dict(enumerate(more, 700))
+        del model[3], model[699]
+        expect(index, model, queries)
+    with LivingIndex.open(path) as index:
+        expect(index, model, queries)
+        index.compact()
+        expect(index, model, queries)
+    with pytest.raises(InputError, match=r"takes updates; open it with LivingIndex\.open"):
+        Index.open(path)
+    assert not (path / "vectors.bin").exists()
+
+
+def test_what_was_acknowledged_survives_without_closing(tmp_path: Path) -> None:
+    """A copy of the folder, taken while the index is open, is what a crash leaves."""
+    rows, queries = make_vectors(300, 16, "uint8"), make_vectors(4, 16, "uint8", 1)
+    index = LivingIndex.create(tmp_path / "index", 16, dtype="uint8")
+    index.add(rows)
+    index.update(rows[:5] // 2, np.arange(5))
+    index.delete([7])
+    left = Path(shutil.copytree(tmp_path / "index", tmp_path / "copy"))
+    model = dict(enumerate(rows)) | dict(enumerate(rows[:5] // 2))
+    del model[7]
+    with LivingIndex.open(left) as copy:
+        expect(copy, model, queries)
+    index.close()
+
+
+def test_a_search_sees_an_update_as_a_whole(tmp_path: Path, small_deltas: None) -> None:
+    """While rows move back and forth, each is found exactly once: at its old place or at its new one."""
+    places = np.zeros((2, 200, 4), np.uint8)
+    places[1], places[:, :, 1] = 9, np.arange(200)
+    index = LivingIndex.create(tmp_path / "index", 4, dtype="uint8", durability="none")
+    index.add(places[0])
+    stop, seen = threading.Event(), []
+
+    def search() -> None:
+        while not stop.is_set():
+            _, ids = index.search(places[:, ::50].reshape(-1, 4), 200, recall=1.0, threads=1)
+            seen.append([sorted(row.tolist()) for row in ids])
+
+    searcher = threading.Thread(target=search)
+    searcher.start()
+    for turn in range(30):
+        index.update(places[(turn + 1) % 2], np.arange(200))
+    stop.set()
+    searcher.join()
+    index.close()
+    assert seen
+    assert all(row == list(range(200)) for rows in seen for row in rows)
+
+
+def test_compaction_gives_room_back_and_keeps_the_answers(tmp_path: Path) -> None:
+    rows, queries = make_vectors(6000, 32, "float32"), make_vectors(5, 32, "float32", 1)
+    with LivingIndex.create(tmp_path / "index", 32) as index:
+        index.add(rows)
+        index.compact()
+        full = index.stats()["index_bytes"]
+        assert index.delete(np.arange(0, 1000)) == 1000
+        index.compact()
+        stats = index.stats()
+        assert stats["index_bytes"] < 0.9 * full
+        assert stats["segments"][0]["deleted"] == 0
+        expect(index, {name: row for name, row in enumerate(rows) if name >= 1000}, queries)
+        index.delete(np.arange(6000))
+        index.compact()
+        assert index.stats()["segments"] == []
+        expect(index, {}, queries)
+        assert index.add(rows[:2]).tolist() == [6000, 6001], "ids are not given out again"
+
+
+def test_another_process_reads_meanwhile(tmp_path: Path) -> None:
+    """It sees what was there when it opened the index, and what came since once it refreshes."""
+    path, queries = tmp_path / "index", make_vectors(4, 8, "uint8", 1)
+    rows = make_vectors(500, 8, "uint8")
+    with LivingIndex.create(path, 8, dtype="uint8") as index:
+        index.add(rows[:300])
+        reader = LivingIndex.open(path, read_only=True)
+        index.compact()
+        index.add(rows[300:])
+        index.delete([0])
+        expect(reader, dict(enumerate(rows[:300])), queries)
+        reader.refresh()
+        expect(reader, {name: row for name, row in enumerate(rows) if name}, queries)
+        with pytest.raises(InputError, match="was opened read-only"):
+            reader.add(rows[:1])
+
+
+def test_one_process_writes(tmp_path: Path) -> None:
+    with LivingIndex.create(tmp_path / "index", 8):
+        code = f"from tenfold.search import LivingIndex; LivingIndex.open({str(tmp_path / 'index')!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "another process writes to this index (pid " in last
+    LivingIndex.open(tmp_path / "index").close()
+
+
+def test_bad_input_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    rows = make_vectors(10, 8, "float32")
+    bad = rows.copy()
+    bad[3, 2] = np.nan
+    with LivingIndex.create(tmp_path / "index", 8) as index:
+        index.add(rows, np.arange(10))
+        for call, complaint in (
+            (lambda: index.add(rows, np.arange(9, 19)), "id 9 is there already; `update` replaces its vector"),
+            (lambda: index.add(rows, [11] * 10), "id 11 comes twice in one call"),
+            (lambda: index.add(bad), "vector 3 holds NaN or infinity"),
+            (lambda: index.add(rows[:, :5]), "but this base holds vectors of dimension 8"),
+            (lambda: index.add(rows, np.arange(3)), "there are 3 ids for 10 vectors"),
+            (lambda: index.add(rows, np.arange(10) - 20), "ids are whole numbers from 0 on"),
+            (lambda: index.add(rows, np.arange(10) / 2), "whole numbers are needed"),
+            (lambda: index.get([4, 77]), "id 77 is not there"),
+        ):
+            with pytest.raises(InputError, match=complaint):
+                call()
+        assert index.delete([50, 51]) == 0
+        expect(index, dict(enumerate(rows)), rows[:3])
+    with pytest.raises(InputError, match="was closed; open it anew"):
+        index.add(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"dim": 0}, "dim is 0"),
+        ({"dim": 8, "dtype": "complex64"}, "complex64"),
+        ({"dim": 8, "dtype": "nothing"}, "nothing"),
+        ({"dim": 8, "metric": "hamming"}, "metric 'hamming'"),
+        ({"dim": 8, "durability": "sometimes"}, "durability is 'sometimes'"),
+        ({"dim": 8, "memory_budget": "1MB"}, "too small"),
+    ],
+)
+def test_bad_settings_make_nothing(tmp_path: Path, settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        LivingIndex.create(tmp_path / "index", **settings)  # type: ignore[arg-type]
+    assert not (tmp_path / "index").exists()
+
+
+def test_compaction_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_vectors(400, 8, "float32")
+    with LivingIndex.create(tmp_path / "index", 8) as index:
+        index.add(rows)
+        index.compact()
+        index.delete([1])
+        with monkeypatch.context() as context:
+            context.setattr(maintaining.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+            with pytest.raises(InputError, match=r"compaction needs .* MB on the disk, 0 MB are free"):
+                index.compact()
+        expect(index, {name: row for name, row in enumerate(rows) if name != 1}, rows[:3])
+        index.compact()
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 1000])
+def test_bits_are_those_of_a_mask(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    mask = rng.random(rows) < 0.7
+    places = np.arange(rows)
+    bits = bits_of(mask)
+    assert len(bits) == -(-rows // 64)
+    np.testing.assert_array_equal(is_set(bits, places), mask)
+    gone = rng.choice(rows, rows // 3, replace=False)
+    cleared = clear(bits, gone, rows)
+    np.testing.assert_array_equal(is_set(cleared, places), mask & ~np.isin(places, gone))
+    np.testing.assert_array_equal(is_set(bits, places), mask)
+    np.testing.assert_array_equal(is_set(clear(None, gone, rows), places), ~np.isin(places, gone))
