@@ -141,6 +141,46 @@ def test_a_search_sees_an_update_as_a_whole(tmp_path: Path, small_deltas: None) 
     assert all(row == list(range(200)) for rows in seen for row in rows)
 
 
+def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: None) -> None:
+    """Whatever is found was there at some moment of the call, at the distance it had then; sanitizers see no race."""
+    rows, count = make_vectors(4000, 16, "uint8"), 8
+    index = LivingIndex.create(tmp_path / "index", 16, dtype="uint8", durability="none")
+    index.add(rows[:400])
+    born, died = {number: 0 for number in range(400)}, dict[int, int]()  # by id: the change after or before which
+    clock, stop, wrong = [0], threading.Event(), list[str]()
+
+    def search(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        while not stop.is_set():
+            queries, began = rows[rng.integers(0, 400, 3)], clock[0]
+            distances, ids = index.search(queries, 5, threads=1)
+            ended = clock[0] + 1
+            exact = numpy_distances(rows, queries, "l2")
+            for row, (near, names) in enumerate(zip(distances, ids, strict=True)):
+                for distance, name in zip(near.tolist(), names.tolist(), strict=True):
+                    if born.get(name, ended) > ended or died.get(name, ended) < began or distance != exact[row, name]:
+                        wrong.append(f"{name} at {distance}, from {began} to {ended}")
+
+    searchers = [threading.Thread(target=search, args=(seed,)) for seed in range(count)]
+    for searcher in searchers:
+        searcher.start()
+    for first in range(400, 4000, 100):
+        for number in range(first, first + 100):
+            born[number] = clock[0] + 1
+        index.add(rows[first : first + 100], np.arange(first, first + 100))
+        gone = np.arange(first - 400, first - 350)
+        index.delete(gone)
+        died |= dict.fromkeys(gone.tolist(), clock[0] + 1)
+        clock[0] += 1
+        if clock[0] % 12 == 0:
+            index.compact()
+    stop.set()
+    for searcher in searchers:
+        searcher.join()
+    index.close()
+    assert wrong == []
+
+
 def test_compaction_gives_room_back_and_keeps_the_answers(tmp_path: Path) -> None:
     rows, queries = make_vectors(6000, 32, "float32"), make_vectors(5, 32, "float32", 1)
     with LivingIndex.create(tmp_path / "index", 32) as index:

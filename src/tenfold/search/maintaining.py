@@ -42,9 +42,7 @@ class Maintainer:
     def make_room(self) -> None:
         """After a change, the stack's lock held: start what is due; wait where too much waits to be sealed."""
         stack = self._stack
-        if stack.delta.rows >= _DELTA_ROWS and stack.frozen is None:
-            stack.freeze()
-            self.trouble = None  # it is tried again
+        self._freeze_full()
         if self._thread is None and self.trouble is None and self._next_task() is not None:
             self._thread = threading.Thread(target=self._run, name="tenfold-maintenance", daemon=True)
             self._thread.start()
@@ -83,7 +81,8 @@ class Maintainer:
         with self._working:
             while True:
                 with self._stack.lock:
-                    task = self._next_task() if self._stack.is_open else None
+                    self._freeze_full()
+                    task = self._next_task()
                     if task is None:
                         self._thread = None
                         return
@@ -96,7 +95,15 @@ class Maintainer:
                         self._changed.notify_all()
                     return
 
+    def _freeze_full(self) -> None:
+        stack = self._stack
+        if stack.is_open and stack.delta.rows >= _DELTA_ROWS and stack.frozen is None:
+            stack.freeze()
+            self.trouble = None  # it is tried again
+
     def _next_task(self) -> Callable[[], None] | None:
+        if not self._stack.is_open:
+            return None
         if self._stack.frozen is not None:
             return lambda: self._seal(1)
         chosen = _to_merge(self._stack.parts)
