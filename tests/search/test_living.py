@@ -146,7 +146,7 @@ def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: Non
     rows, count = make_vectors(4000, 16, "uint8"), 8
     index = LivingIndex.create(tmp_path / "index", 16, dtype="uint8", durability="none")
     index.add(rows[:400])
-    born, died = {number: 0 for number in range(400)}, dict[int, int]()  # by id: the change after or before which
+    born, died = dict.fromkeys(range(400), 0), dict[int, int]()  # by id: the change after or before which
     clock, stop, wrong = [0], threading.Event(), list[str]()
 
     def search(seed: int) -> None:

@@ -1,5 +1,6 @@
-"""Columns of lists in Parquet, Feather and Arrow files; large row groups are read page by page."""
+"""Columns of lists in Parquet, Feather and Arrow files and in tables; large row groups are read page by page."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,40 +16,22 @@ from tenfold.search.formats.source import VectorSource
 _WHOLE_GROUP_BYTES = 64 << 20
 
 
-class ArrowVectors(VectorSource):
-    """A list or fixed-size-list column of a Parquet file, an Arrow file (Feather V2) or an Arrow stream."""
+class ArrowColumn(VectorSource):
+    """A list or fixed-size-list column, wherever its pieces come from."""
 
-    def __init__(self, path: Path, key: str | None, format: str) -> None:
-        self._arrow = optional_module("pyarrow", f"{path}: reading {format}")
-        file_size(path)
-        self._path, self._parquet = path, format == "parquet"
-        with decoding(str(path), format):
-            schema, rows = self._parquet_schema() if self._parquet else self._ipc_schema()
-            column = self._column(schema, key)
-            self._key, self.name = column.name, f"{path}[{column.name}]"
-        with decoding(self.name, format):
+    def __init__(self, origin: str, schema: Any, key: str | None, rows: int) -> None:
+        self._arrow = optional_module("pyarrow", f"{origin}: reading Arrow")
+        column = self._column(origin, schema, key)
+        self._key, self.name = column.name, f"{origin}[{column.name}]"
+        with decoding(self.name, "Arrow"):
             stored = column.type.value_type.to_pandas_dtype()
         super().__init__(self.name, rows, self._dimension(column.type, rows), np.dtype(stored))
 
-    def _parquet_schema(self) -> tuple[Any, int]:
-        with optional_module("pyarrow.parquet", str(self._path)).ParquetFile(self._path) as file:
-            metadata = file.metadata
-            sizes = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
-            self._buffer_bytes = 1 << 16 if max(sizes, default=0) > _WHOLE_GROUP_BYTES else 0
-            return file.schema_arrow, metadata.num_rows
+    @abstractmethod
+    def _pieces(self, block_rows: int, start: int) -> Iterator[Any]:
+        """Yield the column from row `start` on in Arrow arrays of any length, unchecked."""
 
-    def _ipc_schema(self) -> tuple[Any, int]:
-        with self._arrow.OSFile(str(self._path)) as file, self._ipc_reader(file) as reader:
-            return reader.schema, sum(batch.num_rows for batch in _ipc_batches(reader))
-
-    def _ipc_reader(self, file: Any) -> Any:
-        start = file.read(6)
-        file.seek(0)
-        if start.startswith(b"FEA1"):
-            raise InputError(f"{self._path}: Feather version 1; write it again with pyarrow.feather.write_feather")
-        return self._arrow.ipc.open_file(file) if start == b"ARROW1" else self._arrow.ipc.open_stream(file)
-
-    def _column(self, schema: Any, key: str | None) -> Any:
+    def _column(self, origin: str, schema: Any, key: str | None) -> Any:
         types = self._arrow.types
         lists = {
             field.name: field
@@ -59,7 +42,7 @@ class ArrowVectors(VectorSource):
             return next(iter(lists.values()))
         if key is None or key not in lists:
             asked = "no column was named" if key is None else f"no column of lists is called {key!r}"
-            raise InputError(f"{self._path}: {asked}; choose by key: {', '.join(lists) or '(it has none)'}")
+            raise InputError(f"{origin}: {asked}; choose by key: {', '.join(lists) or '(it has none)'}")
         return lists[key]
 
     def _dimension(self, column_type: Any, rows: int) -> int:
@@ -73,31 +56,15 @@ class ArrowVectors(VectorSource):
 
     def _columns(self, block_rows: int, start: int) -> Iterator[Any]:
         """Yield the column from row `start` on in Arrow arrays of at most `block_rows` rows."""
-        batches = self._parquet_batches(block_rows, start) if self._parquet else self._ipc_columns(start)
+        pieces = self._pieces(block_rows, start)
         while True:
             with decoding(self.name, "Parquet or Arrow"):
-                column = next(batches, None)
+                column = next(pieces, None)
                 if column is None:
                     return
                 column.validate(full=True)
             for begin in range(0, len(column), block_rows):
                 yield column.slice(begin, block_rows)
-
-    def _parquet_batches(self, block_rows: int, start: int) -> Iterator[Any]:
-        parquet = optional_module("pyarrow.parquet", str(self._path))
-        with parquet.ParquetFile(self._path, buffer_size=self._buffer_bytes, pre_buffer=False) as file:
-            groups, skip = list(range(file.metadata.num_row_groups)), start
-            while groups and skip >= file.metadata.row_group(groups[0]).num_rows:
-                skip -= file.metadata.row_group(groups.pop(0)).num_rows
-            for batch in file.iter_batches(block_rows, row_groups=groups, columns=[self._key], use_threads=False):
-                yield batch.column(0).slice(min(skip, batch.num_rows))
-                skip = max(0, skip - batch.num_rows)
-
-    def _ipc_columns(self, start: int) -> Iterator[Any]:
-        with self._arrow.OSFile(str(self._path)) as file, self._ipc_reader(file) as reader:
-            for batch in _ipc_batches(reader):
-                yield batch.column(self._key).slice(min(start, batch.num_rows))
-                start = max(0, start - batch.num_rows)
 
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
         row = start
@@ -119,6 +86,72 @@ class ArrowVectors(VectorSource):
             raise InputError(f"{self.name}: row {first_row + row} holds a null; fill or drop such rows")
         array: np.ndarray = values.to_numpy(zero_copy_only=False)
         return array.reshape(-1, self.dim)
+
+
+class ArrowVectors(ArrowColumn):
+    """A column of a Parquet file, an Arrow file (Feather V2) or an Arrow stream."""
+
+    def __init__(self, path: Path, key: str | None, format: str) -> None:
+        self._arrow = optional_module("pyarrow", f"{path}: reading {format}")
+        file_size(path)
+        self._path, self._parquet = path, format == "parquet"
+        with decoding(str(path), format):
+            schema, rows = self._parquet_schema() if self._parquet else self._ipc_schema()
+        super().__init__(str(path), schema, key, rows)
+
+    def _parquet_schema(self) -> tuple[Any, int]:
+        with optional_module("pyarrow.parquet", str(self._path)).ParquetFile(self._path) as file:
+            metadata = file.metadata
+            sizes = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
+            self._buffer_bytes = 1 << 16 if max(sizes, default=0) > _WHOLE_GROUP_BYTES else 0
+            return file.schema_arrow, metadata.num_rows
+
+    def _ipc_schema(self) -> tuple[Any, int]:
+        with self._arrow.OSFile(str(self._path)) as file, self._ipc_reader(file) as reader:
+            return reader.schema, sum(batch.num_rows for batch in _ipc_batches(reader))
+
+    def _ipc_reader(self, file: Any) -> Any:
+        start = file.read(6)
+        file.seek(0)
+        if start.startswith(b"FEA1"):
+            raise InputError(f"{self._path}: Feather version 1; write it again with pyarrow.feather.write_feather")
+        return self._arrow.ipc.open_file(file) if start == b"ARROW1" else self._arrow.ipc.open_stream(file)
+
+    def _pieces(self, block_rows: int, start: int) -> Iterator[Any]:
+        return self._parquet_batches(block_rows, start) if self._parquet else self._ipc_columns(start)
+
+    def _parquet_batches(self, block_rows: int, start: int) -> Iterator[Any]:
+        parquet = optional_module("pyarrow.parquet", str(self._path))
+        with parquet.ParquetFile(self._path, buffer_size=self._buffer_bytes, pre_buffer=False) as file:
+            groups, skip = list(range(file.metadata.num_row_groups)), start
+            while groups and skip >= file.metadata.row_group(groups[0]).num_rows:
+                skip -= file.metadata.row_group(groups.pop(0)).num_rows
+            for batch in file.iter_batches(block_rows, row_groups=groups, columns=[self._key], use_threads=False):
+                yield batch.column(0).slice(min(skip, batch.num_rows))
+                skip = max(0, skip - batch.num_rows)
+
+    def _ipc_columns(self, start: int) -> Iterator[Any]:
+        with self._arrow.OSFile(str(self._path)) as file, self._ipc_reader(file) as reader:
+            for batch in _ipc_batches(reader):
+                yield batch.column(self._key).slice(min(start, batch.num_rows))
+                start = max(0, start - batch.num_rows)
+
+
+class ArrowTable(ArrowColumn):
+    """A column of a `pyarrow.Table`; blocks of fixed-size lists without nulls are views."""
+
+    def __init__(self, table: Any, key: str | None) -> None:
+        self._table = table
+        super().__init__("Arrow table", table.schema, key, table.num_rows)
+
+    def files(self) -> list[Path]:
+        """None: a table is known by its content."""
+        return []
+
+    def _pieces(self, block_rows: int, start: int) -> Iterator[Any]:
+        for piece in self._table.column(self._key).chunks:
+            yield piece.slice(min(start, len(piece)))
+            start = max(0, start - len(piece))
 
 
 def _ipc_batches(reader: Any) -> Iterator[Any]:

@@ -60,7 +60,7 @@ class VectorSource(ABC):
             raise InputError(f"{self.name}: ends after row {row - 1:,}, but says it has {self.rows:,} rows; it is cut")
 
     def row_numbers(self, start: int, stop: int) -> np.ndarray:
-        """What an index is to call the rows from `start` to before `stop`: their own numbers, unless it knows better."""
+        """What an index is to call the rows from `start` to before `stop`: their numbers, unless it knows better."""
         return np.arange(start, stop)
 
     def files(self) -> list[Path]:
