@@ -20,6 +20,7 @@ from tenfold.search.index import Index, IoBackend, Rerank, verify_index
 from tenfold.search.living import LivingIndex, verify_living
 from tenfold.search.planning import IndexPlan, parse_count, plan_index
 from tenfold.search.progress import progress_bar
+from tenfold.search.serving import serve
 from tenfold.search.snapshot import is_living
 from tenfold.search.space import Metric
 from tenfold.search.updating import add, compact, create, delete
@@ -357,6 +358,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "convert": convert,
     "plan": plan,
+    "serve": serve,
 }
 
 
