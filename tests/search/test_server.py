@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -247,7 +248,7 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, str], int, str]] = {
     "k too large": ("search?k=51", pack(np.zeros((1, 8))), ARRAYS, 422, "up to 50"),
     "recall too large": ("search?recall=1.5", pack(np.zeros((1, 8))), ARRAYS, 422, "recall: "),
     "too many queries": ("search", json.dumps({"queries": [VECTOR] * 21}).encode(), JSON, 422, "20 at a time"),
-    "far too many lists": ("search", b'{"queries": [' + b"[]," * 10100 + b"[]]}", JSON, 422, "far more than 20 rows"),
+    "far too many lists": ("search", b'{"queries": [' + b"[]," * 2500 + b"[]]}", JSON, 422, "more than 520 values"),
     "too many results": ("search?k=50", pack(np.zeros((20, 8))), ARRAYS, 422, "more than 500 results"),
     "unknown option": ("search?probes=5", pack(np.zeros((1, 8))), ARRAYS, 422, "probes: "),
     "unknown field": ("search", json.dumps({"queries": [VECTOR], "probes": 1}).encode(), JSON, 422, "probes: "),
@@ -261,6 +262,8 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, str], int, str]] = {
     ),
     "ids are texts": ("delete", b'{"ids": ["a"]}', JSON, 422, "whole numbers"),
     "missing field": ("search", b"{}", JSON, 422, "queries: "),
+    "far too many ids": ("delete", b'{"ids": [' + b"1," * 9000 + b"1]}", JSON, 422, "more than 1,125 values"),
+    "too many ids": ("delete", b'{"ids": [' + b"1," * 20 + b"1]}", JSON, 422, "20 at a time"),
     "no JSON": ("search", b"{", JSON, 422, "JSON"),
     "no object": ("search", b"[]", JSON, 422, "object"),
     "no body": ("search", b"", JSON, 422, "JSON"),
@@ -585,12 +588,18 @@ def test_metrics_count_what_was_done(living: LivingIndex) -> None:
 
 
 def test_health_and_readiness(living: LivingIndex) -> None:
-    from tenfold.search.server import create_app  # noqa: PLC0415 - the application itself, to say that it stops
-
-    with running({"living": living}) as url:
-        assert ask(url, "GET", "/health")[:2] == (200, b'{"status":"ok"}')
-        assert ask(url, "GET", "/ready")[:2] == (200, b'{"status":"ready"}')
-    assert create_app({"living": living}).state.is_stopping is False
+    """Told to stop, it is alive and answers, but wants no more requests, for as long as `--drain` says."""
+    living.close()
+    with serving(living.path, "--drain", 3600) as command:
+        assert ask(command.url, "GET", "/health")[:2] == (200, b'{"status":"ok"}')
+        assert ask(command.url, "GET", "/ready")[:2] == (200, b'{"status":"ready"}')
+        command.process.send_signal(signal.SIGTERM)
+        while (answer := ask(command.url, "GET", "/ready"))[0] == 200:
+            time.sleep(0.01)
+        assert (answer[0], json.loads(answer[1])) == (503, {"detail": "the server is stopping"})
+        assert ask(command.url, "GET", "/health")[0] == 200
+        assert call(command.url, "living/search", {"queries": [VECTOR]})["ids"]
+        assert command.stop() == 0  # the second time it does not wait
 
 
 @pytest.mark.parametrize("log_json", [False, True])

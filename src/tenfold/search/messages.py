@@ -34,7 +34,8 @@ Matrix = list[list[float]]
 IdList = list[int | str]
 Values = dict[str, list[int | float | str | bool | None]]
 
-_MOST_OPENED = 10_000  # lists in a body that are no rows: those of a filter, or brackets in texts
+_MOST_EXTRAS = 18  # values of a row besides its vector: its id and attributes
+_BYTES_PER_VALUE = 16  # of JSON; where values take as many, they need little more memory than the body
 
 
 class _Message(BaseModel):
@@ -163,13 +164,15 @@ class Form(NamedTuple):
     fewest: int = 1
     query: type[_Message] = _Message
 
-    def read(self, body: bytes, is_npy: bool, query: Mapping[str, str], batch: int) -> dict[str, Any]:
+    def read(self, body: bytes, is_npy: bool, query: Mapping[str, str], batch: int, dim: int) -> dict[str, Any]:
         """All fields, defaults included; arrays are lists or NumPy's.
 
-        Raises InputError where one is missing, unknown, of another type, or has more than `batch` rows.
+        Raises InputError where one is missing, unknown, of another type, or has more than `batch` rows, or where there
+        are far more values than such rows of dimension `dim` have.
         """
-        if not is_npy and body.count(b"[") > batch + _MOST_OPENED:  # before they take the memory that lists need
-            raise InputError(f"the body holds far more than {batch:,} rows; send them in several requests")
+        most = max(batch * (dim + _MOST_EXTRAS), len(body) // _BYTES_PER_VALUE)
+        if not is_npy and body.count(b",") > most:  # before they take the memory that so many objects need
+            raise InputError(f"the body holds more than {most:,} values; send it in several requests")
         try:
             options = _given(self.query.model_validate_strings(query))
             fields = self._read_arrays(body) if is_npy else _given(self.json.model_validate_json(body))

@@ -221,7 +221,7 @@ class IndexRoutes:
 
     async def get(self, name: str, request: Request) -> Response:
         """Vectors by their ids; an id that is not there is refused."""
-        served, fields = self._find(name), await self._read(request, BY_IDS)
+        served, fields = await self._read(name, request, BY_IDS)
         vectors = await run_in_threadpool(served.get, fields["ids"])
         if _wants_npy(request, vectors):
             return Response(pack(vectors), media_type=NPY)
@@ -229,24 +229,24 @@ class IndexRoutes:
 
     async def attributes(self, name: str, request: Request) -> Response:
         """Attributes of rows by their ids; an id that is not there is refused."""
-        served, fields = self._find(name), await self._read(request, BY_IDS)
+        served, fields = await self._read(name, request, BY_IDS)
         return _json({"attributes": await run_in_threadpool(served.attributes, fields["ids"])})
 
     async def add(self, name: str, request: Request) -> Response:
         """Add rows; ids that are there already are refused. Without ids the server chooses. Answers their ids."""
-        served, fields = self._find(name), await self._read(request, ADD)
+        served, fields = await self._read(name, request, ADD)
         ids = await served.change("add", fields["vectors"], fields["ids"], fields["attributes"])
         return Response(pack(ids), media_type=NPY) if _wants_npy(request, ids) else _json({"ids": ids.tolist()})
 
     async def update(self, name: str, request: Request) -> Response:
         """Give rows other vectors; rows whose ids are not there are added. Answers how many were there."""
-        served, fields = self._find(name), await self._read(request, UPDATE)
+        served, fields = await self._read(name, request, UPDATE)
         updated = await served.change("update", fields["vectors"], fields["ids"], fields["attributes"])
         return _json({"updated": updated})
 
     async def delete(self, name: str, request: Request) -> Response:
         """Delete rows by their ids; those that are not there are passed over. Answers how many were there."""
-        served, fields = self._find(name), await self._read(request, BY_IDS)
+        served, fields = await self._read(name, request, BY_IDS)
         return _json({"deleted": await served.change("delete", fields["ids"])})
 
     def _find(self, name: str) -> Served:
@@ -254,9 +254,9 @@ class IndexRoutes:
             raise HTTPException(404, f"no index is called {name!r}; there are {', '.join(self._served)}")
         return self._served[name]
 
-    async def _read(self, request: Request, form: Form) -> dict[str, Any]:
-        body = await self._read_body(request)
-        return await _work(len(body), self._read_fields, form, request, body)
+    async def _read(self, name: str, request: Request, form: Form) -> tuple[Served, dict[str, Any]]:
+        served, body = self._find(name), await self._read_body(request)
+        return served, await _work(len(body), self._read_fields, served, form, request, body)
 
     async def _read_body(self, request: Request) -> bytes:
         most = self._limits.body_bytes
@@ -271,14 +271,15 @@ class IndexRoutes:
                 raise refusal
         return b"".join(pieces)
 
-    def _read_fields(self, form: Form, request: Request, body: bytes) -> dict[str, Any]:
+    def _read_fields(self, served: Served, form: Form, request: Request, body: bytes) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (NPY, "application/json"):  # a web page of others cannot send these without being asked first
             raise HTTPException(415, f"content-type is {kind!r}; send application/json or {NPY}")
-        return form.read(body, kind == NPY, dict(request.query_params), self._limits.batch)
+        query = dict(request.query_params)
+        return form.read(body, kind == NPY, query, self._limits.batch, served.index.dim)
 
     def _read_search(self, served: Served, request: Request, body: bytes) -> tuple[np.ndarray, int, float, str]:
-        fields = self._read_fields(SEARCH, request, body)
+        fields = self._read_fields(served, SEARCH, request, body)
         k, most = fields["k"], self._limits
         if k > most.k:
             raise InputError(f"k is {k:,}; this server gives up to {most.k:,}")

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,8 @@ __all__ = ["bind", "serve"]
 
 _BACKLOG = 2048  # connections that wait to be accepted
 _KEEP_ALIVE = 75  # seconds that a connection may be idle
-_GRACE = 60  # seconds for requests under way, once the server stops
+_TURN = 0.0005  # seconds that a thread with a finished search waits for the event loop's turn to end
+_GRACE = 20  # seconds for requests under way, once the server stops
 _LEAST_BODY, _MOST_BODY = 1 << 10, 16 << 30
 _MOST_COUNT = 1 << 24
 _LEAST_RESULTS = 1_000_000  # of a request: queries times k
@@ -48,6 +50,7 @@ def serve(
     max_body: Size = "64MB",
     max_k: int = 10_000,
     max_batch: int = 10_000,
+    drain: float = 0.0,
     log_json: bool = False,
 ) -> None:
     """Serve indexes over HTTP: search, add, update, delete; a page to try them at /.
@@ -69,6 +72,7 @@ def serve(
         max_body: Largest body of a request.
         max_k: Most results per query.
         max_batch: Most queries, vectors or ids of a request.
+        drain: Seconds to go on after SIGTERM, while /ready says no, so that load balancers look elsewhere first.
         log_json: Write the access log as JSON lines.
     """
     server, uvicorn = _need("tenfold.search.server"), _need("uvicorn")
@@ -86,7 +90,7 @@ def serve(
         listener.listen(_BACKLOG)
         held = ", ".join(f"{name} ({one.rows:,} rows)" for name, one in opened.items())
         print(f"tenfold: serving {held} at {_url(listener)}", file=sys.stderr, flush=True)
-        _run(uvicorn, app, listener)
+        _run(uvicorn, app, listener, drain)
     print("tenfold: stopped; all changes are on the disk", file=sys.stderr)
 
 
@@ -174,8 +178,8 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _run(uvicorn: Any, app: Any, listener: socket.socket) -> None:
-    """Answer requests until a signal comes, then those under way."""
+def _run(uvicorn: Any, app: Any, listener: socket.socket, drain: float) -> None:
+    """Answer requests until a signal comes and `drain` seconds have passed, or a second one; then those under way."""
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -188,17 +192,25 @@ def _run(uvicorn: Any, app: Any, listener: socket.socket) -> None:
             timeout_graceful_shutdown=_GRACE,
         )
     )
-    exit_by = server.handle_exit
+    stop = server.handle_exit
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def begin_to_stop(number: int, frame: FrameType | None) -> None:
+        if app.state.is_stopping or drain <= 0:
+            stop(number, frame)
+        else:
+            timer = threading.Timer(drain, stop, [number, frame])
+            timer.daemon = True
+            timer.start()
         app.state.is_stopping = True
-        exit_by(number, frame)
 
-    server.handle_exit = stop
+    server.handle_exit = begin_to_stop
     # Once it has stopped, uvicorn raises the signal again for whoever handled it before: nobody, so that we go on.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN)
     try:
         server.run(sockets=[listener])
     finally:
+        sys.setswitchinterval(turn)
         for number, handler in before.items():
             signal.signal(number, handler)
