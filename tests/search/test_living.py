@@ -13,6 +13,7 @@ from oracles import make_vectors, numpy_distances
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, LivingIndex, maintaining
+from tenfold.search.manifest import read_manifest
 from tenfold.search.segments import bits_of, clear, is_set
 
 Model = dict[int, np.ndarray]
@@ -141,6 +142,29 @@ def test_a_search_sees_an_update_as_a_whole(tmp_path: Path, small_deltas: None) 
     assert all(row == list(range(200)) for rows in seen for row in rows)
 
 
+def test_threads_that_add_at_once_get_ids_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where calls take several records and wait until others are sealed: no row replaces another's."""
+    monkeypatch.setattr(maintaining, "_DELTA_ROWS", 100)
+    monkeypatch.setattr(maintaining, "_MOST_DELTAS", 1)
+    monkeypatch.setattr("tenfold.search.stack._RECORD_BYTES", 50 * 8)
+    index, given = LivingIndex.create(tmp_path / "index", 8, dtype="uint8", durability="none"), list[np.ndarray]()
+
+    def add(number: int) -> None:
+        for _ in range(2):
+            given.append(index.add(np.full((400, 8), number, np.uint8)))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ids = np.concatenate(given)
+    assert len(np.unique(ids)) == len(ids) == len(index) == 3200
+    _, counts = np.unique(index.get(ids)[:, 0], return_counts=True)
+    assert counts.tolist() == [800] * 4
+    index.close()
+
+
 def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: None) -> None:
     """Whatever is found was there at some moment of the call, at the distance it had then; sanitizers see no race."""
     rows, count = make_vectors(4000, 16, "uint8"), 8
@@ -215,6 +239,20 @@ def test_another_process_reads_meanwhile(tmp_path: Path) -> None:
         expect(reader, {name: row for name, row in enumerate(rows) if name}, queries)
         with pytest.raises(InputError, match="was opened read-only"):
             reader.add(rows[:1])
+
+
+def test_a_built_index_keeps_its_settings(tmp_path: Path, uncalibrated: None) -> None:
+    """Segments made later are built as the index was."""
+    base = make_vectors(600, 8, "uint8")
+    Index.build(base, tmp_path / "index", code_bytes=2, rows_per_list=40, seed=3).stats()
+    with LivingIndex.open(tmp_path / "index") as index:
+        index.delete([1])
+        index.compact()
+        [segment] = index.stats()["segments"]
+    made = read_manifest(tmp_path / "index" / segment["folder"])
+    assert {name: made[name] for name in ("code_bytes", "rows_per_list", "seed")} == {
+        "code_bytes": 2, "rows_per_list": 40, "seed": 3,
+    }  # fmt: skip
 
 
 def test_one_process_writes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ and the one call that was under way.
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -114,8 +115,27 @@ def test_killed_at_random_nothing_acknowledged_is_lost(tmp_path: Path, durabilit
     assert LivingIndex.open(path).verify() == []
 
 
-def test_a_power_cut_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["batch", "none"])
+def test_what_a_merge_writes_is_explained_by_a_synced_log(tmp_path: Path, durability: Durability) -> None:
+    """Rows were replaced, and a merge took the old ones out of their segment; the power is cut: none may be gone."""
+    path, ids = tmp_path / "index", np.arange(100)
+    index = LivingIndex.create(path, DIM, dtype="uint8", durability=durability)
+    index.add(vectors_of(ids, 1), ids)
+    index.compact()
+    index.update(vectors_of(ids[:50], 2), ids[:50])  # half of the segment is deleted: it is written anew
+    index._maintainer.wait()
+    [segment] = index.stats()["segments"]
+    assert segment["rows"] == 50
+    log = index._stack.writer()
+    left = Path(shutil.copytree(path, tmp_path / "left"))
+    os.truncate(left / log.path.name, log.synced)
+    index.close()
+    assert content(left) == dict.fromkeys(range(50), 2) | dict.fromkeys(range(50, 100), 1)
+
+
+def test_a_power_cut_loses_at_most_what_was_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cut of the log behind the flushed part, as an unsynced file may be left, gives a state on the way."""
+    monkeypatch.setattr(maintaining, "_MOST_DELETED", 1.0)  # a merge would flush too
     path = tmp_path / "index"
     index = LivingIndex.create(path, DIM, dtype="uint8", durability="batch")
     states, model = [], Model()

@@ -11,14 +11,13 @@ import io
 import warnings
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from tenfold.core.errors import InputError
 
-__all__ = ["NPY", "number_array", "pack", "unpack"]
+__all__ = ["NPY", "pack", "unpack"]
 
 NPY = "application/x-npy"
 """The media type of such bodies."""
@@ -56,18 +55,6 @@ def unpack(body: bytes) -> list[np.ndarray]:
         arrays.append(flat.reshape(shape, order="F" if is_fortran else "C"))
         start = values + count * dtype.itemsize
     return arrays
-
-
-def number_array(ids: Any, count: int | None = None) -> np.ndarray:
-    """Ids that are numbers as an array (n,); InputError for others, or another number of them than `count`."""
-    numbers = np.asarray(ids)
-    if numbers.size == 0:
-        numbers = numbers.reshape(-1).astype(np.int64)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise InputError(f"ids are {numbers.dtype} of shape {numbers.shape}; whole numbers are needed, one per row")
-    if count is not None and len(numbers) != count:
-        raise InputError(f"there are {len(numbers):,} ids for {count:,} vectors")
-    return numbers
 
 
 @lru_cache(_KEPT)

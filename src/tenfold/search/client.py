@@ -17,11 +17,11 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 
 from tenfold.core.errors import InputError
-from tenfold.search.bodies import NPY, number_array, pack, unpack
+from tenfold.search.bodies import NPY, pack, unpack
 from tenfold.search.columns import Columns, Values, check_values
 from tenfold.search.exact import check_count, check_queries, check_vectors
+from tenfold.search.ids import check_names, check_numbers
 from tenfold.search.living import Ids
-from tenfold.search.names import check_names
 
 __all__ = ["Client", "RemoteIndex"]
 
@@ -240,7 +240,9 @@ class RemoteIndex:
 
     def _checked(self, ids: Ids, count: int | None = None) -> Any:
         """Ids (n,) as they are sent; the server says what else may be wrong with them."""
-        return check_names(ids, count, unique=False) if self.ids == "string" else number_array(ids, count)  # type: ignore[arg-type]
+        if self.ids == "string":
+            return check_names(ids, count, unique=False)  # type: ignore[arg-type]
+        return check_numbers(ids, count, unique=False)
 
     def _parts(self, rows: int, most: int | None = None) -> Iterator[slice]:
         """The rows that go into each request: `most` at most, and one request at least."""

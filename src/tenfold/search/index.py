@@ -33,6 +33,7 @@ Rerank = Literal["bound", "paper"]
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _PAPER_CANDIDATES = 12  # per result
+_MOST_SCORED = 1 << 22  # queries times rows that `score` takes at a time
 
 
 @dataclass(frozen=True)
@@ -314,15 +315,24 @@ class Index:
         self, queries: np.ndarray, k: int, positions: np.ndarray, threads: int
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """`search` among the rows at these positions (n,) only, all of which are read and compared with."""
-        exact = check_queries(queries, self.dim, self.dtype)
-        shape = (len(exact), len(positions))
-        rows = np.ascontiguousarray(np.broadcast_to(positions.astype(np.uint32), shape))
+        exact, wanted = check_queries(queries, self.dim, self.dtype), positions.astype(np.uint32)
+        step = max(1, _MOST_SCORED // max(1, len(wanted)))
+        parts = [
+            self._score(exact[first : first + step], k, wanted, threads) for first in range(0, max(1, len(exact)), step)
+        ]
+        distances, ids, stats = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
+
+    def _score(
+        self, exact: np.ndarray, k: int, wanted: np.ndarray, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shape = (len(exact), len(wanted))
         estimates, errors = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-        queried = self.space.queries(exact, threads)
+        rows, queried = np.ascontiguousarray(np.broadcast_to(wanted, shape)), self.space.queries(exact, threads)
         distances, ids, stats = self.engine.rerank(
             exact, *queried, rows, estimates, errors, k, EVERYTHING, "bound", False, threads
         )
-        return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
+        return distances, ids, stats
 
     # --- looking after it -----------------------------------------------------------------------------------
 

@@ -27,11 +27,12 @@ from tenfold.search.columns import ColumnType, Values, check_columns, check_valu
 from tenfold.search.exact import check_count, check_queries, check_vectors
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
+from tenfold.search.ids import NAMES_FILE, Names, check_names, check_names_file, check_numbers
 from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, verify_index
 from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
+from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
-from tenfold.search.names import NAMES_FILE, Names, check_names, check_names_file
 from tenfold.search.progress import Progress, no_progress
 from tenfold.search.segments import Segment, read_hidden, write_ids
 from tenfold.search.settings import choose_config
@@ -74,7 +75,7 @@ class LivingIndex:
         self.ids, self.columns = snapshot.ids, snapshot.columns
         self._names = None
         if snapshot.ids == "string":
-            self._names = Names(path / NAMES_FILE, read_only=opening.read_only, durability=opening.durability)
+            self._names = Names(path / NAMES_FILE, read_only=opening.read_only)
             closing.callback(self._names.close)
 
     # --- making and opening ---------------------------------------------------------------------------------
@@ -333,6 +334,7 @@ class LivingIndex:
         values = check_values(self.columns, attributes, len(rows))
         with self._stack.lock:
             self._stack.writer()
+            self._maintainer.wait_for_room()  # now: once ids are chosen or compared, nobody else may change anything
             if ids is None and self._names is None:
                 numbers = np.arange(self._stack.next_id, self._stack.next_id + len(rows))
             elif ids is None:
@@ -355,6 +357,7 @@ class LivingIndex:
         values = check_values(self.columns, attributes, len(rows))
         with self._stack.lock:
             self._stack.writer()
+            self._maintainer.wait_for_room()  # now: once ids are chosen or compared, nobody else may change anything
             numbers = self._numbers(ids, len(rows), new=True)
             there = int(self._stack.holds(numbers).sum())
             if attributes is None:
@@ -370,7 +373,7 @@ class LivingIndex:
             there = numbers[self._stack.holds(numbers)]
             if len(there):
                 self._stack.delete(there)
-                self._maintainer.make_room()
+                self._maintainer.start_what_is_due()
         return len(there)
 
     def flush(self) -> None:
@@ -392,6 +395,7 @@ class LivingIndex:
         self._maintainer.compact(_native.usable_cores())
         if self._names is not None:
             with self._stack.lock:
+                self._stack.flush()  # no text goes whose row might come back
                 self._names.drop_others(self._stack.holds)
 
     def calibrate(
@@ -409,12 +413,12 @@ class LivingIndex:
             rest = {name: column[start:] for name, column in attributes.items()}
             outcome = f"the first {start:,} of {len(rows):,} rows were {done}"
             start += self._stack.put(rows[start:], ids[start:], rest, outcome)
-            self._maintainer.make_room()
+            self._maintainer.start_what_is_due()
 
     def _numbers(self, ids: Ids, count: int | None = None, *, unique: bool = True, new: bool = False) -> np.ndarray:
         """The numbers (n,) int64 of ids; -1 for texts that are not known, unless they are to be `new`."""
         if self._names is None:
-            return _check_numbers(ids, count, unique=unique)
+            return check_numbers(ids, count, unique=unique)
         texts = check_names(ids, count, unique=unique)  # type: ignore[arg-type]
         return self._names.numbers(texts, self._stack.next_id if new else None)
 
@@ -496,8 +500,8 @@ def _adopt(path: Path) -> None:
         sealed = Index.open(segment, io="buffered")
         write_ids(segment, iter([np.arange(sealed.rows)]), sealed.stored.labels())
         sync_folder(segment)
-        kept = sealed.stats()
-        settings = {"metric": sealed.metric, "codec": kept["codec"], "code_bytes": kept["code_bytes"]}
+        built = read_manifest(segment)
+        settings = {name: built[name] for name in ("metric", "codec", "code_bytes", "rows_per_list", "seed")}
         parts, dtype = (Part(segment.name),), sealed.dtype.name
         write_snapshot(path, Snapshot(sealed.dim, dtype, sealed.metric, settings, parts=parts, next_id=sealed.rows))
     for name in (*INDEX_FILES, "manifest.json"):
@@ -507,26 +511,6 @@ def _adopt(path: Path) -> None:
 def _check_choice(name: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         raise InputError(f"{name} is {value!r}; choose {', '.join(get_args(choices))}")
-
-
-def _check_numbers(ids: Ids, count: int | None = None, *, unique: bool = True) -> np.ndarray:
-    """Ids as (n,) int64; InputError for others than whole numbers from 0 on, a wrong number of them, or repetition."""
-    numbers = np.asarray(ids)
-    if numbers.size == 0:
-        numbers = numbers.reshape(-1).astype(np.int64)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise InputError(f"ids are {numbers.dtype} of shape {numbers.shape}; whole numbers are needed, one per row")
-    if count is not None and len(numbers) != count:
-        raise InputError(f"there are {len(numbers):,} ids for {count:,} vectors")
-    if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= 1 << 63):
-        raise InputError("ids are whole numbers from 0 on, below 2^63")
-    numbers = numbers.astype(np.int64)
-    if unique and len(numbers) > 1:
-        inorder = np.sort(numbers)
-        twice = np.flatnonzero(inorder[1:] == inorder[:-1])
-        if len(twice):
-            raise InputError(f"id {inorder[twice[0]]} comes twice in one call")
-    return numbers
 
 
 def _nearest(

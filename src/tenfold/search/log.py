@@ -45,7 +45,13 @@ class Record(NamedTuple):
 
 
 class Log:
-    """A log open for writing; made if it is not there. Not for several threads at once."""
+    """A log open for writing; made if it is not there. Not for several threads at once.
+
+    Attributes:
+        path: The file.
+        durability: When a record is on disk.
+        synced: How many bytes of the file are known to be.
+    """
 
     def __init__(self, path: Path, durability: Durability) -> None:
         """Goes on behind the last whole record of an existing file. Raises OSError, and InputError for damage."""
@@ -59,23 +65,18 @@ class Log:
             if whole == 0:
                 self._write(_START.pack(_MAGIC, _VERSION))
             os.fsync(self._file)
-            self._synced = self._end
+            self.synced = self._end
             sync_folder(path.parent)
         except BaseException:
             os.close(self._file)
             raise
-
-    @property
-    def size(self) -> int:
-        """Bytes written."""
-        return self._end
 
     def append(self, sequence: int, operation: int, payload: bytes) -> None:
         """Write a record; on disk when this returns if the durability is "always".
 
         Raises OSError, after which the log is as it was before.
         """
-        body = _BODY.pack(sequence, self._synced, operation) + payload
+        body = _BODY.pack(sequence, self.synced, operation) + payload
         start = self._end
         try:
             self._write(struct.pack("<II", len(payload), _crc(body)) + body)
@@ -93,7 +94,7 @@ class Log:
         """Wait until all that was written is on disk. Raises OSError."""
         if self._waiting:
             os.fdatasync(self._file)
-            self._synced, self._waiting, self._waiting_bytes = self._end, 0, 0
+            self.synced, self._waiting, self._waiting_bytes = self._end, 0, 0
 
     def close(self) -> None:
         """Write out what waits and close. Raises OSError."""

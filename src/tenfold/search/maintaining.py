@@ -39,17 +39,22 @@ class Maintainer:
         """Whether something is being sealed or merged."""
         return self._thread is not None
 
-    def make_room(self) -> None:
-        """After a change, the stack's lock held: start what is due; wait where too much waits to be sealed."""
+    def wait_for_room(self) -> None:
+        """Before a change, the stack's lock held, which is let go meanwhile: wait where too much waits to be sealed."""
         stack = self._stack
+        while stack.frozen is not None and stack.delta.rows >= _MOST_DELTAS * _DELTA_ROWS:
+            self.trouble = None  # it is tried again
+            self.start_what_is_due()
+            self._changed.wait_for(lambda: stack.frozen is None or self.trouble is not None)
+            if self.trouble is not None:
+                raise self.trouble
+
+    def start_what_is_due(self) -> None:
+        """After a change, the stack's lock held: have full deltas sealed, and segments merged, in the background."""
         self._freeze_full()
         if self._thread is None and self.trouble is None and self._next_task() is not None:
             self._thread = threading.Thread(target=self._run, name="tenfold-maintenance", daemon=True)
             self._thread.start()
-        if stack.delta.rows >= _MOST_DELTAS * _DELTA_ROWS:
-            self._changed.wait_for(lambda: stack.frozen is None or self.trouble is not None)
-            if self.trouble is not None:
-                raise self.trouble
 
     def compact(self, threads: int) -> None:
         """Make one segment of all rows. Raises InputError where the disk has no room for it."""

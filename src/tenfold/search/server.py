@@ -24,10 +24,11 @@ from starlette.requests import ClientDisconnect
 from tenfold import __version__
 from tenfold.core.errors import InputError
 from tenfold.search.batching import Batcher
-from tenfold.search.bodies import NPY, number_array, pack
+from tenfold.search.bodies import NPY, pack
 from tenfold.search.columns import Values
 from tenfold.search.exact import check_queries
 from tenfold.search.filters import parse_filter
+from tenfold.search.ids import check_numbers
 from tenfold.search.index import Index
 from tenfold.search.living import LivingIndex
 from tenfold.search.memory import resident_bytes
@@ -148,7 +149,7 @@ class Served:
         """Vectors (n, dim) by ids (n,); InputError for an id that is not there."""
         if isinstance(self.index, LivingIndex):
             return self.index.get(ids)
-        numbers = number_array(ids)
+        numbers = check_numbers(ids, unique=False)
         labels = self.index.stored.labels()
         places = np.flatnonzero(np.isin(labels, numbers))
         places = places[np.argsort(labels[places])]

@@ -117,7 +117,13 @@ class Stack:
         return Sealed(segment, bits, int(is_set(bits, np.arange(rows)).sum()), part.hidden)
 
     def install(self, parts: Sequence[Sealed], first_log: int) -> None:
-        """Put these segments in place of those there are: on disk first, then for searches."""
+        """Put these segments in place of those there are: on disk first, then for searches.
+
+        Which rows are deleted follows from the log, so that must be on disk before it: else a power cut could leave
+        neither a row nor what replaced it.
+        """
+        if self._log is not None:
+            self._log.sync()
         self.parts = tuple(self.save_hidden([part for part in parts if part.alive]))
         self.snapshot = replace(
             self.snapshot,

@@ -1,4 +1,4 @@
-"""Ids that are texts: a table of texts and of the numbers by which segments and logs know them.
+"""Ids of rows: numbers from 0 on, or texts, which a table turns into the numbers that segments and logs know.
 
 A text gets its number before its row is written, so a crash leaves at worst a number that no row has. Such numbers, and
 those of deleted rows, are dropped when the index is compacted.
@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tenfold.core.errors import InputError
-from tenfold.search.log import Durability
 
-__all__ = ["NAMES_FILE", "Names", "check_names", "check_names_file"]
+__all__ = ["NAMES_FILE", "Names", "check_names", "check_names_file", "check_numbers"]
 
 NAMES_FILE = "names.sqlite"
 _MOST_LENGTH = 65535
@@ -26,7 +26,7 @@ _SECONDS = 60.0  # to wait for another process
 class Names:
     """The table; any number of threads may call."""
 
-    def __init__(self, path: Path, *, read_only: bool, durability: Durability) -> None:
+    def __init__(self, path: Path, *, read_only: bool) -> None:
         """Open it, or make it. Raises InputError where the file is damaged or not readable."""
         self.path, self._lock = path, threading.Lock()
         mode = "ro" if read_only else "rwc"
@@ -36,7 +36,8 @@ class Names:
                 uri=True, timeout=_SECONDS, isolation_level=None, check_same_thread=False,
             )  # fmt: skip
             if not read_only:
-                self._table.execute(f"PRAGMA synchronous = {'OFF' if durability == 'none' else 'FULL'}")
+                # Whatever the log's durability: merging syncs the log, and every number in it needs its text.
+                self._table.execute("PRAGMA synchronous = FULL")
                 self._table.execute(
                     "CREATE TABLE IF NOT EXISTS names (text TEXT PRIMARY KEY, number INTEGER UNIQUE NOT NULL) "
                     "WITHOUT ROWID"
@@ -114,9 +115,29 @@ class Names:
         return InputError(f"{self.path}: {error}; restore it from a copy")
 
 
+def check_numbers(ids: Any, count: int | None = None, *, unique: bool = True) -> np.ndarray:
+    """Ids as (n,) int64; InputError for others than whole numbers from 0 on, a wrong number of them, or repetition."""
+    numbers = np.asarray(ids)
+    if numbers.size == 0:
+        numbers = numbers.reshape(-1).astype(np.int64)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise InputError(f"ids are {numbers.dtype} of shape {numbers.shape}; whole numbers are needed, one per row")
+    if count is not None and len(numbers) != count:
+        raise InputError(f"there are {len(numbers):,} ids for {count:,} vectors")
+    if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= 1 << 63):
+        raise InputError("ids are whole numbers from 0 on, below 2^63")
+    numbers = numbers.astype(np.int64)
+    if unique and len(numbers) > 1:
+        inorder = np.sort(numbers)
+        twice = np.flatnonzero(inorder[1:] == inorder[:-1])
+        if len(twice):
+            raise InputError(f"id {inorder[twice[0]]} comes twice in one call")
+    return numbers
+
+
 def check_names(names: Sequence[str] | np.ndarray, count: int | None = None, *, unique: bool = True) -> list[str]:
     """Ids that are texts, (n,); InputError for others, a wrong number of them, or repetition."""
-    texts = [names] if isinstance(names, str) else list(names)
+    texts = [names] if isinstance(names, str) else names.tolist() if isinstance(names, np.ndarray) else list(names)
     for text in texts:
         if not isinstance(text, str) or not 0 < len(text) <= _MOST_LENGTH:
             raise InputError(
