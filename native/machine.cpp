@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <limits>
+#include <string>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -22,17 +24,32 @@ namespace fs = std::filesystem;
 
 constexpr double kNoQuota = std::numeric_limits<double>::infinity();
 
+// The lines of a small file, none where it cannot be read. Not by std::ifstream: with libstdc++ linked in statically,
+// its number parsing crashes as soon as another module has brought the shared one.
+std::vector<std::string> lines_of(const fs::path& path) {
+    std::vector<std::string> lines;
+    std::FILE* file = std::fopen(path.c_str(), "r");
+    if (file == nullptr) return lines;
+    bool begun = false;
+    for (int letter; (letter = std::fgetc(file)) != EOF;) {
+        if (!begun) lines.emplace_back();
+        begun = letter != '\n';
+        if (begun) lines.back() += char(letter);
+    }
+    std::fclose(file);
+    return lines;
+}
+
 // The quota of one control group, in cores.
 double quota_of(const fs::path& group, bool unified) {
-    std::string quota;
-    double period = 0;
-    if (unified) {
-        std::ifstream(group / "cpu.max") >> quota >> period;
-    } else {
-        std::ifstream(group / "cpu.cfs_quota_us") >> quota;
-        std::ifstream(group / "cpu.cfs_period_us") >> period;
+    std::string text;
+    for (const char* name : {"cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"}) {
+        if (unified != (name == std::string("cpu.max"))) continue;
+        for (const std::string& line : lines_of(group / name)) text += line + " ";
     }
-    const double allowed = std::atof(quota.c_str());  // "max" and -1 are none
+    char* end = nullptr;
+    const double allowed = std::strtod(text.c_str(), &end);  // "max" and -1 are none
+    const double period = std::strtod(end, nullptr);
     return allowed > 0 && period > 0 ? allowed / period : kNoQuota;
 }
 
@@ -40,8 +57,7 @@ double quota_of(const fs::path& group, bool unified) {
 
 double cpu_quota(const std::string& root) {
     double least = kNoQuota;
-    std::ifstream groups(fs::path(root) / "proc/self/cgroup");
-    for (std::string line; std::getline(groups, line);) {  // number:controllers:/path
+    for (const std::string& line : lines_of(fs::path(root) / "proc/self/cgroup")) {  // number:controllers:/path
         const size_t first = line.find(':');
         const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
         if (second == std::string::npos || second + 2 > line.size()) continue;

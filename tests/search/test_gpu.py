@@ -172,11 +172,11 @@ def test_an_index_without_rows(folder: Callable[..., Path], kernels: Any) -> Non
 
 
 @pytest.mark.parametrize("rerank", ["bound", "paper"])
-@pytest.mark.parametrize("batch", [256, 4])
+@pytest.mark.parametrize("batch", [1024, 4])
 def test_a_search_finds_what_the_cpu_finds(
     rerank: Any, batch: int, folder: Callable[..., Path], kernels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "_BATCH", batch)  # 256 goes through the gathering of small requests, 4 in a pipeline
+    monkeypatch.setattr(gpu, "_BATCH", batch)  # 1024 goes through the gathering of small requests, 4 in a pipeline
     monkeypatch.setattr(gpu, "_ROUTED", 8)
     scans: list[int] = []
     launch = kernels.DeviceLists.launch
@@ -184,7 +184,7 @@ def test_a_search_finds_what_the_cpu_finds(
     monkeypatch.setattr(kernels.DeviceLists, "launch", lambda *given: scans.append(len(given[2])) or launch(*given))
     queries = make_vectors(11, 12, "uint8", seed=6)
     expected, found = (one.search(queries, 5, rerank=rerank, return_stats=True) for one in (cpu, index))
-    assert scans == ([8, 3] if batch == 256 else [4, 4, 3])
+    assert scans == ([8, 3] if batch == 1024 else [4, 4, 3])
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     for name in ("candidates", "rows_scored", "codes_scanned", "rounds"):
