@@ -1,0 +1,324 @@
+"""The operator of Gated Slot Attention: what it takes, and which backend works it out.
+
+Shapes: B batch, T time, H key-value heads, Q = G H query heads, K key size, V value size, M slots; S sequences: B of them,
+or those packed into one row.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from tenfold.attention import chunked, naive
+from tenfold.core.errors import InputError
+
+__all__ = ["Backend", "abc_gates", "gsa", "gsa_step"]
+
+Backend = Literal["auto", "naive", "torch", "triton"]
+
+# exp(-30) is lost beside 1 in float32. Below, a gate changes nothing but the rounding of sums of gates.
+_LOWEST_GATE = -30.0
+_LARGEST_LOGIT = 32.0
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def gsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor,
+    g: Tensor | None = None,
+    scale: float = 1.0,
+    initial_state: tuple[Tensor, Tensor] | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+    chunk_size: int = 64,
+    backend: Backend = "auto",
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Gated Slot Attention (arXiv 2409.07146): every token is written into slots that forget, and reads them.
+
+    For each key-value head, with alpha_t = exp(g_t): Hk_t = Hk_{t-1} diag(alpha_t) + k_t s_t^T;
+    Hv_t = diag(alpha_t) Hv_{t-1} + s_t v_t^T; o_t = softmax(scale q_t^T Hk_t) Hv_t. Time and memory grow linearly
+    with T. Differentiable in all tensors, once.
+
+    Args:
+        q: Queries, (B, T, Q, K) floating point; query head i reads key-value head i // (Q / H).
+        k: Keys, (B, T, H, K).
+        v: Values, (B, T, H, V).
+        s: Write strengths, (B, T, H, M); logits where there are no gates.
+        g: Logarithms of forget gates, (B, T, H, M), at most 0; -inf is allowed, and all below -30 is as good. None is
+            the ungated memory of ABC (arXiv 2110.02488): s are logits, normalised over the time so far.
+        scale: Factor of q k.
+        initial_state: Slots' keys (S, H, K, M) and values (S, H, M, V) before the first token; zeros if None.
+        output_final_state: Return the slots after the last token too, in float32 (float64 for float64).
+        cu_seqlens: Where packed sequences begin, and T: 0 < ... < T. B must be 1.
+        chunk_size: Tokens that are worked out together, at least 1. The result does not depend on it.
+        backend: `naive` (token by token), `torch` (in chunks), `triton` (NVIDIA GPUs), or `auto`.
+
+    Returns:
+        Outputs (B, T, Q, V) in the dtype of q, and the final state or None.
+
+    Raises:
+        InputError: Shapes, dtypes or devices that do not fit together, or a backend that is not there.
+    """
+    starts = _check(q, k, v, s, g, initial_state, cu_seqlens, chunk_size)
+    if g is None:
+        if initial_state is not None:
+            raise InputError("initial_state goes with gates: without g, use abc_gates, which also carries its sums")
+        s, g, _ = abc_gates(s, cu_seqlens=starts)
+    chosen = _choose(backend, q)
+    work = torch.promote_types(torch.float32, q.dtype)
+    s, g = s.to(work), g.to(work).clamp(min=_LOWEST_GATE)
+    sequences = q.shape[0] if starts is None else len(starts) - 1
+    if initial_state is None:
+        heads, keys, slots, values = k.shape[2], k.shape[3], s.shape[3], v.shape[3]
+        hk, hv = q.new_zeros(sequences, heads, keys, slots, dtype=work), q.new_zeros(sequences, heads, slots, values, dtype=work)
+    else:
+        hk, hv = (state.to(work) for state in initial_state)
+    if q.shape[0] == 0 or q.shape[1] == 0:
+        o = q.new_zeros(*q.shape[:3], v.shape[3])
+    elif chosen == "naive":
+        o, hk, hv = _naive(q, k, v, s, g, scale, hk, hv, starts)
+    else:
+        length = chunk_size if chosen == "triton" else min(chunk_size, 1 << (q.shape[1] - 1).bit_length())
+        o, _, hk, hv = _forward(q, k, v, s, g, scale, hk, hv, starts, length, chosen)
+    return o.to(q.dtype), (hk, hv) if output_final_state else None
+
+
+def gsa_step(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, state: tuple[Tensor, Tensor], scale: float = 1.0
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One token more, as in generation: the same as `gsa` with T = 1, in time and memory that do not depend on T.
+
+    Args:
+        q: (B, Q, K); k: (B, H, K); v: (B, H, V); s, g: (B, H, M), as in `gsa` but without time.
+        k: See q.
+        v: See q.
+        s: See q.
+        g: See q.
+        state: Slots' keys (B, H, K, M) and values (B, H, M, V) before the token.
+        scale: Factor of q k.
+
+    Returns:
+        Outputs (B, Q, V) in the dtype of q, and the new state.
+    """
+    work = state[0].dtype
+    if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _has_triton():
+        o, hk, hv = _kernels().step(q, k, v, s, g, scale, *state)
+    else:
+        q_, k_, v_, s_, g_ = (x.to(work) for x in (q, k, v, s, g))
+        o, hk, hv = naive.step(q_, k_, v_, s_, g_, scale, *state)
+    return o.to(q.dtype), (hk, hv)
+
+
+def abc_gates(
+    logits: Tensor, sums: Tensor | None = None, cu_seqlens: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write strengths and gates that make GSA the ungated memory of ABC (arXiv 2110.02488, section 4).
+
+    With Z_t = log sum_{j <= t} exp(logits_j) they are exp(logits_t - Z_t) and Z_{t-1} - Z_t.
+
+    Args:
+        logits: (B, T, H, M), cut off at +-32.
+        sums: Z before the first token, (B, H, M), of a sequence that goes on; None at its beginning.
+        cu_seqlens: Where packed sequences begin, and T.
+
+    Returns:
+        Strengths and gates (B, T, H, M), and Z after the last token (B, H, M), in float32 (float64 for float64).
+    """
+    logits = logits.to(torch.promote_types(torch.float32, logits.dtype)).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+    if logits.shape[1] == 0:
+        return logits, logits, logits.new_full(logits[:, :0].sum(1).shape, -torch.inf) if sums is None else sums
+    if cu_seqlens is not None:
+        parts = [abc_gates(logits[:, start:stop]) for start, stop in pairwise(cu_seqlens)]
+        return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1), parts[-1][2]
+    z = (logits if sums is None else torch.cat([sums[:, None], logits], 1)).logcumsumexp(1)
+    before = torch.cat([z[:, :1], z[:, :-1]], 1) if sums is None else z[:, :-1]
+    z = z if sums is None else z[:, 1:]
+    return (logits - z).exp(), before - z, z[:, -1]
+
+
+# --- checks and choices -------------------------------------------------------------------------------------
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor,
+    g: Tensor | None,
+    state: tuple[Tensor, Tensor] | None,
+    cu_seqlens: Tensor | Sequence[int] | None,
+    chunk_size: int,
+) -> list[int] | None:
+    """Raise InputError for what does not fit together; cu_seqlens as numbers."""
+    given = {"q": q, "k": k, "v": v, "s": s} | ({} if g is None else {"g": g})
+    for name, x in given.items():
+        if x.dim() != 4:
+            raise InputError(f"{name} has shape {tuple(x.shape)}; four dimensions are needed: batch, time, heads, size")
+        if x.dtype not in _DTYPES:
+            raise InputError(f"{name} is {x.dtype}; give float32, float64, bfloat16 or float16")
+        if x.device != q.device:
+            raise InputError(f"{name} is on {x.device}, q on {q.device}; move them to one device")
+        if x.shape[:2] != q.shape[:2]:
+            raise InputError(f"{name} has shape {tuple(x.shape)}, q {tuple(q.shape)}; batch and time must agree")
+        if x.shape[2] == 0 or x.shape[3] == 0:
+            raise InputError(f"{name} has shape {tuple(x.shape)}; heads, sizes and slots must be at least 1")
+    heads = k.shape[2]
+    if q.shape[2] % heads:
+        raise InputError(f"q has {q.shape[2]} heads, k {heads}; the query heads must be a multiple of the others")
+    if q.shape[3] != k.shape[3]:
+        raise InputError(f"q has shape {tuple(q.shape)}, k {tuple(k.shape)}; the last sizes must agree")
+    for name, x in list(given.items())[2:]:
+        if x.shape[2] != heads:
+            raise InputError(f"{name} has shape {tuple(x.shape)}, k {tuple(k.shape)}; the numbers of heads must agree")
+    if g is not None and g.shape != s.shape:
+        raise InputError(f"g has shape {tuple(g.shape)}, s {tuple(s.shape)}; they must agree")
+    if chunk_size < 1:
+        raise InputError(f"chunk_size is {chunk_size}; give 1 or more")
+    starts = None if cu_seqlens is None else _check_starts(cu_seqlens, q)
+    if state is not None:
+        sequences = q.shape[0] if starts is None else len(starts) - 1
+        wanted = (sequences, heads, k.shape[3], s.shape[3]), (sequences, heads, s.shape[3], v.shape[3])
+        for x, shape in zip(state, wanted, strict=True):
+            if tuple(x.shape) != shape:
+                raise InputError(f"initial_state has shape {tuple(x.shape)} where {shape} is needed")
+            if x.device != q.device:
+                raise InputError(f"initial_state is on {x.device}, q on {q.device}; move them to one device")
+    return starts
+
+
+def _check_starts(cu_seqlens: Tensor | Sequence[int], q: Tensor) -> list[int]:
+    starts = [int(start) for start in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
+    if q.shape[0] != 1:
+        raise InputError(f"cu_seqlens goes with one row of packed sequences, q has {q.shape[0]} rows")
+    if len(starts) < 2 or starts[0] != 0 or starts[-1] != q.shape[1] or any(a >= b for a, b in pairwise(starts)):
+        shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
+        raise InputError(f"cu_seqlens is [{shown}]; it must increase from 0 to the {q.shape[1]} tokens of q")
+    return starts
+
+
+def _choose(backend: Backend, q: Tensor) -> str:
+    if backend == "auto":
+        return "triton" if q.is_cuda and q.dtype != torch.float64 and _has_triton() else "torch"
+    if backend not in ("naive", "torch", "triton"):
+        raise InputError(f"backend '{backend}' is not known; choose auto, naive, torch or triton")
+    if backend == "triton" and not _has_triton():
+        raise InputError("backend 'triton' needs the package triton: pip install triton")
+    return backend
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _kernels() -> Any:
+    # By name: nothing that only uses a CPU loads triton.
+    return importlib.import_module("tenfold.attention.kernels")
+
+
+# --- backends, as one operator of torch's -------------------------------------------------------------------
+
+
+def _naive(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, hk: Tensor, hv: Tensor, starts: list[int] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    if starts is None:
+        return naive.recurrence(q, k, v, s, g, scale, hk, hv)
+    parts = [
+        naive.recurrence(*(x[:, a:b] for x in (q, k, v, s, g)), scale, hk[n : n + 1], hv[n : n + 1])
+        for n, (a, b) in enumerate(pairwise(starts))
+    ]
+    o, hk, hv = (list(x) for x in zip(*parts, strict=True))
+    return torch.cat(o, 1), torch.cat(hk), torch.cat(hv)
+
+
+@torch.library.custom_op("tenfold::gsa", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor,
+    g: Tensor,
+    scale: float,
+    hk: Tensor,
+    hv: Tensor,
+    starts: Sequence[int] | None,
+    length: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if backend == "triton":
+        o, z, hk, hv = _kernels().forward(q, k, v, s, g, scale, hk, hv, _on_device(starts, q), length)
+    else:
+        q, k, v = (x.to(hk.dtype) for x in (q, k, v))
+        o, z, hk, hv = chunked.forward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length)
+    return o, z, hk, hv
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, hk: Tensor, hv: Tensor, *_: Any) -> Any:
+    o, z = q.new_empty(*q.shape[:3], v.shape[3], dtype=hk.dtype), q.new_empty(*q.shape[:3], s.shape[3], dtype=hk.dtype)
+    return o, z, torch.empty_like(hk), torch.empty_like(hv)
+
+
+@torch.library.custom_op("tenfold::gsa_backward", mutates_args=())
+def _backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor,
+    g: Tensor,
+    scale: float,
+    hk: Tensor,
+    hv: Tensor,
+    starts: Sequence[int] | None,
+    length: int,
+    backend: str,
+    z: Tensor,
+    do: Tensor,
+    dhk: Tensor,
+    dhv: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtypes = [x.dtype for x in (q, k, v, s, g, hk, hv)]
+    if backend == "triton":
+        found = _kernels().backward(q, k, v, s, g, scale, hk, hv, _on_device(starts, q), length, z, do, dhk, dhv)
+    else:
+        q, k, v = (x.to(hk.dtype) for x in (q, k, v))
+        found = chunked.backward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length, z, do, dhk, dhv)
+    return cast(Any, tuple(x.to(dtype) for x, dtype in zip(found, dtypes, strict=True)))
+
+
+@_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, hk: Tensor, hv: Tensor, *_: Any) -> Any:
+    return tuple(x.new_empty(x.shape) for x in (q, k, v, s, g, hk, hv))
+
+
+def _numbers(starts: Sequence[int] | None) -> list[int] | None:
+    return None if starts is None else list(starts)
+
+
+def _on_device(starts: Sequence[int] | None, q: Tensor) -> Tensor | None:
+    return None if starts is None else torch.tensor(starts, dtype=torch.int32, device=q.device)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, s, g, scale, hk, hv, starts, length, backend = inputs
+    ctx.save_for_backward(q, k, v, s, g, hk, hv, output[1])
+    ctx.settings = scale, starts, length, backend
+    ctx.set_materialize_grads(True)
+
+
+def _gradients(ctx: Any, do: Tensor, dz: Tensor, dhk: Tensor, dhv: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, s, g, hk, hv, z = ctx.saved_tensors
+    scale, starts, length, backend = ctx.settings
+    found = _backward(
+        q, k, v, s, g, scale, hk, hv, starts, length, backend, z, *(x.contiguous() for x in (do, dhk, dhv))
+    )
+    return *found[:5], None, *found[5:], None, None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)
