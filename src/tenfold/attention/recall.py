@@ -125,7 +125,7 @@ def evaluate_recall(
     room = None if max_length is None else max_length - max_new_tokens
     if room is not None and room < 1:
         raise InputError(
-            f"a length of {max_length} has no room before {max_new_tokens} new tokens; take {max_new_tokens + 1} or more"
+            f"a length of {max_length} has no room for a prompt and {max_new_tokens} new tokens; take more"
         )
     prompts = [tokenizer(item.prompt)["input_ids"] for item in items]
     shown = prompts if room is None else [prompt[-room:] for prompt in prompts]
