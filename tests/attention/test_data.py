@@ -85,7 +85,7 @@ def test_files_of_a_folder_that_are_not_utf8_can_be_passed_over_but_a_named_one_
         ("a.txt", b"", "is blank"),
         ("a.txt", b"\xef\xbb\xbfab\xffc", "byte 5 is 0xff"),
         ("a.txt", b"ab\xc3", "byte 2 is 0xc3"),
-        ("a.jsonl", b'{"text": "a"}\n\n{"content": "b", "id": 3}\n', r"line 3: field 'text' is not there, only content, id"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"content": "b", "id": 3}\n', "line 3: .* is not there, only content, id"),
         ("a.jsonl", b'{"text": 7}\n', "line 1: field 'text' is no text"),
         ("a.jsonl", b'{"text": null}', "line 1: field 'text' is no text"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: is not JSON"),
