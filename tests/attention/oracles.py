@@ -63,5 +63,8 @@ class Induction(PreTrainedModel, GenerationMixin):
             logits[row, -1, self._next(tokens)] = 1.0
         return CausalLMOutputWithPast(logits=logits)
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **_: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any
+    ) -> dict[str, Any]:
+        assert attention_mask.all(), "nothing is padded"
         return {"input_ids": input_ids}

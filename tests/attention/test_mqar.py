@@ -55,7 +55,9 @@ def test_gaps_follow_their_law(power_a: float) -> None:
     places = (length - 2 * pairs) // 2
     weights = power_a * np.arange(1, places + 1) ** (power_a - 1)
     first = weights / weights.sum()
-    second = np.array([sum(first[j] * first[i] / (1 - first[j]) for j in range(places) if j != i) for i in range(places)])
+    second = np.array(
+        [sum(first[j] * first[i] / (1 - first[j]) for j in range(places) if j != i) for i in range(places)]
+    )
     drawn = gaps(MQAR(samples, length, pairs, 64, seed=3, power_a=power_a))
     for column, law in enumerate((first, second)):
         counts = np.bincount(drawn[:, column], minlength=places)

@@ -5,6 +5,7 @@ Datasets give `input_ids` and `labels` of one length, labels aligned (see `tenfo
 nothing is scored. Losses are natural logarithms; sums are in float64, each token with the same weight.
 """
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -227,7 +228,7 @@ def document_losses(
     `window - stride` tokens before it, save at the document's start.
 
     Args:
-        model: A language model; without `window` one that takes and returns `past_key_values`.
+        model: A language model; without `window` one that takes and returns `cache` or `past_key_values`.
         tokens: (n,) integers, at least 2.
         window: Tokens read at a time.
         stride: From 1 to `window`; default half of it.
@@ -339,14 +340,16 @@ def _check_vocabulary(ids: torch.Tensor, size: float) -> None:
 
 def _carried_losses(model: Any, ids: np.ndarray, chunk: int, progress: Progress) -> np.ndarray:
     losses = np.empty(len(ids) - 1, np.float32)
+    # transformers 5.24 calls `cache` what was `past_key_values` before, in the call and in what it returns.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     device, cache = device_of(model), None
     for start in range(0, len(losses), chunk):
         stop = min(len(losses), start + chunk)
         piece = torch.from_numpy(ids[start : stop + 1]).to(device)
-        output = _forward(model, piece[None, :-1], past_key_values=cache, use_cache=True)
+        output = _forward(model, piece[None, :-1], use_cache=True, **{name: cache})
         _check_vocabulary(piece[1:], output.logits.shape[-1])
         losses[start:stop] = F.cross_entropy(output.logits[0].float(), piece[1:], reduction="none").cpu().numpy()
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, name, None)
         if cache is None and stop < len(losses):
             raise InputError(
                 f"the model carries no cache on, and {len(ids):,} tokens take more than one chunk; give window"
