@@ -6,6 +6,7 @@
 The harness fetches the data sets of its tasks itself; tasks on local files are YAML files of its format.
 """
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,11 @@ def harness_model(
     """
     if not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: has no config.json; give the folder of a saved model")
-    try:
-        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - takes seconds and hundreds of megabytes
-    except ImportError as error:
-        raise InputError(f"{error.name}: is missing; pip install tenfold[harness]") from None
-    return HFLM(
-        pretrained=str(path), backend="causal", batch_size=batch_size, max_length=max_length, device=device,
-        trust_remote_code=False,
-    )  # fmt: skip
+    _require_harness()
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - takes seconds and hundreds of megabytes
+
+    place = {} if device is None else {"device": device}
+    return HFLM(pretrained=str(path), backend="causal", batch_size=batch_size, max_length=max_length, **place)
 
 
 def evaluate_tasks(
@@ -67,7 +65,7 @@ def evaluate_tasks(
     Raises:
         InputError: As `harness_model`, or for a task that the harness does not know.
     """
-    model = harness_model(path, batch_size=batch_size, max_length=max_length, device=device)
+    _require_harness()
     import lm_eval  # noqa: PLC0415
     from lm_eval.tasks import TaskManager  # noqa: PLC0415
 
@@ -75,13 +73,14 @@ def evaluate_tasks(
     unknown = [task for task in tasks if not manager.match_tasks([task])]
     if unknown or not tasks:
         raise InputError(f"the harness has no task {', '.join(unknown) or 'without a name'}; see lm-eval ls tasks")
+    model = harness_model(path, batch_size=batch_size, max_length=max_length, device=device)
     return dict(
-        lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            task_manager=manager,
-            limit=limit,
-            num_fewshot=few_shot,
-            bootstrap_iters=1000,
-        )
+        lm_eval.simple_evaluate(model, tasks=list(tasks), task_manager=manager, limit=limit, num_fewshot=few_shot)
     )
+
+
+def _require_harness() -> None:
+    try:
+        importlib.import_module("lm_eval.models.huggingface")
+    except ImportError as error:
+        raise InputError(f"the LM Evaluation Harness is missing ({error}); pip install tenfold[harness]") from None
