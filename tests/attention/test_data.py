@@ -53,6 +53,8 @@ def test_folders_are_read_through_all_levels_by_name(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "blank.txt").write_text("\n")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "index.txt").write_bytes(b"\xff")
     write(tmp_path / "d.jsonl", ["row 1", "row 2"])
     told: list[tuple[str, int, int]] = []
     texts = list(read_texts([tmp_path], progress=lambda *state: told.append(state)))

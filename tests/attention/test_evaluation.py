@@ -164,6 +164,37 @@ def test_a_document_in_chunks_is_the_document_in_one_pass(chunk: int) -> None:
     assert np.allclose(document_losses(model, TOKENS, chunk=chunk), expected, atol=2e-4)
 
 
+class Counting(torch.nn.Module):
+    """p(token) = (1 + how often it came before) / (vocabulary + tokens before): a state that only counts."""
+
+    def forward(
+        self, input_ids: torch.Tensor, past_key_values: torch.Tensor | None = None, use_cache: bool = False
+    ) -> object:
+        before = torch.zeros(11) if past_key_values is None else past_key_values
+        counts = before + torch.nn.functional.one_hot(input_ids, 11).cumsum(1)
+        logits = torch.log((counts + 1) / (counts + 1).sum(-1, keepdim=True))
+        return type("Output", (), {"logits": logits, "past_key_values": counts[0, -1], "cache": counts[0, -1]})
+
+
+class CountingAnew(Counting):
+    """The same, its state under the newer name."""
+
+    def forward(self, input_ids: torch.Tensor, cache: torch.Tensor | None = None, use_cache: bool = False) -> object:
+        return super().forward(input_ids, cache)
+
+
+@pytest.mark.parametrize("model", [Counting(), CountingAnew()])
+@pytest.mark.parametrize("chunk", [1, 13, 402])
+def test_the_state_is_carried_from_chunk_to_chunk(model: torch.nn.Module, chunk: int) -> None:
+    """The law of Laplace in closed form, over the whole document."""
+    seen = [(TOKENS[:at] == TOKENS[at]).sum() for at in range(1, 403)]
+    expected = [math.log(11 + at) - math.log(1 + count) for at, count in enumerate(seen, 1)]
+    told: list[tuple[str, int, int]] = []
+    losses = document_losses(model, TOKENS, chunk=chunk, progress=lambda *state: told.append(state))
+    assert np.allclose(losses, expected, atol=1e-5)
+    assert told[-1] == ("loss", 402, 402)
+
+
 @pytest.mark.parametrize(("window", "stride"), [(40, 40), (40, 20), (64, 7), (40, 1), (402, 100), (9999, None), (1, 1)])
 def test_windows_score_each_token_once_from_the_first_window_that_holds_it(window: int, stride: int | None) -> None:
     model = tiny_llama(11)

@@ -43,7 +43,7 @@ def read_texts(
     rows are passed over.
 
     Args:
-        paths: Files and folders; folders are searched through all their levels.
+        paths: Files and folders; folders are searched through all their levels, but for what begins with a dot.
         pattern: Which files of a folder are read, for instance `*.py`.
         field: The column of JSON lines and Parquet that holds the text.
         undecodable: Whether a file of a folder that is not UTF-8 is an error.
@@ -84,7 +84,7 @@ def list_files(paths: Iterable[str | Path], *, pattern: str = "*") -> list[Path]
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob(pattern) if file.is_file())
+            found = sorted(file for file in path.rglob(pattern) if file.is_file() and not _is_hidden(file, path))
             if not found:
                 raise InputError(f"{path}: no file in this folder is called {pattern}; give another pattern")
             files += found
@@ -93,6 +93,10 @@ def list_files(paths: Iterable[str | Path], *, pattern: str = "*") -> list[Path]
         else:
             raise InputError(f"{path}: there is no such file or folder")
     return files
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def read_text(path: str | Path) -> str:
