@@ -9,8 +9,8 @@ import torch
 from oracles import tiny_llama
 
 from tenfold.attention.data import read_texts
-from tenfold.attention.evaluation import evaluating, token_losses
 from tenfold.attention.harness import evaluate_tasks, harness_model
+from tenfold.attention.losses import evaluating, token_losses
 from tenfold.attention.tokens import byte_tokenizer
 from tenfold.core.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tenfold.attention.evaluation import device_of, evaluating
+from tenfold.attention.losses import device_of, evaluating
 from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
 

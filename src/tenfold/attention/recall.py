@@ -41,7 +41,7 @@ class RecallItem:
 
 @dataclass(frozen=True)
 class Score:
-    """A share of items, with the 95 % interval of a bootstrap over items."""
+    """A share of items, with the 95 % interval of a bootstrap over items: of no width where all or none score."""
 
     score: float
     low: float
