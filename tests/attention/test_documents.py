@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import Bigram, tiny_llama
+from known_models import Bigram, tiny_llama
 
 from tenfold.attention.documents import document_losses, document_perplexity
 from tenfold.attention.losses import token_losses

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import Bigram, tiny_llama
+from known_models import Bigram, tiny_llama
 
 from tenfold.attention.blocks import Blocks
 from tenfold.attention.evaluation import (

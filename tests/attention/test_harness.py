@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import tiny_llama
+from known_models import tiny_llama
 
 from tenfold.attention.data import read_texts
 from tenfold.attention.harness import evaluate_tasks, harness_model

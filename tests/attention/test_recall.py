@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from oracles import Induction, tiny_llama
+from known_models import Induction, tiny_llama
 
 from tenfold.attention.completion import complete_lines
 from tenfold.attention.recall import RecallItem, Score, evaluate_recall, is_recalled, read_recall
