@@ -1,4 +1,4 @@
-"""Fixtures of the tests of attention. Their models with known answers are in `known_models.py`, put on the path here."""
+"""Fixtures of the tests of attention. Their models with known answers, `known_models.py`, are put on the path here."""
 
 import os
 import sys
