@@ -1,0 +1,129 @@
+"""The task is as its recipe says: every rule by brute force over many examples, the gaps against their law."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from tenfold.attention import mqar as module
+from tenfold.attention.mqar import MQAR
+from tenfold.core.errors import InputError
+
+
+def gaps(data: MQAR) -> np.ndarray:
+    """(samples, pairs) the gap of each key, from its labels."""
+    found = []
+    for example in data:
+        inputs, labels = example["input_ids"].tolist(), example["labels"].tolist()
+        queries = {inputs[at]: at for at in range(data.length) if labels[at] != -100}
+        found.append([(queries[key] - 2 * data.pairs) // 2 for key in inputs[0 : 2 * data.pairs : 2]])
+    return np.array(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.integers(1, 12),
+    more=st.integers(0, 20),
+    room=st.integers(0, 30),
+    seed=st.integers(0, 1 << 40),
+    power_a=st.sampled_from([0.01, 0.5, 1.0, 3.0]),
+)
+def test_every_rule_of_the_recipe(pairs: int, more: int, room: int, seed: int, power_a: float) -> None:
+    length, vocab = 4 * pairs + 2 * more, 2 * pairs + 2 + 2 * room
+    data = MQAR(7, length, pairs, vocab, seed, power_a)
+    assert len(data) == 7
+    for number in range(7):
+        inputs, labels = (data[number][name] for name in ("input_ids", "labels"))
+        assert inputs.dtype == labels.dtype == torch.int64 and inputs.shape == labels.shape == (length,)
+        inputs, labels = inputs.tolist(), labels.tolist()
+        keys, values = inputs[0 : 2 * pairs : 2], inputs[1 : 2 * pairs : 2]
+        assert len(set(keys)) == pairs and all(1 <= key < vocab // 2 for key in keys)
+        assert len(set(values)) == pairs and all(vocab // 2 <= value < vocab for value in values)
+        queried = [at for at in range(length) if labels[at] != -100]
+        assert sorted(inputs[at] for at in queried) == sorted(keys), "each key is queried once"
+        assert all(at >= 2 * pairs and at % 2 == 0 for at in queried)
+        assert all(labels[at] == values[keys.index(inputs[at])] for at in queried)
+        assert all(0 <= token < vocab for token in inputs)
+
+
+@pytest.mark.parametrize("power_a", [0.01, 0.5, 1.0])
+def test_gaps_follow_their_law(power_a: float) -> None:
+    """The first key's gap has probability w; the second's, given by one draw without replacement, in closed form."""
+    samples, pairs, length = 20_000, 2, 20
+    places = (length - 2 * pairs) // 2
+    weights = power_a * np.arange(1, places + 1) ** (power_a - 1)
+    first = weights / weights.sum()
+    second = np.array(
+        [sum(first[j] * first[i] / (1 - first[j]) for j in range(places) if j != i) for i in range(places)]
+    )
+    drawn = gaps(MQAR(samples, length, pairs, 64, seed=3, power_a=power_a))
+    for column, law in enumerate((first, second)):
+        counts = np.bincount(drawn[:, column], minlength=places)
+        statistic = float(((counts - samples * law) ** 2 / (samples * law)).sum())
+        assert statistic < 24.3, "chi-square with 7 degrees of freedom: 24.3 is passed once in 1,000"
+
+
+def test_keys_values_and_the_rest_are_uniform() -> None:
+    data = MQAR(4000, 16, 2, 32, seed=1)
+    context, rest = data.inputs[:, :4], data.inputs[:, 4:]
+    for counts, cells, drawn in (
+        (np.bincount(context[:, 0::2].ravel(), minlength=16)[1:16], 15, 8000),
+        (np.bincount(context[:, 1::2].ravel(), minlength=32)[16:], 16, 8000),
+        (np.bincount(rest[:, 1::2].ravel(), minlength=32), 32, 24_000),  # odd places hold no query
+    ):
+        assert counts.sum() == drawn
+        assert float(((counts - drawn / cells) ** 2 / (drawn / cells)).sum()) < 62
+
+
+def test_the_same_arguments_give_the_same_examples_and_others_do_not() -> None:
+    def examples(**other: int | bool) -> np.ndarray:
+        return MQAR(**{"samples": 50, "length": 64, "pairs": 4, "vocab": 128, "seed": 5} | other).inputs  # type: ignore[arg-type]
+
+    assert np.array_equal(examples(), examples())
+    for other in ({"seed": 6}, {"test": True}, {"seed": 0, "test": True}):
+        same = (examples()[:, None] == examples(**other)[None]).all(-1)
+        assert not same.any(), other
+
+
+def test_examples_drawn_in_many_pieces_keep_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 1000)
+    data = MQAR(101, 64, 8, 256, seed=2)
+    for example in data:
+        inputs, labels = example["input_ids"], example["labels"]
+        keys = inputs[:16:2].tolist()
+        assert sorted(inputs[labels != -100].tolist()) == sorted(keys)
+    assert len(np.unique(data.inputs, axis=0)) == 101
+
+
+def test_the_size_of_zoology_takes_2_bytes_a_token_and_batches() -> None:
+    data = MQAR(200, 512, 64)
+    assert data.inputs.dtype == np.uint16
+    batch = next(iter(DataLoader(data, 16, shuffle=True)))
+    assert batch["input_ids"].shape == batch["labels"].shape == (16, 512)
+    assert int((batch["labels"] != -100).sum()) == 16 * 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 64, 4, 128), "0 samples of 4 pairs"),
+        ((5, 64, 0, 128), "5 samples of 0 pairs"),
+        ((5, 64, 4, 128, -1), "seed -1"),
+        ((5, 64, 17, 128), "a length of 64 does not hold 17 pairs and their queries; take an even length >= 68"),
+        ((5, 65, 4, 128), "a length of 65 "),
+        ((5, 64, 16, 32), "a vocabulary of 32 does not hold 16 keys and values; take an even one >= 34"),
+        ((5, 64, 4, 129), "a vocabulary of 129"),
+        ((5, 64, 4, 128, 0, 0.0), "power_a is 0"),
+        ((5, 64, 4, 128, 0, float("nan")), "power_a is nan"),
+    ],
+)
+def test_numbers_that_do_not_fit(arguments: tuple[float, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MQAR(*arguments)  # type: ignore[arg-type]
+
+
+def test_an_index_beyond_the_end() -> None:
+    with pytest.raises(IndexError):
+        MQAR(3, 16, 2, 32)[3]
