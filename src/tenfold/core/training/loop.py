@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def train(
         run.finish_step()  # where an earlier call ended behind a checkpoint
         process, processes = accelerator.process_index, accelerator.num_processes
         pin = accelerator.device.type == "cuda"
-        run.go(open_batches(samples, config, collate, run.step, process, processes, pin), progress)
+        batches = open_batches(samples, config, collate, run.step, process, processes, pin)
+        run.go(stack.enter_context(closing(batches)), progress)
         return run.result()
 
 

@@ -5,7 +5,7 @@ takes the next `batch_size * accumulate * processes` of them. A batch at the end
 that all batches have the same size and no sample is left out. A *position* is a place in that stream.
 """
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterator, Sized
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tenfold.core.errors import InputError
 from tenfold.core.training.config import TrainingConfig
 from tenfold.core.training.randomness import apart, seed_random, sequence
-from tenfold.core.training.stopping import ignore_signals
+from tenfold.core.training.stopping import outlive_signals
 
 __all__ = ["SampleOrder", "Samples", "open_batches"]
 
@@ -105,20 +105,21 @@ def open_batches(
     process: int,
     processes: int,
     pin: bool,
-) -> Iterator[Any]:
-    """The batches of one process from behind step `start` to the last step, one per forward pass."""
+) -> Generator[Any, None, None]:
+    """The batches of one process from behind step `start` to the last step, one per forward pass.
+
+    Closing it ends the workers.
+    """
     order = SampleOrder(len(samples), config.seed)
-    return iter(
-        DataLoader(
-            _Batches(samples, config.seed, collate),
-            batch_size=None,
-            sampler=_Keys(order, config, start, process, processes),
-            collate_fn=_as_it_is,
-            num_workers=config.workers,
-            pin_memory=pin,
-            worker_init_fn=ignore_signals,
-            generator=torch.Generator(),  # else it draws from the model's
-        )
+    yield from DataLoader(
+        _Batches(samples, config.seed, collate),
+        batch_size=None,
+        sampler=_Keys(order, config, start, process, processes),
+        collate_fn=_as_it_is,
+        num_workers=config.workers,
+        pin_memory=pin,
+        worker_init_fn=outlive_signals,
+        generator=torch.Generator(),  # else it draws from the model's
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["ignore_signals", "noted_signals"]
+__all__ = ["noted_signals", "outlive_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,7 +35,10 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def ignore_signals(worker: int) -> None:
-    """Let a worker go on with its batch: the process that reads it decides when to stop."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def outlive_signals(worker: int) -> None:
+    """Let a worker outlive what a terminal or a scheduler sends to a whole group: SIGINT, and the first SIGTERM.
+
+    The process that reads its batches decides when to stop, and ends its workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
