@@ -219,7 +219,7 @@ def test_killed_at_random_moments_and_resumed_it_is_the_uninterrupted_run(tmp_pa
     options = {"steps": 60, "save_every": 1, "evaluate_every": 3, "delay": 0.001}
     whole, result = run(tmp_path / "whole", **options)
     folder, chance, reached = tmp_path / "killed", random.Random(0), set()
-    for _ in range(12):
+    for _ in range(8):
         before, child = opened(folder), start(processes, folder, options)
         while opened(folder) == before and child.is_alive():
             time.sleep(0.002)
