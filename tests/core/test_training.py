@@ -1,10 +1,13 @@
 """The training loop: every way to the last step - in one go, resumed, killed, in two processes - leads to the same."""
 
+import contextlib
 import json
 import math
 import multiprocessing
 import os
+import pty
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -367,6 +370,7 @@ def test_best_is_the_model_that_measured_best(tmp_path: Path, higher: bool, choo
     more = {"evaluate": judge, "best": "score", "higher_is_better": higher}
     _, result = run(tmp_path / "run", evaluate_every=2, more=more)
     assert result.best == choose(1.0, 5.0)
+    assert lines(tmp_path / "run")[2]["evaluation"] == {"score": None}
     stored = read_tensors(tmp_path / "run/best/model.safetensors")
     assert all(torch.equal(stored[name], tensor) for name, tensor in seen[result.best].items())
 
@@ -406,6 +410,32 @@ def test_evaluation_leaves_modes_and_random_state_alone() -> None:
 
     drawn = [digest(run(None, evaluate_every=every, more={"evaluate": greedy})[0]) for every in (1, 0)]
     assert drawn[0] == drawn[1]
+
+
+def test_a_terminal_shows_a_bar_with_loss_rate_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    main, terminal = pty.openpty()
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(main, 4096):
+                shown.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        run(None, more={"quiet": False})
+    reader.join()
+    os.close(main)
+    assert re.search(rb"12/12.*loss \d\.\d{4}  rate 5\.00e-03  [\d,]+ samples/s", b"".join(shown))
+
+
+def test_nothing_is_shown_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    run(None, more={"quiet": False})
+    assert capfd.readouterr() == ("", "")
 
 
 # --- the arithmetic --------------------------------------------------------------------------------------------------
@@ -471,6 +501,18 @@ def test_it_learns() -> None:
     assert result.history[-1]["evaluation"]["right"] == CLASSES
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_a_run_in_parts_is_the_run_in_one_go(tmp_path: Path, precision: str) -> None:
+    """The GPU's random state and the scaler of fp16 go on too; small layers sum in one order."""
+    options = {"device": "cuda", "precision": precision, "schedule": "constant", "more": {"evaluate": None}}
+    whole, _ = run(tmp_path / "whole", steps=10, **options)
+    for steps in (4, 10):
+        parts, result = run(tmp_path / "parts", steps=steps, **options)
+    assert digest(parts) == digest(whole)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -516,7 +558,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_its_shapes(tmp_path: Path) 
     run(tmp_path / "run")
     other = nn.Linear(6, 6)
     with pytest.raises(
-        InputError, match=r"last: does not fit the model: misses weight, bias; has unexpected .* and 3 more"
+        InputError, match=r"last: does not fit the model: misses weight, bias; has unexpected .* and 5 more"
     ):
         train(other, Augmented(23), cross_entropy, tmp_path / "run", TrainingConfig(12, 4, learning_rate=0.05))
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from tenfold.core.errors import InputError
 from tenfold.core.training.config import TrainingConfig
-from tenfold.core.training.randomness import apart, seed_random, sequence
+from tenfold.core.training.randomness import apart, derive_seed, seed_random
 from tenfold.core.training.stopping import outlive_signals
 
 __all__ = ["SampleOrder", "Samples", "open_batches"]
@@ -55,7 +55,7 @@ class SampleOrder:
     def _permute(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
             # RandomState, for NumPy never changes what it draws.
-            source = np.random.RandomState(np.random.MT19937(sequence(self._seed, "order", epoch)))
+            source = np.random.RandomState(np.random.MT19937(derive_seed(self._seed, "order", epoch)))
             self._epoch, self._permutation = epoch, source.permutation(self._count)
         return self._permutation
 

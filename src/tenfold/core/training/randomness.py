@@ -1,6 +1,8 @@
 """The generators of `random`, NumPy and torch: seeded, kept apart, written down and set again."""
 
+import hashlib
 import random
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -9,31 +11,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["apart", "random_state", "seed_device", "seed_random", "sequence", "set_random_state"]
+__all__ = ["apart", "derive_seed", "random_state", "seed_device", "seed_random", "set_random_state"]
 
 Purpose = Literal["order", "sample", "batch", "model", "evaluation"]
 _PURPOSES: tuple[Purpose, ...] = ("order", "sample", "batch", "model", "evaluation")
 
 
-def sequence(seed: int, purpose: Purpose, number: int) -> np.random.SeedSequence:
-    """The root of an independent stream of random numbers per seed, purpose and number."""
-    return np.random.SeedSequence((seed, _PURPOSES.index(purpose), number))
+def derive_seed(seed: int, purpose: Purpose, number: int) -> int:
+    """A seed of 64 bits for one purpose and number; others share nothing with it."""
+    text = struct.pack("<3Q", seed, _PURPOSES.index(purpose), number)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def seed_random(seed: int, purpose: Purpose, number: int) -> None:
     """Seed all global generators but CUDA's."""
-    words = sequence(seed, purpose, number).generate_state(4)
-    random.seed(words.tobytes())
-    np.random.seed(words)
+    derived = derive_seed(seed, purpose, number)
+    random.seed(derived)
+    np.random.seed(derived & 0xFFFFFFFF)
     # Not torch.manual_seed: it also queues a call per seed until CUDA is in use.
-    torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+    torch.default_generator.manual_seed(derived)
 
 
 def seed_device(seed: int, purpose: Purpose, number: int) -> None:
     """Seed all global generators, and that of the current CUDA device if there is one."""
     seed_random(seed, purpose, number)
     if torch.cuda.is_available():
-        torch.cuda.manual_seed(int(sequence(seed, purpose, number).generate_state(1, np.uint64)[0]))
+        torch.cuda.manual_seed(derive_seed(seed, purpose, number))
 
 
 @contextmanager
