@@ -6,8 +6,8 @@ holds what token j wrote with weight
 
     D_ijm = exp(b_im - b_jm) s_jm    for j <= i, else 0.
 
-The forward pass is equations 5 to 9 of the paper's appendix, written for both passes at once; the backward pass is derived
-from the recurrence. Nothing here is differentiated by autograd.
+The first pass is z = scale q Hk, the second o = softmax(z) Hv; D serves both. The second one alone is gated linear attention.
+Backward passes are derived from the recurrence; nothing here is differentiated by autograd.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "read", "read_back"]
 
 # exp(+-60) times anything a network computes is finite in float32, with its full relative precision.
 _WIDEST = 120.0
@@ -127,15 +127,13 @@ def forward(
         length: Tokens of a chunk.
     """
     layout = _Layout.of(k_BTHK, starts, length)
-    chunks = _Chunks.of(layout, k_BTHK, v_BTHV, s_BTHM, g_BTHM, hk_SHKM, hv_SHMV)
-    q_YGCK = layout.cut(q_BTQK)
-    a1_YGCC = scale * _times(q_YGCK, chunks.k_YCK.mT)
-    z_YGCM = scale * _times(q_YGCK, chunks.hk_YKM) * chunks.decay_YCM[:, None] + chunks.within.over_j(a1_YGCC)
-    p_YGCM = torch.softmax(z_YGCM, -1)
-    a2_YGCC = chunks.within.over_m(p_YGCM)
-    o_YGCV = _times(p_YGCM * chunks.decay_YCM[:, None], chunks.hv_YMV) + _times(a2_YGCC, chunks.v_YCV)
-    states = chunks.last_hk_SKM.view(hk_SHKM.shape), chunks.last_hv_SMV.view(hv_SHMV.shape)
-    return layout.join(o_YGCV), layout.join(z_YGCM), *states
+    gates = _Gates.of(layout, s_BTHM, g_BTHM)
+    q_YGCK, k_YCK, v_YCV = layout.cut(q_BTQK), layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
+    hk_YKM, last_hk_SKM = layout.on(k_YCK.mT @ gates.write_YCM, hk_SHKM.flatten(0, 1), gates.forget_YM[:, None])
+    z_YGCM = gates.decay_YCM[:, None] * _times(q_YGCK, scale * hk_YKM)
+    z_YGCM += gates.within.over_j(_times(q_YGCK, scale * k_YCK.mT))
+    o_YGCV, last_hv_SMV = _read(layout, gates, torch.softmax(z_YGCM, -1), v_YCV, hv_SHMV)
+    return layout.join(o_YGCV), layout.join(z_YGCM), last_hk_SKM.view(hk_SHKM.shape), last_hv_SMV
 
 
 def backward(
@@ -156,39 +154,94 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, s, g and of the initial states, each in the shape of what it belongs to."""
     layout = _Layout.of(k_BTHK, starts, length)
-    chunks = _Chunks.of(layout, k_BTHK, v_BTHV, s_BTHM, g_BTHM, hk_SHKM, hv_SHMV)
-    within, decay_Y1CM = chunks.within, chunks.decay_YCM[:, None]
-    q_YGCK, z_YGCM, do_YGCV = layout.cut(q_BTQK), layout.cut(z_BTQM), layout.cut(do_BTQV)
+    gates = _Gates.of(layout, s_BTHM, g_BTHM)
+    q_YGCK, k_YCK, v_YCV = layout.cut(q_BTQK), layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
+    z_YGCM, do_YGCV = layout.cut(z_BTQM), layout.cut(do_BTQV)
+
+    # The second pass, o = p Hv, and the softmax over slots.
     p_YGCM = torch.softmax(z_YGCM, -1)
-
-    # The second pass, o = p Hv.
-    into_YMV = _transposed_times(p_YGCM * decay_Y1CM, do_YGCV)
-    dhv_YMV, first_dhv = layout.back(into_YMV, dhv_SHMV.flatten(0, 1), chunks.forget_YM[..., None])
-    da2_YGCC = _times(do_YGCV, chunks.v_YCV.mT)
-    dp_YGCM = decay_Y1CM * _times(do_YGCV, chunks.hv_YMV.mT) + within.over_j(da2_YGCC)
-    dv_YCV = _transposed_times(within.over_m(p_YGCM), do_YGCV) + chunks.write_YCM @ dhv_YMV
-    ds_YCM = within.over_i(da2_YGCC, p_YGCM) + chunks.keep_YCM * (chunks.v_YCV @ dhv_YMV.mT)
-
-    # The softmax over slots.
+    dp_YGCM, dv_YCV, ds_YCM, behind_YM, first_dhv = _read_back(layout, gates, p_YGCM, v_YCV, hv_SHMV, do_YGCV, dhv_SHMV)
     dz_YGCM = p_YGCM * (dp_YGCM - (p_YGCM * dp_YGCM).sum(-1, keepdim=True))
 
     # The first pass, z = scale q Hk.
-    decayed_YGCM = scale * dz_YGCM * decay_Y1CM
+    hk_YKM, _ = layout.on(k_YCK.mT @ gates.write_YCM, hk_SHKM.flatten(0, 1), gates.forget_YM[:, None])
+    decayed_YGCM = scale * dz_YGCM * gates.decay_YCM[:, None]
     into_YKM = _transposed_times(q_YGCK, decayed_YGCM)
-    dhk_YKM, first_dhk = layout.back(into_YKM, dhk_SHKM.flatten(0, 1), chunks.forget_YM[:, None])
-    da1_YGCC = scale * within.over_m(dz_YGCM)
-    dq_YGCK = _times(decayed_YGCM, chunks.hk_YKM.mT) + _times(da1_YGCC, chunks.k_YCK)
-    dk_YCK = _transposed_times(da1_YGCC, q_YGCK) + chunks.write_YCM @ dhk_YKM.mT
-    a1_YGCC = scale * _times(q_YGCK, chunks.k_YCK.mT)
-    ds_YCM = ds_YCM + within.over_i(a1_YGCC, dz_YGCM) + chunks.keep_YCM * (chunks.k_YCK @ dhk_YKM)
+    dhk_YKM, first_dhk = layout.back(into_YKM, dhk_SHKM.flatten(0, 1), gates.forget_YM[:, None])
+    da_YGCC = scale * gates.within.over_m(dz_YGCM)
+    dq_YGCK = _times(decayed_YGCM, hk_YKM.mT) + _times(da_YGCC, k_YCK)
+    dk_YCK = _transposed_times(da_YGCC, q_YGCK) + gates.write_YCM @ dhk_YKM.mT
+    ds_YCM += gates.within.over_i(_times(q_YGCK, scale * k_YCK.mT), dz_YGCM) + gates.keep_YCM * (k_YCK @ dhk_YKM)
+    behind_YM += (torch.baddbmm(hk_YKM * gates.forget_YM[:, None], k_YCK.mT, gates.write_YCM) * dhk_YKM).sum(-2)
 
-    # A gate scales all that was written before it; summed within a chunk, with what lies behind it as a constant.
-    flow_YCM = (p_YGCM * dp_YGCM + z_YGCM * dz_YGCM).sum(1) - chunks.s_YCM * ds_YCM
-    behind_YM = (chunks.next_hk() * dhk_YKM).sum(-2) + (chunks.next_hv() * dhv_YMV).sum(-1)
-    dg_YCM = flow_YCM.flip(1).cumsum(1).flip(1) + behind_YM[:, None]
-
+    dg_YCM = gates.gradient((p_YGCM * dp_YGCM + z_YGCM * dz_YGCM).sum(1), ds_YCM, behind_YM)
     gradients = layout.join(dq_YGCK), *(layout.join(x[:, None]) for x in (dk_YCK, dv_YCV, ds_YCM, dg_YCM))
-    return *gradients, first_dhk.view(hk_SHKM.shape), first_dhv.view(hv_SHMV.shape)
+    return *gradients, first_dhk.view(hk_SHKM.shape), first_dhv
+
+
+def read(
+    p_BTQM: Tensor,
+    v_BTHV: Tensor,
+    s_BTHM: Tensor,
+    g_BTHM: Tensor,
+    hv_SHMV: Tensor,
+    starts: list[int] | None,
+    length: int,
+) -> tuple[Tensor, Tensor]:
+    """The second pass alone, o = p Hv for any p and s: gated linear attention (arXiv 2312.06635, equation 4)."""
+    layout = _Layout.of(v_BTHV, starts, length)
+    gates = _Gates.of(layout, s_BTHM, g_BTHM)
+    o_YGCV, last_hv = _read(layout, gates, layout.cut(p_BTQM), layout.cut(v_BTHV)[:, 0], hv_SHMV)
+    return layout.join(o_YGCV), last_hv
+
+
+def read_back(
+    p_BTQM: Tensor,
+    v_BTHV: Tensor,
+    s_BTHM: Tensor,
+    g_BTHM: Tensor,
+    hv_SHMV: Tensor,
+    starts: list[int] | None,
+    length: int,
+    do_BTQV: Tensor,
+    dhv_SHMV: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of p, v, s, g and of the initial state of `read`."""
+    layout = _Layout.of(v_BTHV, starts, length)
+    gates = _Gates.of(layout, s_BTHM, g_BTHM)
+    p_YGCM, v_YCV, do_YGCV = layout.cut(p_BTQM), layout.cut(v_BTHV)[:, 0], layout.cut(do_BTQV)
+    dp_YGCM, dv_YCV, ds_YCM, behind_YM, first_dhv = _read_back(layout, gates, p_YGCM, v_YCV, hv_SHMV, do_YGCV, dhv_SHMV)
+    dg_YCM = gates.gradient((p_YGCM * dp_YGCM).sum(1), ds_YCM, behind_YM)
+    gradients = layout.join(dp_YGCM), *(layout.join(x[:, None]) for x in (dv_YCV, ds_YCM, dg_YCM))
+    return *gradients, first_dhv
+
+
+def _read(layout: "_Layout", gates: "_Gates", p_YGCM: Tensor, v_YCV: Tensor, hv_SHMV: Tensor) -> tuple[Tensor, Tensor]:
+    hv_YMV, last_hv = layout.on(gates.write_YCM.mT @ v_YCV, hv_SHMV.flatten(0, 1), gates.forget_YM[..., None])
+    o_YGCV = _times(p_YGCM * gates.decay_YCM[:, None], hv_YMV) + _times(gates.within.over_m(p_YGCM), v_YCV)
+    return o_YGCV, last_hv.view(hv_SHMV.shape)
+
+
+def _read_back(
+    layout: "_Layout",
+    gates: "_Gates",
+    p_YGCM: Tensor,
+    v_YCV: Tensor,
+    hv_SHMV: Tensor,
+    do_YGCV: Tensor,
+    dhv_SHMV: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of p, v and s, what the gates let through from behind each chunk (Y, M), and that of the first state."""
+    within, decay_Y1CM, forget_YM1 = gates.within, gates.decay_YCM[:, None], gates.forget_YM[..., None]
+    hv_YMV, _ = layout.on(gates.write_YCM.mT @ v_YCV, hv_SHMV.flatten(0, 1), forget_YM1)
+    into_YMV = _transposed_times(p_YGCM * decay_Y1CM, do_YGCV)
+    dhv_YMV, first_dhv = layout.back(into_YMV, dhv_SHMV.flatten(0, 1), forget_YM1)
+    da_YGCC = _times(do_YGCV, v_YCV.mT)
+    dp_YGCM = decay_Y1CM * _times(do_YGCV, hv_YMV.mT) + within.over_j(da_YGCC)
+    dv_YCV = _transposed_times(within.over_m(p_YGCM), do_YGCV) + gates.write_YCM @ dhv_YMV
+    ds_YCM = within.over_i(da_YGCC, p_YGCM) + gates.keep_YCM * (v_YCV @ dhv_YMV.mT)
+    behind_YM = (torch.baddbmm(hv_YMV * forget_YM1, gates.write_YCM.mT, v_YCV) * dhv_YMV).sum(-1)
+    return dp_YGCM, dv_YCV, ds_YCM, behind_YM, first_dhv.view(hv_SHMV.shape)
 
 
 @dataclass(frozen=True)
@@ -223,7 +276,9 @@ class _Layout:
             x_BTQD = x_BTQD.new_zeros(1, rows, *x_BTQD.shape[2:]).index_copy_(1, self.places, x_BTQD)
         elif rows > self.tokens:
             x_BTQD = torch.nn.functional.pad(x_BTQD, (0, 0, 0, 0, 0, rows - self.tokens))
-        x_BNCHGD = x_BTQD.reshape(self.batch, -1, self.length, self.heads, x_BTQD.shape[2] // self.heads, x_BTQD.shape[3])
+        x_BNCHGD = x_BTQD.reshape(
+            self.batch, -1, self.length, self.heads, x_BTQD.shape[2] // self.heads, x_BTQD.shape[3]
+        )
         return x_BNCHGD.permute(0, 3, 1, 4, 2, 5).flatten(0, 2).contiguous()
 
     def join(self, x_YGCD: Tensor) -> Tensor:
@@ -262,54 +317,26 @@ class _Layout:
 
 
 @dataclass(frozen=True)
-class _Chunks:
-    """What both directions need of all chunks."""
+class _Gates:
+    """What the gates do in all chunks."""
 
-    k_YCK: Tensor
-    v_YCV: Tensor
     s_YCM: Tensor
     within: _Decay
     decay_YCM: Tensor  # from the chunk's beginning to a token, its own gate included
     keep_YCM: Tensor  # from behind a token to the chunk's end
     write_YCM: Tensor  # s, decayed to the chunk's end
     forget_YM: Tensor  # over the whole chunk
-    hk_YKM: Tensor  # states at the chunks' beginnings
-    hv_YMV: Tensor
-    last_hk_SKM: Tensor
-    last_hv_SMV: Tensor
 
     @classmethod
-    def of(
-        cls, layout: _Layout, k: Tensor, v: Tensor, s: Tensor, g: Tensor, hk_SHKM: Tensor, hv_SHMV: Tensor
-    ) -> "_Chunks":
-        k_YCK, v_YCV, s_YCM, g_YCM = (layout.cut(x)[:, 0] for x in (k, v, s, g))
-        b_YCM = g_YCM.cumsum(1)
+    def of(cls, layout: _Layout, s_BTHM: Tensor, g_BTHM: Tensor) -> "_Gates":
+        s_YCM, b_YCM = layout.cut(s_BTHM)[:, 0], layout.cut(g_BTHM)[:, 0].cumsum(1)
         keep_YCM, forget_YM = (b_YCM[:, -1:] - b_YCM).exp(), b_YCM[:, -1].exp()
-        write_YCM = s_YCM * keep_YCM
-        hk_YKM, last_hk = layout.on(k_YCK.mT @ write_YCM, hk_SHKM.flatten(0, 1), forget_YM[:, None])
-        hv_YMV, last_hv = layout.on(write_YCM.mT @ v_YCV, hv_SHMV.flatten(0, 1), forget_YM[..., None])
-        return cls(
-            k_YCK=k_YCK,
-            v_YCV=v_YCV,
-            s_YCM=s_YCM,
-            within=_within(b_YCM, s_YCM),
-            decay_YCM=b_YCM.exp(),
-            keep_YCM=keep_YCM,
-            write_YCM=write_YCM,
-            forget_YM=forget_YM,
-            hk_YKM=hk_YKM,
-            hv_YMV=hv_YMV,
-            last_hk_SKM=last_hk,
-            last_hv_SMV=last_hv,
-        )
+        return cls(s_YCM, _within(b_YCM, s_YCM), b_YCM.exp(), keep_YCM, s_YCM * keep_YCM, forget_YM)
 
-    def next_hk(self) -> Tensor:
-        """States of keys at the chunks' ends."""
-        return torch.baddbmm(self.hk_YKM * self.forget_YM[:, None], self.k_YCK.mT, self.write_YCM)
-
-    def next_hv(self) -> Tensor:
-        """States of values at the chunks' ends."""
-        return torch.baddbmm(self.hv_YMV * self.forget_YM[..., None], self.write_YCM.mT, self.v_YCV)
+    def gradient(self, flow_YCM: Tensor, ds_YCM: Tensor, behind_YM: Tensor) -> Tensor:
+        """A gate scales all that was written before it: what flows through it is summed from the chunk's end."""
+        flow_YCM = flow_YCM - self.s_YCM * ds_YCM
+        return flow_YCM.flip(1).cumsum(1).flip(1) + behind_YM[:, None]
 
 
 def _within(b_YCM: Tensor, s_YCM: Tensor) -> _Decay:

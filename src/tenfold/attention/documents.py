@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - its customary name
+import torch.nn.functional as F
 
 from tenfold.attention.evaluation import Perplexity
 from tenfold.attention.losses import check_vocabulary, device_of, evaluating, forward, token_losses

@@ -16,13 +16,14 @@ from torch import Tensor
 from tenfold.attention import chunked, naive
 from tenfold.core.errors import InputError
 
-__all__ = ["Backend", "abc_gates", "gsa", "gsa_step"]
+__all__ = ["Backend", "abc_gates", "gla", "gsa", "gsa_step"]
 
 Backend = Literal["auto", "naive", "torch", "triton"]
 
 # exp(-30) is lost beside 1 in float32. Below, a gate changes nothing but the rounding of sums of gates.
 _LOWEST_GATE = -30.0
 _LARGEST_LOGIT = 32.0
+_NO_LOGIT = -1e4  # exp of it is nothing beside that of any other; unlike -inf it has gradients
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -76,7 +77,10 @@ def gsa(
     sequences = q.shape[0] if starts is None else len(starts) - 1
     if initial_state is None:
         heads, keys, slots, values = k.shape[2], k.shape[3], s.shape[3], v.shape[3]
-        hk, hv = q.new_zeros(sequences, heads, keys, slots, dtype=work), q.new_zeros(sequences, heads, slots, values, dtype=work)
+        hk, hv = (
+            q.new_zeros(sequences, heads, keys, slots, dtype=work),
+            q.new_zeros(sequences, heads, slots, values, dtype=work),
+        )
     else:
         hk, hv = (state.to(work) for state in initial_state)
     if q.shape[0] == 0 or q.shape[1] == 0:
@@ -116,7 +120,10 @@ def gsa_step(
 
 
 def abc_gates(
-    logits: Tensor, sums: Tensor | None = None, cu_seqlens: Sequence[int] | None = None
+    logits: Tensor,
+    sums: Tensor | None = None,
+    cu_seqlens: Sequence[int] | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write strengths and gates that make GSA the ungated memory of ABC (arXiv 2110.02488, section 4).
 
@@ -126,20 +133,25 @@ def abc_gates(
         logits: (B, T, H, M), cut off at +-32.
         sums: Z before the first token, (B, H, M), of a sequence that goes on; None at its beginning.
         cu_seqlens: Where packed sequences begin, and T.
+        mask: False for padding, (B, T): nothing is written there.
 
     Returns:
         Strengths and gates (B, T, H, M), and Z after the last token (B, H, M), in float32 (float64 for float64).
     """
-    logits = logits.to(torch.promote_types(torch.float32, logits.dtype)).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
-    if logits.shape[1] == 0:
-        return logits, logits, logits.new_full(logits[:, :0].sum(1).shape, -torch.inf) if sums is None else sums
     if cu_seqlens is not None:
         parts = [abc_gates(logits[:, start:stop]) for start, stop in pairwise(cu_seqlens)]
         return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1), parts[-1][2]
-    z = (logits if sums is None else torch.cat([sums[:, None], logits], 1)).logcumsumexp(1)
-    before = torch.cat([z[:, :1], z[:, :-1]], 1) if sums is None else z[:, :-1]
-    z = z if sums is None else z[:, 1:]
-    return (logits - z).exp(), before - z, z[:, -1]
+    work = torch.promote_types(torch.float32, logits.dtype)
+    logits = logits.to(work).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+    if mask is not None:
+        logits = logits.masked_fill(~mask[..., None, None], _NO_LOGIT)
+    first = torch.full_like(logits[:, :1].sum(1), _NO_LOGIT) if sums is None else sums.to(work)
+    z = torch.cat([first[:, None], logits], 1).logcumsumexp(1)
+    strengths = (logits - z[:, 1:]).exp()
+    if mask is not None:
+        strengths = strengths.masked_fill(~mask[..., None, None], 0)
+    before = z[:, :-1] if sums is not None else torch.cat([z[:, 1:2], z[:, 1:-1]], 1)  # no gate before the first token
+    return strengths, before - z[:, 1:], z[:, -1]
 
 
 # --- checks and choices -------------------------------------------------------------------------------------
@@ -225,7 +237,15 @@ def _kernels() -> Any:
 
 
 def _naive(
-    q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, hk: Tensor, hv: Tensor, starts: list[int] | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor,
+    g: Tensor,
+    scale: float,
+    hk: Tensor,
+    hv: Tensor,
+    starts: list[int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if starts is None:
         return naive.recurrence(q, k, v, s, g, scale, hk, hv)
@@ -322,3 +342,91 @@ def _gradients(ctx: Any, do: Tensor, dz: Tensor, dhk: Tensor, dhv: Tensor) -> tu
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
+
+
+# --- gated linear attention, for the mixers that GSA is compared with ----------------------------------------
+
+
+def gla(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+    chunk_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Gated linear attention (arXiv 2312.06635): S_t = diag(exp g_t) S_{t-1} + k_t v_t^T, o_t = scale q_t^T S_t.
+
+    Args:
+        q: Queries, (B, T, Q, K).
+        k: Keys, (B, T, H, K).
+        v: Values, (B, T, H, V).
+        g: Logarithms of forget gates, (B, T, H, K), at most 0.
+        scale: Factor of q.
+        initial_state: S before the first token, (S, H, K, V); zeros if None.
+        cu_seqlens: Where packed sequences begin, and T, as in `gsa`.
+        chunk_size: Tokens that are worked out together.
+
+    Returns:
+        Outputs (B, T, Q, V) in the dtype of q, and the state after the last token in float32 (float64 for float64).
+
+    Raises:
+        InputError: As `gsa`.
+    """
+    starts = _check(q, k, v, k, g, None, cu_seqlens, chunk_size)
+    work = torch.promote_types(torch.float32, q.dtype)
+    sequences = q.shape[0] if starts is None else len(starts) - 1
+    if initial_state is None:
+        initial_state = q.new_zeros(sequences, *k.shape[2:], v.shape[3], dtype=work)
+    if q.shape[0] == 0 or q.shape[1] == 0:
+        return q.new_zeros(*q.shape[:3], v.shape[3]), initial_state
+    q_, k_, v_, g_, state = (x.to(work) for x in (q, k, v, g.clamp(min=_LOWEST_GATE), initial_state))
+    o, state = _linear(scale * q_, v_, k_, g_, state, starts, min(chunk_size, 1 << (q.shape[1] - 1).bit_length()))
+    return o.to(q.dtype), state
+
+
+@torch.library.custom_op("tenfold::gla", mutates_args=())
+def _linear(
+    q: Tensor, v: Tensor, k: Tensor, g: Tensor, state: Tensor, starts: Sequence[int] | None, length: int
+) -> tuple[Tensor, Tensor]:
+    return chunked.read(q, v, k, g, state, _numbers(starts), length)
+
+
+@_linear.register_fake
+def _(q: Tensor, v: Tensor, k: Tensor, g: Tensor, state: Tensor, *_: Any) -> Any:
+    return q.new_empty(*q.shape[:3], v.shape[3]), torch.empty_like(state)
+
+
+@torch.library.custom_op("tenfold::gla_backward", mutates_args=())
+def _linear_backward(
+    q: Tensor,
+    v: Tensor,
+    k: Tensor,
+    g: Tensor,
+    state: Tensor,
+    starts: Sequence[int] | None,
+    length: int,
+    do: Tensor,
+    dstate: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return chunked.read_back(q, v, k, g, state, _numbers(starts), length, do, dstate)
+
+
+@_linear_backward.register_fake
+def _(q: Tensor, v: Tensor, k: Tensor, g: Tensor, state: Tensor, *_: Any) -> Any:
+    return tuple(torch.empty_like(x) for x in (q, v, k, g, state))
+
+
+def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.settings = inputs[5:]
+
+
+def _linear_gradients(ctx: Any, do: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
+    found = _linear_backward(*ctx.saved_tensors, *ctx.settings, do.contiguous(), dstate.contiguous())
+    return *found, None, None
+
+
+_linear.register_autograd(_linear_gradients, setup_context=_keep_linear)

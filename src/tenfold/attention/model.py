@@ -1,0 +1,416 @@
+"""The language model of Gated Slot Attention in the conventions of transformers.
+
+Shapes: B batch, T time, D width, N vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from tenfold.attention.cache import SlotCache
+from tenfold.attention.checkpoints import fit, open_checkpoint
+from tenfold.attention.layers import MIXERS, MixerConfig, State
+from tenfold.core.errors import InputError
+
+__all__ = ["GSAConfig", "GSAForCausalLM", "GSAModel", "GSAOutput"]
+
+
+class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What a model is made of; the names are those of the published configs.
+
+    Args:
+        vocab_size: Tokens N.
+        hidden_size: Width D.
+        num_hidden_layers: Blocks.
+        num_heads: Query heads Q of each layer.
+        num_kv_heads: Key-value heads, a divisor of Q; Q if None.
+        num_slots: Memory slots of each key-value head; D / Q if None.
+        mixer: `gsa`, or what it is compared with: `abc`, `gla`, `retnet`, `softmax`.
+        intermediate_size: Width of the feed-forward layers; `hidden_ratio` 2/3 D, rounded up to 256, if None.
+        hidden_ratio: See intermediate_size.
+        feature_map: Of queries and keys: `swish`, `relu`, `t2r`, `identity`.
+        gate_logit_normalizer: Damps the forget gates, sigmoid(f)^(1 / this).
+        use_short_conv: A causal convolution for queries, keys and values.
+        conv_size: Its tokens.
+        elementwise_affine: Norms before outputs have weights.
+        norm_eps: Of the norms between layers; the one before a layer's output has 1e-5, as the published code.
+        rope_theta: Base of rotary positions (softmax, retnet).
+        initializer_range: Deviation of initial weights.
+        tie_word_embeddings: Embeddings are the output's weights too.
+        expand_k, expand_v: Must be 1.
+        bos_token_id, eos_token_id, pad_token_id: Tokens with a meaning.
+        others: Settings of transformers; those that published configs hold and no code reads are kept and ignored.
+
+    Raises InputError for what does not fit together, and for published options that change the method and are not
+    there: hybrid layers (`attn`), rotary positions in GSA (`use_rope`).
+    """
+
+    model_type = "gsa"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
+
+    def __init__(
+        self,
+        vocab_size: int = 32_000,
+        hidden_size: int = 2048,
+        num_hidden_layers: int = 24,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        num_slots: int | None = 64,
+        mixer: str = "gsa",
+        intermediate_size: int | None = None,
+        hidden_ratio: int | None = 4,
+        feature_map: str = "swish",
+        gate_logit_normalizer: int = 8,
+        use_short_conv: bool = False,
+        conv_size: int = 4,
+        elementwise_affine: bool | None = True,
+        norm_eps: float = 1e-6,
+        rope_theta: float = 10_000.0,
+        initializer_range: float = 0.02,
+        tie_word_embeddings: bool = False,
+        expand_k: float = 1,
+        expand_v: float = 1,
+        bos_token_id: int | None = 1,
+        eos_token_id: int | None = 2,
+        pad_token_id: int | None = None,
+        **others: Any,
+    ) -> None:
+        if mixer not in MIXERS:
+            raise InputError(f"mixer '{mixer}' is not known; choose {', '.join(MIXERS)}")
+        if others.get("attn") is not None:
+            raise InputError(
+                "the config has `attn`, layers of softmax attention among the others; this is not supported"
+            )
+        if others.get("use_rope") and mixer in ("gsa", "abc"):
+            raise InputError("the config has use_rope, rotary positions in GSA; this is not supported")
+        if expand_k != 1 or expand_v != 1:
+            raise InputError(f"expand_k is {expand_k}, expand_v {expand_v}; only 1 is supported")
+        if vocab_size < 1 or num_hidden_layers < 1:
+            raise InputError(
+                f"vocab_size is {vocab_size}, num_hidden_layers {num_hidden_layers}; both must be at least 1"
+            )
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
+        self.num_slots = num_slots or hidden_size // num_heads
+        self.mixer, self.feature_map, self.gate_logit_normalizer = mixer, feature_map, gate_logit_normalizer
+        self.hidden_ratio = hidden_ratio or 4
+        rounded = -(-int(hidden_size * self.hidden_ratio * 2 / 3) // 256) * 256
+        self.intermediate_size = intermediate_size or rounded
+        self.use_short_conv, self.conv_size = use_short_conv, conv_size
+        self.elementwise_affine, self.norm_eps = bool(elementwise_affine), norm_eps
+        self.rope_theta, self.initializer_range = rope_theta, initializer_range
+        self.expand_k, self.expand_v, self.use_cache = expand_k, expand_v, others.pop("use_cache", True)
+        super().__init__(
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            tie_word_embeddings=tie_word_embeddings,
+            **others,
+        )
+
+    def of_mixer(self) -> MixerConfig:
+        """The settings of each layer's mixer."""
+        return MixerConfig(
+            **{field.name: getattr(self, field.name) for field in fields(MixerConfig) if hasattr(self, field.name)}
+        )
+
+
+@dataclass
+class GSAOutput(ModelOutput):  # type: ignore[misc]
+    """What a model gives.
+
+    Attributes:
+        loss: Mean cross-entropy of the labels, in nats; None without labels.
+        logits: (B, T, N); None from GSAModel.
+        last_hidden_state: (B, T, D) behind the last norm.
+        cache: What the model remembers, for the next call; None without use_cache.
+        hidden_states: Of every block's beginning, and the last, if asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    cache: SlotCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+    @property
+    def past_key_values(self) -> SlotCache | None:
+        """The cache under the name it has in older code."""
+        return self.cache
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: W_down (swish(W_gate x) * W_up x)."""
+
+    def __init__(self, config: GSAConfig) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = (
+            nn.Linear(config.hidden_size, config.intermediate_size, bias=False) for _ in range(2)
+        )
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Same shape as given."""
+        down: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return down
+
+
+class Block(nn.Module):
+    """A mixer and a feed-forward layer, each behind a norm and beside a residual path."""
+
+    def __init__(self, config: GSAConfig) -> None:
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(
+            config.hidden_size, eps=config.norm_eps, elementwise_affine=config.elementwise_affine
+        )
+        self.attn = MIXERS[config.mixer](config.of_mixer())  # type: ignore[index]
+        self.mlp_norm = nn.RMSNorm(
+            config.hidden_size, eps=config.norm_eps, elementwise_affine=config.elementwise_affine
+        )
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
+    ) -> Tensor:
+        """Same shape as given."""
+        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), mask_BT, state, cu_seqlens)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+
+
+class GSAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """How models are made, loaded and saved."""
+
+    config_class = GSAConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.RMSNorm) and module.weight is not None:
+            nn.init.ones_(module.weight)
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, state_dict: Any = None, **options: Any) -> Any:
+        """A saved or published model: a folder, or the name of one on the Hub.
+
+        Both layouts of published checkpoints are read. Raises InputError for weights that are missing, left over or of
+        another shape, naming them, and for damaged files.
+        """
+        if name is None or state_dict is not None:
+            return super().from_pretrained(name, *args, config=config, state_dict=state_dict, **options)
+        folder, settings, state = open_checkpoint(name, options.pop("revision", None))
+        if config is None:
+            config = cls.config_class.from_dict(settings, name_or_path=str(name))
+        with torch.device("meta"):
+            model = cls(config)
+        state = fit(state, model, folder)
+        options.setdefault("dtype", next(iter(state.values())).dtype)
+        return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # generation lets the model make its own cache
+
+    def _reorder_cache(self, cache: SlotCache, beam_idx: Tensor) -> SlotCache:
+        cache.reorder_cache(beam_idx)
+        return cache
+
+
+class GSAModel(GSAPreTrainedModel):
+    """Embeddings, blocks and the last norm."""
+
+    def __init__(self, config: GSAConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps, elementwise_affine=config.elementwise_affine)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of tokens."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of tokens."""
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: SlotCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Sequence[int] | None = None,
+        output_hidden_states: bool | None = None,
+        past_key_values: SlotCache | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> GSAOutput | tuple[Any, ...]:
+        """Tokens to hidden states.
+
+        Args:
+            input_ids: (B, T) numbers of tokens.
+            attention_mask: (B, T), or that of all tokens so far, (B, S): 0 for padding, wherever it stands.
+            cache: What the model remembers of earlier tokens; is brought up to date.
+            inputs_embeds: (B, T, D) instead of input_ids.
+            use_cache: Return a cache for the next call; by default outside training, if the config says so.
+            cu_seqlens: Where packed sequences begin, and T; B is 1 then, without mask and cache.
+            output_hidden_states: Return what goes into every block too.
+            past_key_values: The cache under its older name.
+            return_dict: False returns a tuple.
+
+        Raises InputError for tokens that the vocabulary does not have and shapes that do not fit.
+        """
+        cache = cache if cache is not None else past_key_values
+        x_BTD = self._embed(input_ids, inputs_embeds)
+        use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
+        if cache is None and use_cache and cu_seqlens is None:
+            cache = SlotCache(self.config.num_hidden_layers)
+        if cu_seqlens is not None and (attention_mask is not None or cache is not None):
+            raise InputError("cu_seqlens goes without attention_mask and cache")
+        mask_BT = _mask(attention_mask, x_BTD)
+        hidden = []
+        for number, layer in enumerate(self.layers):
+            hidden.append(x_BTD)
+            state = cache.states[number] if cache is not None else None
+            if self.gradient_checkpointing and self.training and state is None:
+                x_BTD = self._gradient_checkpointing_func(layer.__call__, x_BTD, mask_BT, None, cu_seqlens)
+            else:
+                x_BTD = layer(x_BTD, mask_BT, state, cu_seqlens)
+        x_BTD = self.norm(x_BTD)
+        if cache is not None:
+            cache.tokens += x_BTD.shape[1]
+        shown = (*hidden, x_BTD) if output_hidden_states or self.config.output_hidden_states else None
+        output = GSAOutput(last_hidden_state=x_BTD, cache=cache if use_cache else None, hidden_states=shown)
+        return output.to_tuple() if return_dict is False else output
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("give input_ids or inputs_embeds, one of them")
+        if inputs_embeds is not None:
+            return inputs_embeds
+        assert input_ids is not None
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise InputError(f"input_ids has shape {tuple(input_ids.shape)}; (batch, time) of at least 1 is needed")
+        if not torch.compiler.is_compiling() and not input_ids.is_cuda:
+            largest, least = int(input_ids.max()), int(input_ids.min())
+            if largest >= self.config.vocab_size or least < 0:
+                wrong = largest if largest >= self.config.vocab_size else least
+                raise InputError(f"input_ids holds {wrong}; the vocabulary has {self.config.vocab_size} tokens")
+        x_BTD: Tensor = self.embeddings(input_ids)
+        return x_BTD
+
+
+def _mask(attention_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
+    """True for tokens, (B, T); None where nothing is padding."""
+    if attention_mask is None:
+        return None
+    batch, time = x_BTD.shape[:2]
+    if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < time:
+        raise InputError(f"attention_mask has shape {tuple(attention_mask.shape)}; ({batch}, {time}) is needed")
+    mask_BT = attention_mask[:, attention_mask.shape[1] - time :].bool()
+    return None if not torch.compiler.is_compiling() and bool(mask_BT.all()) else mask_BT
+
+
+class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """A language model: what comes next after each token.
+
+    Loads the published checkpoints (`fla-hub/gsa-1.3B-100B` and its kin) in both their layouts, and generates as every
+    model of transformers does; the cache has one size whatever the length.
+    """
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embeddings.weight"}
+
+    def __init__(self, config: GSAConfig) -> None:
+        super().__init__(config)
+        self.model = GSAModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of tokens."""
+        return self.model.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of tokens."""
+        self.model.embeddings = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The layer that makes logits."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the layer that makes logits."""
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: SlotCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> GSAOutput | tuple[Any, ...]:
+        """Tokens to logits.
+
+        Args:
+            input_ids: (B, T) numbers of tokens.
+            attention_mask: As in GSAModel.
+            cache: As in GSAModel.
+            inputs_embeds: (B, T, D) instead of input_ids.
+            labels: (B, T): the tokens themselves (they are shifted here, as in transformers), -100 where none counts.
+            logits_to_keep: Logits of the last tokens only; 0 is all.
+            return_dict: False returns a tuple.
+            options: As in GSAModel.
+
+        Raises InputError as GSAModel.
+        """
+        inner = self.model(input_ids, attention_mask, cache, inputs_embeds, **options)
+        x_BTD = inner.last_hidden_state
+        logits_BTN = self.lm_head(x_BTD[:, -logits_to_keep:] if logits_to_keep else x_BTD)
+        loss = None
+        if labels is not None:
+            shifted = labels[:, 1:].flatten()
+            loss = functional.cross_entropy(logits_BTN[:, :-1].flatten(0, 1).float(), shifted)
+        output = GSAOutput(loss=loss, logits=logits_BTN, cache=inner.cache, hidden_states=inner.hidden_states)
+        return output.to_tuple() if return_dict is False else output
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        cache: SlotCache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: SlotCache | None = None,
+        use_cache: bool | None = True,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """Only the tokens that the cache has not seen."""
+        cache = cache if cache is not None else past_key_values
+        given: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
+        seen = cache.get_seq_length() if cache is not None else 0
+        if inputs_embeds is not None and seen == 0:
+            return given | {"inputs_embeds": inputs_embeds}
+        return given | {"input_ids": input_ids[:, min(seen, input_ids.shape[1] - 1) :].contiguous()}
+
+
+AutoConfig.register("gsa", GSAConfig, exist_ok=True)
+AutoModel.register(GSAConfig, GSAModel, exist_ok=True)
+AutoModelForCausalLM.register(GSAConfig, GSAForCausalLM, exist_ok=True)
