@@ -159,7 +159,10 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
         shares = tensor.numel() > 0 and storage in storages  # another part of the same memory
         storages.add(storage)
         tensors[name] = tensor.detach().clone() if shares else tensor.detach().contiguous()
-    save_file(tensors, path, metadata={"format": "pt"} | aliases)
+    try:
+        save_file(tensors, path, metadata={"format": "pt"} | aliases)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from None
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

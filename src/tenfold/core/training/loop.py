@@ -342,7 +342,11 @@ class _Run:
             optimizer=optimizer_tensors(self.optimizer, self.model),
             random=states,
         )
-        write_last(self.folder, self.model, self.save, checkpoint)
+        try:
+            write_last(self.folder, self.model, self.save, checkpoint)
+        except OSError as error:
+            what = f"{self.folder}/last: step {self.step:,} cannot be saved ({error.strerror or error})"
+            raise InputError(f"{what}; mend that and train again: the checkpoint before stays") from error
 
     def _stop(self) -> None:
         """Say how to go on, and leave as the signal wants it."""
