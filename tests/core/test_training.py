@@ -164,6 +164,15 @@ def test_samples_do_not_disturb_the_models_random_numbers() -> None:
     assert digest(run(None, samples=Greedy(23))[0]) == digest(run(None, samples=Augmented(23))[0])
 
 
+def test_the_callers_random_state_is_as_before() -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    model = nn.Linear(1, 1)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    train(model, torch.ones(3, 1), lambda net, batch: net(batch).mean(), None, TrainingConfig(2, 2))
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
 def test_a_sample_that_is_seen_again_is_augmented_anew() -> None:
     drawn: list[float] = []
 

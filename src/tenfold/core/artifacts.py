@@ -158,7 +158,9 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
         storage = (tensor.device, tensor.untyped_storage().data_ptr())
         shares = tensor.numel() > 0 and storage in storages  # another part of the same memory
         storages.add(storage)
-        tensors[name] = tensor.detach().clone() if shares else tensor.detach().contiguous()
+        tensors[name] = (
+            tensor.detach().clone(memory_format=torch.contiguous_format) if shares else tensor.detach().contiguous()
+        )
     try:
         save_file(tensors, path, metadata={"format": "pt"} | aliases)
     except SafetensorError as error:  # a full disk, say
