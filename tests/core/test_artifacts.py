@@ -74,6 +74,13 @@ def test_a_model_comes_back_with_its_ties(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
+def test_names_that_the_format_uses_itself_come_back(tmp_path: Path) -> None:
+    weight = torch.ones(2)
+    state = {"a": weight, "format": weight, "pt": torch.zeros(1)}
+    assert same(load_weights(save(tmp_path / "model", state))[1], state)
+    assert same(load_weights(save(tmp_path / "model", {"pt": weight}))[1], {"pt": weight})
+
+
 def test_the_peer_safetensors_reads_our_ties(tmp_path: Path) -> None:
     model, fresh = tied(), tied()
     save(tmp_path / "model", model)

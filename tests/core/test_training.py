@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training_run import CLASSES, Augmented, Network, cross_entropy, digest, run
 
-from tenfold.core.artifacts import load_into, read_tensors
+from tenfold.core.artifacts import load_into, read_tensors, write_tensors
 from tenfold.core.errors import InputError
 from tenfold.core.training import TrainingConfig, train
 from tenfold.core.training.order import SampleOrder
@@ -163,6 +164,15 @@ def test_samples_do_not_disturb_the_models_random_numbers() -> None:
     assert digest(run(None, samples=Greedy(23))[0]) == digest(run(None, samples=Augmented(23))[0])
 
 
+def test_the_callers_random_state_is_as_before() -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    model = nn.Linear(1, 1)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    train(model, torch.ones(3, 1), lambda net, batch: net(batch).mean(), None, TrainingConfig(2, 2))
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
 def test_a_sample_that_is_seen_again_is_augmented_anew() -> None:
     drawn: list[float] = []
 
@@ -260,6 +270,26 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, processes: Any, nu
     assert 0 < stopped < 150
     resumed, _ = run(folder, **options)
     assert digest(resumed) == digest(run(None, steps=150)[0])
+
+
+@pytest.mark.parametrize(("pause", "saves"), [(0.0, True), (1.1, False)])
+def test_a_second_ctrl_c_does_not_wait_but_one_that_comes_twice_does(tmp_path: Path, pause: float, saves: bool) -> None:
+    """torchrun passes on what its processes also get from the terminal."""
+    asked = 0
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
+            os.kill(os.getpid(), signal.SIGINT)
+        return cross_entropy(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", loss=loss)
+    assert asked == 3
+    assert (tmp_path / "run/last").exists() == saves
 
 
 def test_a_thread_can_train_and_signals_stay_as_they_were() -> None:
@@ -628,6 +658,36 @@ def refuse_loss(answer: Any) -> Callable[[nn.Module, Any], Any]:
 def test_arguments_that_cannot_be_used_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         run(None, **arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_is_refused_says_so_in_one_line(workers: int) -> None:
+    class Damaged(Augmented):
+        def __getitem__(self, index: int) -> Any:
+            raise InputError(f"picture {index}: is cut; fetch it again")
+
+    with pytest.raises(InputError, match=r"^picture \d+: is cut; fetch it again$"):
+        run(None, samples=Damaged(23), workers=workers)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """As far as a test can fill one: the process may write small files only."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(model: nn.Module, folder: Path) -> None:
+        if json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])["step"] == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+        write_tensors(folder / "model.safetensors", model.state_dict())
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(InputError, match=r"run/last: step 6 cannot be saved .*the checkpoint before stays"):
+            run(tmp_path / "run", save_every=3, more={"save": save})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    resumed, _ = run(tmp_path / "run", save_every=3)
+    assert digest(resumed) == digest(run(None)[0])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -152,14 +152,19 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type == "meta":
             raise InputError(f"{path.name}: {name} is no dense tensor with values; only such can be stored")
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and (kept := first.setdefault(place, name)) != name:
+        if tensor.numel() and name != "format" and (kept := first.setdefault(place, name)) != name:
             aliases[name] = kept
             continue
         storage = (tensor.device, tensor.untyped_storage().data_ptr())
         shares = tensor.numel() > 0 and storage in storages  # another part of the same memory
         storages.add(storage)
-        tensors[name] = tensor.detach().clone() if shares else tensor.detach().contiguous()
-    save_file(tensors, path, metadata={"format": "pt"} | aliases)
+        tensors[name] = (
+            tensor.detach().clone(memory_format=torch.contiguous_format) if shares else tensor.detach().contiguous()
+        )
+    try:
+        save_file(tensors, path, metadata={"format": "pt"} | aliases)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from None
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -259,13 +264,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU, by all their names. Raises InputError for a damaged file."""
     try:
         with safe_open(path, framework="pt") as file:
-            aliases = file.metadata() or {}
+            aliases = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the folder is not complete") from None
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{path}: is no whole safetensors file ({reason}); fetch or save it again") from None
+    aliases.pop("format", None)
     return {name: tensors[kept] for name, kept in aliases.items() if kept in tensors} | tensors
 
 

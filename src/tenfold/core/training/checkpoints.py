@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tenfold.core.artifacts import read_tensors, write_tensors
 from tenfold.core.errors import InputError
-from tenfold.core.files import replace_file, replace_folder, restore_folder
+from tenfold.core.files import replace_file, replace_folder
 
 __all__ = ["Checkpoint", "load_optimizer", "optimizer_tensors", "read_checkpoint", "write_best", "write_last"]
 
@@ -68,8 +68,6 @@ def write_best(folder: Path, model: nn.Module, save: Save) -> None:
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """The run in `folder` as of its last checkpoint; None where there is none. Raises InputError for a damaged one."""
-    for name in ("last", "best"):
-        restore_folder(folder / name)
     last = folder / "last"
     if not last.exists():
         return None
@@ -122,7 +120,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
     states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, what = key.rpartition("/")
-        states.setdefault(name, {})[what] = tensor
+        states.setdefault(name, {})[what] = tensor.clone()  # the file is mapped, and the optimiser writes
     names = {parameter: name for name, parameter in model.named_parameters()}
     order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     numbered = {number: states[name] for number, name in enumerate(order) if name in states}

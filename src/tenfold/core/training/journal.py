@@ -65,7 +65,7 @@ class Journal:
             with self._path.open("a") as file:
                 file.write(_dump(line))
         if self._board:
-            for name, value in _tags(line):
+            for name, value in _tags(self.lines[-1]):
                 self._board.add_scalar(name, value, line["step"])
 
     def sync(self) -> None:
@@ -92,12 +92,9 @@ def _finite(value: Any) -> Any:
 
 
 def _tags(line: Line) -> Iterator[tuple[str, float]]:
-    for name, value in line.items():
-        if isinstance(value, dict):
-            group = "evaluation" if name == "evaluation" else "train"
-            yield from ((f"{group}/{measure}", number) for measure, number in value.items())
-        elif name != "step":
-            yield f"train/{name}", value
+    training = {name: value for name, value in line.items() if name not in ("step", "evaluation")}
+    for group, values in (("train", training), ("evaluation", line.get("evaluation", {}))):
+        yield from ((f"{group}/{name}", value) for name, value in values.items() if value is not None)
 
 
 def _read_lines(path: Path) -> list[Line]:

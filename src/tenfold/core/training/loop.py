@@ -91,8 +91,8 @@ def train(
         config: The settings.
         evaluate: Measures the model, which is in evaluation mode, without gradients, in float32 unless `evaluate`
             says otherwise, and with the same random numbers each time. Only the main process calls it.
-        best: The measure of `evaluate` by which `folder/best` is chosen: the lowest value, or with
-        higher_is_better: the highest.
+        best: The measure of `evaluate` by which `folder/best` is chosen.
+        higher_is_better: Whether the highest value of it is the best, not the lowest.
         collate: Makes a batch of a list of samples.
         parameters: Gives AdamW's parameter groups, as torch takes them; `lr` of a group is its highest rate. By default
             weights decay that have two dimensions or more and are not of an embedding: a row of an embedding that
@@ -103,12 +103,13 @@ def train(
 
     Raises InputError for input that cannot be used, a checkpoint of another run, and a loss or a gradient that is not
     finite; the last checkpoint stays. SIGINT and SIGTERM end the step under way, save, say on stderr how to go on, and
-    raise KeyboardInterrupt and SystemExit; a second SIGINT does not wait.
+    raise KeyboardInterrupt and SystemExit; a second SIGINT does not wait. The caller's random state is as before.
     """
     check_samples(samples)
     with ExitStack() as stack:
         accelerator = open_accelerator(config)
         stack.callback(forget_accelerator)
+        stack.enter_context(apart(accelerator.device))
         place = Path(folder) if folder is not None else None
         run = _Run(model, loss, place, config, accelerator, len(samples), make_optimizer(model, config, parameters))
         run.save, run.judge = save, _Judge(evaluate, best, higher_is_better)
@@ -342,7 +343,11 @@ class _Run:
             optimizer=optimizer_tensors(self.optimizer, self.model),
             random=states,
         )
-        write_last(self.folder, self.model, self.save, checkpoint)
+        try:
+            write_last(self.folder, self.model, self.save, checkpoint)
+        except OSError as error:
+            what = f"{self.folder}/last: step {self.step:,} cannot be saved ({error.strerror or error})"
+            raise InputError(f"{what}; mend that and train again: the checkpoint before stays") from error
 
     def _stop(self) -> None:
         """Say how to go on, and leave as the signal wants it."""

@@ -84,7 +84,13 @@ class _Batches:
         self._samples, self._seed, self._collate = samples, seed, collate
 
     def __getitem__(self, key: Key) -> Any:
-        position, numbers = key
+        """The batch, or the InputError with which a sample is refused: raised in a worker it would be a traceback."""
+        try:
+            return self._read(*key)
+        except InputError as error:
+            return error
+
+    def _read(self, position: int, numbers: list[int]) -> Any:
         with apart():
             batch = []
             for offset, number in enumerate(numbers):
@@ -111,7 +117,7 @@ def open_batches(
     Closing it ends the workers.
     """
     order = SampleOrder(len(samples), config.seed)
-    yield from DataLoader(
+    loader = DataLoader(
         _Batches(samples, config.seed, collate),
         batch_size=None,
         sampler=_Keys(order, config, start, process, processes),
@@ -121,6 +127,10 @@ def open_batches(
         worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # else it draws from the model's
     )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
 
 
 def check_samples(samples: object) -> None:

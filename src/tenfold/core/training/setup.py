@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import nn
 
 from tenfold.core.errors import InputError
+from tenfold.core.files import restore_folder
 from tenfold.core.training.config import TrainingConfig
 
 __all__ = ["Groups", "forget_accelerator", "make_optimizer", "open_accelerator", "prepare_folder"]
@@ -84,6 +85,8 @@ def prepare_folder(folder: Path, resume: bool) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("last", "best"):
+            restore_folder(folder / name)
         parts = [folder / name for name in ("last", "best", "tensorboard") if (folder / name).exists()]
         if parts and not (folder / "log.jsonl").exists():
             raise InputError(f"{parts[0]}: is not of a training run, which would replace it; choose another folder")

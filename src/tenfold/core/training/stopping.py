@@ -1,7 +1,9 @@
 """SIGINT and SIGTERM: noted while a step is under way, obeyed behind it."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -9,18 +11,22 @@ from types import FrameType
 __all__ = ["noted_signals", "outlive_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_KEYSTROKE = 1.0  # seconds: torchrun passes on a Ctrl-C that its processes also get from the terminal
 
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """The signals that came during the block; a second SIGINT raises KeyboardInterrupt.
+    """The signals that came during the block; a SIGINT a second later or more raises KeyboardInterrupt.
 
     Only the main thread can have it so; in another the list stays empty and signals do what they did before.
     """
     noted: list[int] = []
+    first = math.inf
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and noted:
+        nonlocal first
+        first = min(first, time.monotonic())
+        if number == signal.SIGINT and time.monotonic() > first + _ONE_KEYSTROKE:
             raise KeyboardInterrupt
         noted.append(number)
 
