@@ -1,13 +1,13 @@
 """Gated Slot Attention in chunks of tokens: matrix products within a chunk, one state from chunk to chunk.
 
-Shapes: B batch, T time, H key-value heads, Q = G H query heads, K key size, V value size, M slots; S sequences, N chunks
-of C tokens, Y = B H N of them, X any number. b is the sum of log gates from the chunk's beginning, so that slot m of token i
-holds what token j wrote with weight
+Shapes: B batch, T time, H key-value heads, Q = G H query heads, K key size, V value size, M slots; S sequences, N
+chunks of C tokens, Y = B H N of them, X any number. b is the sum of log gates from the chunk's beginning, so that slot m
+of token i holds what token j wrote with weight
 
     D_ijm = exp(b_im - b_jm) s_jm    for j <= i, else 0.
 
-The first pass is z = scale q Hk, the second o = softmax(z) Hv; D serves both. The second one alone is gated linear attention.
-Backward passes are derived from the recurrence; nothing here is differentiated by autograd.
+The first pass is z = scale q Hk, the second o = softmax(z) Hv; D serves both. The second one alone is gated linear
+attention. Backward passes are derived from the recurrence; nothing here is differentiated by autograd.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ _STEP = 16  # tokens of a part of a chunk, where the gates forget too much for o
 class _Decay:
     """The products with D of all chunks at once.
 
-    A chunk is cut into parts. Between parts, exp(b_i - b_j) = exp(b_i - b_n) exp(b_n - b_j) with n between j and i: both
-    exponents are at most 0. Within a part n is its middle, and the exponents lie within +-60; where they would not
+    A chunk is cut into parts. Between parts, exp(b_i - b_j) = exp(b_i - b_n) exp(b_n - b_j) with n between j and i:
+    both exponents are at most 0. Within a part n is its middle, and the exponents lie within +-60; where they would not
     (`explicit`), exp(b_i - b_j) is made for every pair.
     """
 
@@ -231,7 +231,7 @@ def _read_back(
     do_YGCV: Tensor,
     dhv_SHMV: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of p, v and s, what the gates let through from behind each chunk (Y, M), and that of the first state."""
+    """Gradients of p, v and s, what gates let through from behind each chunk (Y, M), and that of the first state."""
     within, decay_Y1CM, forget_YM1 = gates.within, gates.decay_YCM[:, None], gates.forget_YM[..., None]
     hv_YMV, _ = layout.on(gates.write_YCM.mT @ v_YCV, hv_SHMV.flatten(0, 1), forget_YM1)
     into_YMV = _transposed_times(p_YGCM * decay_Y1CM, do_YGCV)

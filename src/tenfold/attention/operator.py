@@ -1,7 +1,7 @@
 """The operator of Gated Slot Attention: what it takes, and which backend works it out.
 
-Shapes: B batch, T time, H key-value heads, Q = G H query heads, K key size, V value size, M slots; S sequences: B of them,
-or those packed into one row.
+Shapes: B batch, T time, H key-value heads, Q = G H query heads, K key size, V value size, M slots; S sequences: B of
+them, or those packed into one row.
 """
 
 import importlib
