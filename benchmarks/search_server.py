@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from search_peers import machine
 
+from tenfold.core.progress import no_progress
 from tenfold.core.reports import Table
 from tenfold.search import Index
 from tenfold.search.bodies import NPY, pack, unpack
-from tenfold.search.progress import no_progress
 from tenfold.search.workload import Workload, load_workload
 
 MOST_QUERIES = 10_000

@@ -19,6 +19,7 @@ from tyro.extras import SubcommandApp
 
 from tenfold import __version__
 from tenfold.core.errors import InputError
+from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Report, Table, need_reports
 from tenfold.core.systems import SYSTEMS, System
 from tenfold.info import describe_machine
@@ -111,7 +112,7 @@ def reproduce(
         raise InputError(f"{out}: no folder can be made there: {error.strerror}") from None
     need_reports()
     claims = importlib.import_module(f"tenfold.{room}.claims")
-    with importlib.import_module("tenfold.search.progress").progress_bar() as progress:
+    with progress_bar() as progress:
         report: Report = claims.reproduce(data, out, seeds=seeds, quick=quick, progress=progress)
     written = report.write(out, room)
     if json:

@@ -9,11 +9,11 @@ import pytest
 from oracles import make_vectors
 
 from tenfold.cli import main
+from tenfold.core.progress import no_progress
 from tenfold.search import claims
 from tenfold.search.data import write_vectors
 from tenfold.search.experiments import Curve, Point, moved_bytes
 from tenfold.search.index import Index
-from tenfold.search.progress import no_progress
 from tenfold.search.workload import Workload, load_workload, mixed_queries
 
 CURVE = Curve(

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import no_progress
 from tenfold.search import demo
 from tenfold.search.docstrings import Docstring, collect_docstrings, find_sources, first_line
-from tenfold.search.progress import no_progress
 from tenfold.search.texts import Sparse, TextSpace, count_terms, decompose, stem, tokenize
 
 SOURCE = '''"""Reads and writes\nshapes of all kinds."""

@@ -17,9 +17,9 @@ import pytest
 from oracles import check_exact, make_vectors
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 from tenfold.search import Index
 from tenfold.search.data import write_vectors
-from tenfold.search.progress import Progress, no_progress
 
 Build = Callable[[Progress], None]
 PHASES = ("survey", "cluster", "train", "assign", "layout", "pack")

@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from tenfold.attention.data import Undecodable, list_files, read_texts
-from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["Blocks", "byte_blocks", "pack", "pack_files"]
 

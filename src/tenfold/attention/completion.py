@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tenfold.attention.losses import device_of, evaluating
-from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["complete_lines"]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
-from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["Undecodable", "list_files", "read_rows", "read_text", "read_texts"]
 

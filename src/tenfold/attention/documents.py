@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from tenfold.attention.evaluation import Perplexity
 from tenfold.attention.losses import check_vocabulary, device_of, evaluating, forward, token_losses
-from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["document_losses", "document_perplexity"]
 

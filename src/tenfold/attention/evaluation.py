@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from tenfold.attention.blocks import Blocks
 from tenfold.attention.losses import check_vocabulary, device_of, evaluating, forward, token_losses
 from tenfold.attention.mqar import IGNORED, MQAR
-from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 
 __all__ = [
     "Perplexity",

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tenfold.attention.completion import complete_lines
 from tenfold.attention.data import read_rows, read_text
-from tenfold.attention.progress import Progress, no_progress
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["RecallItem", "RecallResult", "Score", "evaluate_recall", "is_recalled", "read_recall"]
 

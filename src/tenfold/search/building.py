@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.core.progress import Progress
 from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
 from tenfold.search.codec import (
@@ -39,7 +40,6 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.manifest import write_manifest
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.pages import PageWriter, page_layout
-from tenfold.search.progress import Progress
 from tenfold.search.settings import BuildConfig, check_source
 from tenfold.search.space import Space, open_space
 from tenfold.search.spilling import (

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress
 from tenfold.search.exact import check_queries, exact_search, recall_at_k
-from tenfold.search.progress import Progress
 
 if TYPE_CHECKING:
     from tenfold.search.index import Index

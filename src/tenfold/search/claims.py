@@ -17,6 +17,7 @@ import numpy as np
 from tenfold import __version__
 from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Plot, Report, Series, Table
 from tenfold.search import _native
 from tenfold.search.baselines import ListIndex
@@ -36,7 +37,6 @@ from tenfold.search.experiments import (
     whole_page_gain,
 )
 from tenfold.search.index import Index
-from tenfold.search.progress import Progress
 from tenfold.search.workload import Workload, load_workload, mixed_queries
 
 __all__ = ["CLAIMS", "reproduce"]

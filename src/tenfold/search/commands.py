@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Table
 from tenfold.search.codec import CodecKind
 from tenfold.search.data import convert as convert_file
@@ -19,7 +20,6 @@ from tenfold.search.gpu import Device
 from tenfold.search.index import Index, IoBackend, Rerank, verify_index
 from tenfold.search.living import LivingIndex, verify_living
 from tenfold.search.planning import IndexPlan, parse_count, plan_index
-from tenfold.search.progress import progress_bar
 from tenfold.search.serving import serve
 from tenfold.search.snapshot import is_living
 from tenfold.search.space import Metric

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, progress_bar
 from tenfold.core.reports import Table
 from tenfold.search.docstrings import Docstring, collect_docstrings, find_sources
 from tenfold.search.evaluation import evaluate
 from tenfold.search.index import Index
 from tenfold.search.memory import resident_bytes
-from tenfold.search.progress import Progress, progress_bar
 from tenfold.search.texts import TextSpace, count_terms
 
 __all__ = ["run_demo"]

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 from tenfold.search import _native
 from tenfold.search.exact import check_count, exact_search, recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
 from tenfold.search.living import LivingIndex
 from tenfold.search.memory import resident_bytes
-from tenfold.search.progress import Progress, no_progress
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -5,9 +5,9 @@ import operator
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 from tenfold.search import _native
 from tenfold.search.formats.source import VectorSource
-from tenfold.search.progress import Progress, no_progress
 from tenfold.search.space import Metric
 
 __all__ = ["check_count", "check_lengths", "check_queries", "check_vectors", "exact_search", "recall_at_k"]

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tenfold.core.progress import Progress
 from tenfold.search.baselines import ListIndex, Lists, moved_rows
 from tenfold.search.calibration import EVERYTHING
 from tenfold.search.exact import recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
 from tenfold.search.pages import page_layout
-from tenfold.search.progress import Progress
 from tenfold.search.storage import PAGE
 from tenfold.search.workload import Workload
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 from tenfold.search import _native
 from tenfold.search.building import Builder
 from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
@@ -19,7 +20,6 @@ from tenfold.search.gpu import Device, find_kernels, open_device
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
-from tenfold.search.progress import Progress, no_progress
 from tenfold.search.settings import choose_config
 from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile

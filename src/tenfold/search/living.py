@@ -21,6 +21,7 @@ from typing import Any, Literal, Self, get_args, overload
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
@@ -33,7 +34,6 @@ from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
 from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
-from tenfold.search.progress import Progress, no_progress
 from tenfold.search.segments import Segment, read_hidden, write_ids
 from tenfold.search.settings import choose_config
 from tenfold.search.snapshot import IdKind, Part, Snapshot, is_living, read_snapshot, write_snapshot

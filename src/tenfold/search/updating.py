@@ -11,11 +11,11 @@ import numpy as np
 import tyro
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import progress_bar
 from tenfold.search.columns import Columns, Values, check_value
 from tenfold.search.data import open_vectors
 from tenfold.search.living import LivingIndex
 from tenfold.search.log import Durability
-from tenfold.search.progress import progress_bar
 from tenfold.search.snapshot import IdKind
 from tenfold.search.space import Metric
 

@@ -8,11 +8,11 @@ from typing import cast, get_args
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress
 from tenfold.search.data import as_source, metric_of, open_vectors
 from tenfold.search.demo import read_library
 from tenfold.search.exact import exact_search
 from tenfold.search.formats.source import VectorSource
-from tenfold.search.progress import Progress
 from tenfold.search.space import Metric
 
 __all__ = ["Workload", "load_workload", "mixed_queries"]
