@@ -112,6 +112,13 @@ def _machines(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 
+class Place(NamedTuple):
+    """Where a worker is."""
+
+    host: str
+    pid: int
+
+
 class Opening(NamedTuple):
     """How a replica opens its shard; paths are those of the worker's machine."""
 
@@ -121,29 +128,32 @@ class Opening(NamedTuple):
     cache: str | int
 
 
-class _Worker:
-    """The actor: holds a shard open. Answers what is wrong as a text, so that it is one sentence here too."""
+class ShardWorker:
+    """The actor: holds a shard open. What is wrong it answers with a text, so that it is one sentence here too."""
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
-    def open(self) -> str | None:
+    def open(self) -> str | Place:
+        """Where it is, once the shard is open."""
         folder, shard, io, cache = self._opening
         try:
             check_shard(folder, shard)
             self._index = Index.open(folder, io=io, cache=cache)
         except InputError as error:
             return str(error)
-        return None
+        return Place(socket.gethostname(), os.getpid())
 
     def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Found | str:
+        """As `Index.search`."""
         try:
             return self._index.search(queries, k, **options)
         except InputError as error:
             return str(error)
 
-    def is_there(self) -> None:
+    def is_there(self) -> Place | None:
         """Nothing: that it answers is what is wanted to know."""
+        return None
 
 
 @dataclass(eq=False)
@@ -158,6 +168,7 @@ class _Replica:
     since: float = 0.0  # when it was asked or, if it is not asked now, when it answered
     failures: int = 0  # tries to open it, one after the other
     problem: str = ""
+    place: Place | None = None  # of the actor, once it has opened
 
 
 @dataclass(eq=False)
@@ -186,7 +197,7 @@ class Cluster:
     def __init__(self, ray: Any, openings: Sequence[Opening], replicas: int, patience: float) -> None:
         self._ray, self._openings, self._patience = ray, openings, patience
         self._placing = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-        self._actor_class = ray.remote(concurrency_groups={"life": 1})(_Worker)
+        self._actor_class = ray.remote(concurrency_groups={"life": 1})(ShardWorker)
         self._turn = itertools.count()
         self._replicas = [_Replica(shard) for _ in range(replicas) for shard in range(len(openings))]
         self._changed = threading.Condition()
@@ -204,21 +215,13 @@ class Cluster:
         self._is_closing.set()
         self._thread.join()
         for replica in self._replicas:
-            self._kill(replica)
+            self._kill(replica.actor)
 
     def states(self) -> list[dict[str, Any]]:
-        """Of each shard: how many `replicas` are `open`, and the last `problem` of those that are not."""
+        """Of each shard: `replicas`, how many are `open`, by which `workers`, and a `problem` of those that are not."""
         with self._changed:
-            of_shards = [
-                [one for one in self._replicas if one.shard == number] for number in range(len(self._openings))
-            ]
             return [
-                {
-                    "replicas": len(ones),
-                    "open": sum(one.state == "open" for one in ones),
-                    "problem": next((one.problem for one in ones if one.state != "open"), ""),
-                }
-                for ones in of_shards
+                _state([one for one in self._replicas if one.shard == shard]) for shard in range(len(self._openings))
             ]
 
     # --- searching ------------------------------------------------------------------------------------------
@@ -327,17 +330,17 @@ class Cluster:
         """Note the answer to a question."""
         actor = replica.actor
         try:
-            problem: str | None = self._ray.get(question)
+            answer: str | Place | None = self._ray.get(question)
         except self._ray.exceptions.RayError as error:
             self._lose(replica, actor, error)
             return
-        if problem is not None:
-            self._lose(replica, actor, problem)
+        if isinstance(answer, str):
+            self._lose(replica, actor, answer)
             return
         with self._changed:
             if replica.question is question:
                 replica.state, replica.question, replica.since = "open", None, time.monotonic()
-                replica.failures, replica.problem = 0, ""
+                replica.failures, replica.problem, replica.place = 0, "", answer or replica.place
                 self._changed.notify_all()
 
     def _lose(self, replica: _Replica, actor: Any, problem: object) -> None:
@@ -349,11 +352,11 @@ class Cluster:
             replica.state, replica.question, replica.since = "lost", None, time.monotonic()
             replica.problem = " ".join(str(problem).split())[:500] or type(problem).__name__
             self._changed.notify_all()
-        self._kill(replica)
+        self._kill(actor)
 
-    def _kill(self, replica: _Replica) -> None:
+    def _kill(self, actor: Any) -> None:
         with contextlib.suppress(Exception):  # it may be dead, or the whole cluster
-            self._ray.kill(replica.actor)
+            self._ray.kill(actor)
 
     def _wait_until_open(self) -> None:
         with self._changed:
@@ -364,6 +367,17 @@ class Cluster:
                         said = "" if str(folder) in one.problem else f"{folder}: a worker cannot open it: "
                         raise InputError(said + one.problem)
                 self._changed.wait(_BEAT)
+
+
+def _state(replicas: Sequence[_Replica]) -> dict[str, Any]:
+    """Of one shard."""
+    places = [one.place for one in replicas if one.state == "open" and one.place]
+    return {
+        "replicas": len(replicas),
+        "open": len(places),
+        "workers": [f"{place.host}:{place.pid}" for place in places],
+        "problem": next((one.problem for one in replicas if one.state != "open"), ""),
+    }
 
 
 def _pause(failures: int) -> float:

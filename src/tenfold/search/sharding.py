@@ -1,8 +1,9 @@
 """An index in shards: built, opened and searched as one, in this process or by the workers of a Ray cluster."""
 
-import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -141,12 +142,11 @@ def build_shards(
     partial, bounds, shape = partial_of(place), first_rows(vectors.rows, shards), _shape(vectors)
     jobs = [
         _Job(given, key, shape, first, stop, partial / shard_name(number), settings | {"threads": threads})
-        for number, (first, stop) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for number, (first, stop) in enumerate(pairwise(bounds))
     ]
     engine = None if ray is None else connect(ray)
     try:
-        _prepare(partial)
-        with locked(partial, "is building"):
+        with _workplace(partial):
             _begin(partial, {"source": fingerprint(vectors), "shards": shards, "settings": settings})
             _run(jobs, engine, progress)
             write_table(partial, _table(vectors, jobs))
@@ -166,14 +166,25 @@ def _shape(source: VectorSource) -> tuple[int, int, str]:
     return source.rows, source.dim, source.dtype.name
 
 
-def _prepare(partial: Path) -> None:
-    """Make the folder of the build. Raises InputError where something else is in the way, and OSError."""
+@contextmanager
+def _workplace(partial: Path) -> Iterator[None]:
+    """Make the folder of the build, and keep other builds out of it while the block runs.
+
+    Raises InputError where something else is in the way or another build is at work, and OSError.
+    """
     if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
         raise InputError(f"{partial}: is in the way of the build, which makes a folder of that name; move it")
     partial.mkdir(exist_ok=True)
     for entry in sorted(partial.iterdir()):
         if not _BUILD_NAMES.fullmatch(entry.name.removesuffix(".partial")):
             raise InputError(f"{entry}: is in the way of the build, which did not make it; move it")
+    with locked(partial, "is building"):
+        try:
+            yield
+        except BaseException:
+            if not any(partial.glob("shard-*")):  # nothing to go on behind
+                discard(partial)
+            raise
 
 
 def _begin(partial: Path, identity: dict[str, Any]) -> None:
@@ -235,11 +246,14 @@ class ShardedAnswer(NamedTuple):
 class _Crew(Protocol):
     """Whoever holds the shards open: this process, or a `Cluster`."""
 
-    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Sequence[Found | None]: ...
+    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Sequence[Found | None]:
+        """What each shard finds, None where it does not answer."""
 
-    def states(self) -> list[dict[str, Any]]: ...
+    def states(self) -> list[dict[str, Any]]:
+        """Of each shard, as in `Cluster.states`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let the shards go."""
 
 
 class _Here:
@@ -255,7 +269,7 @@ class _Here:
         return [index.search(queries, k, **options) for index in self._indexes]
 
     def states(self) -> list[dict[str, Any]]:
-        return [{"replicas": 1, "open": 1, "problem": ""} for _ in self._indexes]
+        return [{"replicas": 1, "open": 1, "workers": [], "problem": ""} for _ in self._indexes]
 
     def close(self) -> None:
         self._indexes = []
@@ -374,7 +388,7 @@ class ShardedIndex:
         return tuple(name for name, state in zip(self.shards, states, strict=True) if not state["open"])
 
     def stats(self) -> dict[str, Any]:
-        """Sizes and settings, and of each shard how many of its replicas are open."""
+        """Sizes and settings; of each shard how many of its `replicas` are `open`, in which `workers`, a `problem`."""
         stats = describe_shards(self.path)
         for shard, state in zip(stats["shards"], self._crew.states(), strict=True):
             shard |= state
