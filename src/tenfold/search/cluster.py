@@ -36,6 +36,7 @@ _SEARCHES = 16  # that a replica works on at the same time
 _STORE_BYTES = 128 << 20  # of the object store of a cluster that is started here: queries and results
 _INLINE_BYTES = 64 << 10  # queries beyond that are put into the object store once, and not sent to every shard
 _CONNECT_SECONDS = 5.0
+_CANCEL_SECONDS = 10.0
 
 _connecting = threading.Lock()
 
@@ -105,6 +106,8 @@ def run_everywhere(
         for reference in waiting:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
+        if waiting:  # until they are gone, they hold their folders
+            ray.wait(waiting, num_returns=len(waiting), timeout=_CANCEL_SECONDS)
 
 
 def _machines(ray: Any) -> list[dict[str, Any]]:

@@ -294,6 +294,7 @@ class ShardedIndex:
         self.rows, self.dim, self.dtype = table.rows, table.dim, np.dtype(table.dtype)
         self.metric: Metric = table.metric
         self.shards = tuple(shard.folder for shard in table.shards)
+        self._bytes = bytes_of(path, table)
 
     @classmethod
     def open(
@@ -389,7 +390,7 @@ class ShardedIndex:
 
     def stats(self) -> dict[str, Any]:
         """Sizes and settings; of each shard how many of its `replicas` are `open`, in which `workers`, a `problem`."""
-        stats = describe_shards(self.path)
+        stats = _describe(self.path, self._table, self._bytes)
         for shard, state in zip(stats["shards"], self._crew.states(), strict=True):
             shard |= state
         return stats
@@ -404,12 +405,16 @@ def describe_shards(path: str | Path) -> dict[str, Any]:
     table = read_table(path)
     for shard in table.shards:
         check_shard(path / shard.folder, shard)
+    return _describe(path, table, bytes_of(path, table))
+
+
+def _describe(path: Path, table: ShardTable, index_bytes: int) -> dict[str, Any]:
     return {
         "path": str(path),
         "rows": table.rows,
         "dim": table.dim,
         "dtype": table.dtype,
         "metric": table.metric,
-        "index_bytes": bytes_of(path, table),
+        "index_bytes": index_bytes,
         "shards": [{"shard": shard.folder, "first": shard.first, "rows": shard.rows} for shard in table.shards],
     }

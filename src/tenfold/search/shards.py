@@ -28,6 +28,7 @@ __all__ = [
     "RowRange",
     "Shard",
     "ShardTable",
+    "bytes_of",
     "check_shard",
     "first_rows",
     "is_sharded",
