@@ -32,6 +32,7 @@ Found = tuple[np.ndarray, np.ndarray]
 
 _BEAT = 0.5  # seconds between two questions to a replica
 _LONGEST_PAUSE = 30.0  # seconds between two tries to open a shard that cannot be opened
+_TRIES = 3  # to open a shard, when the whole index is opened, on machines that go away
 _SEARCHES = 16  # that a replica works on at the same time
 _STORE_BYTES = 128 << 20  # of the object store of a cluster that is started here: queries and results
 _INLINE_BYTES = 64 << 10  # queries beyond that are put into the object store once, and not sent to every shard
@@ -120,6 +121,7 @@ class Place(NamedTuple):
 
     host: str
     pid: int
+    machine: str  # as Ray calls it
 
 
 class Opening(NamedTuple):
@@ -145,7 +147,8 @@ class ShardWorker:
             self._index = Index.open(folder, io=io, cache=cache)
         except InputError as error:
             return str(error)
-        return Place(socket.gethostname(), os.getpid())
+        machine = importlib.import_module("ray").get_runtime_context().get_node_id()
+        return Place(socket.gethostname(), os.getpid(), machine)
 
     def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Found | str:
         """As `Index.search`."""
@@ -170,6 +173,7 @@ class _Replica:
     question: Any = None  # reference to the answer that is waited for: to `open`, then to `is_there`
     since: float = 0.0  # when it was asked or, if it is not asked now, when it answered
     failures: int = 0  # tries to open it, one after the other
+    is_refused: bool = False  # whether a worker has said so, and not only died
     problem: str = ""
     place: Place | None = None  # of the actor, once it has opened
 
@@ -312,7 +316,7 @@ class Cluster:
         machine = self._place(replica)
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": _SEARCHES}
         if machine:
-            options["scheduling_strategy"] = self._placing(machine, soft=True)
+            options["scheduling_strategy"] = self._placing(machine, soft=False)  # what is soft Ray passes over
         actor = self._actor_class.options(**options).remote(self._openings[replica.shard])
         question = actor.open.remote()
         with self._changed:
@@ -343,7 +347,9 @@ class Cluster:
         with self._changed:
             if replica.question is question:
                 replica.state, replica.question, replica.since = "open", None, time.monotonic()
-                replica.failures, replica.problem, replica.place = 0, "", answer or replica.place
+                replica.failures, replica.problem = 0, ""
+                if answer is not None:
+                    replica.place, replica.machine = answer, answer.machine
                 self._changed.notify_all()
 
     def _lose(self, replica: _Replica, actor: Any, problem: object) -> None:
@@ -352,6 +358,7 @@ class Cluster:
             if replica.actor is not actor or replica.state == "lost":
                 return
             replica.failures += replica.state == "opening"
+            replica.is_refused = isinstance(problem, str) and replica.state == "opening"
             replica.state, replica.question, replica.since = "lost", None, time.monotonic()
             replica.problem = " ".join(str(problem).split())[:500] or type(problem).__name__
             self._changed.notify_all()
@@ -365,7 +372,7 @@ class Cluster:
         with self._changed:
             while any(one.state != "open" for one in self._replicas):
                 for one in self._replicas:
-                    if one.failures:
+                    if one.failures >= (1 if one.is_refused else _TRIES):
                         folder = self._openings[one.shard].folder
                         said = "" if str(folder) in one.problem else f"{folder}: a worker cannot open it: "
                         raise InputError(said + one.problem)
