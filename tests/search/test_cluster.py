@@ -441,6 +441,10 @@ def test_other_ways_to_open_it_say_what_it_is(small: Path, tmp_path: Path) -> No
         ShardedIndex.open(small / "shard-0000")
     with pytest.raises(InputError, match=r"holds no shards\.json"):
         ShardedIndex.open(tmp_path / "nothing")
+    index = ShardedIndex.open(small)
+    index.close()
+    with pytest.raises(InputError, match="is closed"):
+        index.search(np.zeros((1, 8), np.uint8))
     for wrong in ({"replicas": 0}, {"patience": 0}, {"io": "odd"}, {"cache": "much"}):
         with pytest.raises(InputError):
             ShardedIndex.open(small, **wrong)  # type: ignore[arg-type]

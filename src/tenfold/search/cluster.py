@@ -288,7 +288,8 @@ class Cluster:
             except Exception as error:  # of Ray, about the cluster: it may come back
                 with self._changed:
                     for replica in self._replicas:
-                        replica.problem = replica.problem or str(error)
+                        if replica.state == "lost":
+                            replica.failures, replica.problem = replica.failures + 1, str(error)
                 self._is_closing.wait(_BEAT)
 
     def _ask_all(self) -> None:
@@ -300,16 +301,20 @@ class Cluster:
             elif replica.state == "open" and replica.question is None and now >= replica.since + _BEAT:
                 question = replica.actor.is_there.options(concurrency_group="life").remote()
                 with self._changed:
-                    replica.question, replica.since = question, now
-            elif replica.state == "open" and replica.question is not None and now > replica.since + self._patience:
-                self._lose(replica, replica.actor, f"did not answer for {self._patience:g} seconds")
-        questions = {one.question: one for one in self._replicas if one.question is not None}
+                    if replica.state == "open":  # still: searches may have lost it
+                        replica.question, replica.since = question, now
+        with self._changed:
+            questions = {one.question: one for one in self._replicas if one.question is not None}
         if not questions:
             self._is_closing.wait(_BEAT / 4)
             return
-        ready, _ = self._ray.wait(list(questions), num_returns=1, timeout=_BEAT)
+        ready, silent = self._ray.wait(list(questions), num_returns=len(questions), timeout=_BEAT / 2)
         for question in ready:
             self._hear(questions[question], question)
+        for question in silent:  # only now: this process may itself have stood still
+            replica = questions[question]
+            if replica.state == "open" and now > replica.since + self._patience:
+                self._lose(replica, replica.actor, f"did not answer for {self._patience:g} seconds")
 
     def _open(self, replica: _Replica) -> None:
         """Start an actor that opens the shard."""

@@ -294,7 +294,7 @@ class ShardedIndex:
         self.rows, self.dim, self.dtype = table.rows, table.dim, np.dtype(table.dtype)
         self.metric: Metric = table.metric
         self.shards = tuple(shard.folder for shard in table.shards)
-        self._bytes = bytes_of(path, table)
+        self._bytes, self._is_closed = bytes_of(path, table), False
 
     @classmethod
     def open(
@@ -337,6 +337,7 @@ class ShardedIndex:
 
     def close(self) -> None:
         """Let the shards go."""
+        self._is_closed = True
         self._crew.close()
 
     def __enter__(self) -> Self:
@@ -375,6 +376,8 @@ class ShardedIndex:
         """
         exact, k = check_queries(queries, self.dim, self.dtype), check_count("k", k, _MOST_RESULTS)
         options = {"recall": recall, "probes": probes, "candidates": candidates, "rerank": rerank, "threads": threads}
+        if self._is_closed:
+            raise InputError(f"{self.path}: is closed; open it again")
         found = self._crew.search(exact, k, options)
         parts = [(np.full((len(exact), k), np.inf, np.float32), np.full((len(exact), k), -1, np.int64))]
         for shard, part in zip(self._table.shards, found, strict=True):
