@@ -92,11 +92,18 @@ def expected(real_data: Path, queries: np.ndarray, sharded: Path) -> Callable[..
     return find
 
 
+@pytest.fixture(scope="module")
+def built_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 vectors in two shards."""
+    path = tmp_path_factory.mktemp("sharded") / "small"
+    build_shards(make_vectors(300, 8, "uint8"), path, 2)
+    return path
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """300 vectors in two shards, built here."""
-    build_shards(make_vectors(300, 8, "uint8"), tmp_path / "small", 2)
-    return tmp_path / "small"
+def small(built_here: Path, tmp_path: Path) -> Path:
+    """A copy of that, to do with as one likes."""
+    return Path(shutil.copytree(built_here, tmp_path / "small"))
 
 
 def read(path: Path) -> np.ndarray:
