@@ -62,74 +62,100 @@ def _store(base, tile, row, column, rows, columns, row_stride: tl.constexpr, col
 
 
 @triton.jit
-def _decays(base, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
-    """Of a chunk: b (C, MP), its last row (MP,), exp(b - c) and exp(c - b) (C, MP), and whether those may be used."""
-    first = tl.load(base + slot, mask=slot < M, other=0.0)
+def _load_sums(base, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
+    """b of a chunk (C, MP) and its last row (MP,), which also stands past the end."""
     last = tl.load(base + (length - 1) * STRIDE + slot, mask=slot < M, other=0.0)
     b = _load(base, row, slot, length, M, STRIDE, 1)
-    b = tl.where((row < length)[:, None], b, last[None, :])
+    return tl.where((row < length)[:, None], b, last[None, :]), last
+
+
+@triton.jit
+def _factors(b_base, s_base, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
+    """Of a chunk: exp(b - c), s exp(c - b) (C, MP), exp(c) (MP,) and whether D is their product, for c = 0 if not."""
+    b, last = _load_sums(b_base, row, slot, length, STRIDE, M)
+    first = tl.load(b_base + slot, mask=slot < M, other=0.0)
     fast = tl.max(first - last, axis=0) <= _FAST
-    apart = tl.minimum(tl.maximum(b - 0.5 * (first + last)[None, :], -0.5 * _FAST), 0.5 * _FAST)
-    return b, last, tl.exp(apart), tl.exp(-apart), fast
+    middle = tl.where(fast, 0.5 * (first + last), 0.0)
+    apart = b - middle[None, :]
+    s = _load(s_base, row, slot, length, M, STRIDE, 1).to(tl.float32)
+    return tl.exp(apart), s * tl.exp(tl.minimum(-apart, 0.5 * _FAST)), tl.exp(middle), fast
+
+
+@triton.jit
+def _down(b_base, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
+    """exp(c - b) (C, MP) where D is a product, else ones."""
+    b, last = _load_sums(b_base, row, slot, length, STRIDE, M)
+    first = tl.load(b_base + slot, mask=slot < M, other=0.0)
+    fast = tl.max(first - last, axis=0) <= _FAST
+    return tl.where(fast, tl.exp(tl.minimum(0.5 * (first + last)[None, :] - b, 0.5 * _FAST)), 1.0)
+
+
+@triton.jit
+def _to_end(b_base, s_base, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
+    """What is left at the chunk's end: exp(b_C - b) and s (C, MP), exp(b_C) (MP,)."""
+    b, last = _load_sums(b_base, row, slot, length, STRIDE, M)
+    s = _load(s_base, row, slot, length, M, STRIDE, 1).to(tl.float32)
+    return tl.exp(tl.minimum(last[None, :] - b, 0.0)), s, tl.exp(last)
 
 
 # --- sums over D --------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _one_decay(b, j, row, slot, b_base, STRIDE: tl.constexpr, M: tl.constexpr):
+def _one_decay(b_base, j, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
     """exp(b_i - b_j) for all i >= j, else 0: (C, MP)."""
+    b, _ = _load_sums(b_base, row, slot, length, STRIDE, M)
     b_j = tl.load(b_base + j * STRIDE + slot, mask=slot < M, other=0.0)
     return tl.where((row >= j)[:, None], tl.exp(tl.minimum(b - b_j[None, :], 0.0)), 0.0)
 
 
 @triton.jit
-def _over_j(a, s, b, up, down, fast, row, slot, length, b_base, s_base, STRIDE: tl.constexpr, M: tl.constexpr,
+def _over_j(a, up, s_down, fast, row, slot, length, b_base, s_base, STRIDE: tl.constexpr, M: tl.constexpr,
             FACTOR: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """sum_j a_ij D_ijm: (C, C) to (C, MP)."""
-    column = row
+    column = tl.arange(0, row.shape[0])
     if fast:
         lower = tl.where(row[:, None] >= column[None, :], a, 0.0).to(FACTOR)
-        total = up * tl.dot(lower, (s * down).to(FACTOR), input_precision=PRECISION)
+        total = up * tl.dot(lower, s_down.to(FACTOR), input_precision=PRECISION)
     else:
-        total = tl.zeros_like(b)
+        total = tl.zeros_like(up)
         for j in range(length):
             s_j = tl.load(s_base + j * STRIDE + slot, mask=slot < M, other=0.0).to(tl.float32)
             a_j = tl.sum(tl.where((column == j)[None, :], a, 0.0), axis=1)
-            total += _one_decay(b, j, row, slot, b_base, STRIDE, M) * a_j[:, None] * s_j[None, :]
+            total += _one_decay(b_base, j, row, slot, length, STRIDE, M) * a_j[:, None] * s_j[None, :]
     return total
 
 
 @triton.jit
-def _over_m(y, s, b, up, down, fast, row, slot, length, b_base, s_base, STRIDE: tl.constexpr, M: tl.constexpr,
+def _over_m(y, up, s_down, fast, row, slot, length, b_base, s_base, STRIDE: tl.constexpr, M: tl.constexpr,
             FACTOR: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """sum_m y_im D_ijm: (C, MP) to (C, C), 0 for j > i."""
-    column = row
+    column = tl.arange(0, row.shape[0])
     if fast:
-        whole = tl.dot((y * up).to(FACTOR), tl.trans((s * down).to(FACTOR)), input_precision=PRECISION)
+        whole = tl.dot((y * up).to(FACTOR), tl.trans(s_down.to(FACTOR)), input_precision=PRECISION)
         total = tl.where(row[:, None] >= column[None, :], whole, 0.0)
     else:
         total = tl.zeros([row.shape[0], row.shape[0]], tl.float32)
         for j in range(length):
             s_j = tl.load(s_base + j * STRIDE + slot, mask=slot < M, other=0.0).to(tl.float32)
-            sums = tl.sum(_one_decay(b, j, row, slot, b_base, STRIDE, M) * y * s_j[None, :], axis=1)
+            sums = tl.sum(_one_decay(b_base, j, row, slot, length, STRIDE, M) * y * s_j[None, :], axis=1)
             total = tl.where((column == j)[None, :], sums[:, None], total)
     return total
 
 
 @triton.jit
-def _over_i(a, y, b, up, down, fast, row, slot, length, b_base, STRIDE: tl.constexpr, M: tl.constexpr,
-            FACTOR: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """sum_i a_ij y_im exp(b_im - b_jm): (C, C) and (C, MP) to (C, MP)."""
-    column = row
+def _over_i(a, y, up, fast, row, slot, length, b_base, STRIDE: tl.constexpr, M: tl.constexpr, FACTOR: tl.constexpr,
+            PRECISION: tl.constexpr):  # fmt: skip
+    """sum_i a_ij y_im exp(b_im - b_jm), to be multiplied by `_down`: (C, C) and (C, MP) to (C, MP)."""
+    column = tl.arange(0, row.shape[0])
     if fast:
         lower = tl.where(row[:, None] >= column[None, :], a, 0.0).to(FACTOR)
-        total = down * tl.dot(tl.trans(lower), (y * up).to(FACTOR), input_precision=PRECISION)
+        total = tl.dot(tl.trans(lower), (y * up).to(FACTOR), input_precision=PRECISION)
     else:
-        total = tl.zeros_like(b)
+        total = tl.zeros_like(up)
         for j in range(length):
             a_j = tl.sum(tl.where((column == j)[None, :], a, 0.0), axis=1)
-            sums = tl.sum(_one_decay(b, j, row, slot, b_base, STRIDE, M) * y * a_j[:, None], axis=0)
+            sums = tl.sum(_one_decay(b_base, j, row, slot, length, STRIDE, M) * y * a_j[:, None], axis=0)
             total = tl.where((row == j)[:, None], sums[None, :], total)
     return total
 
@@ -171,11 +197,9 @@ def _scan(x, s, b, states, initial, final, starts, firsts, n, h, column, slot, H
         length = tl.minimum(end - at, C).to(tl.int32)
         _store(states + (chunk * H + h) * X * M, state, column, slot, X, M, X_STRIDE, M_STRIDE)
         tile = _load(x + (at * H + h) * X, row, column, length, X, H * X, 1)
-        sums = _load(b + (at * H + h) * M, row, slot, length, M, H * M, 1)
-        strength = _load(s + (at * H + h) * M, row, slot, length, M, H * M, 1).to(tl.float32)
-        last = tl.load(b + ((at + length - 1) * H + h) * M + slot, mask=slot < M, other=0.0)
-        weights = (strength * tl.exp(tl.minimum(last[None, :] - sums, 0.0))).to(tile.dtype)
-        state = state * tl.exp(last)[None, :] + tl.dot(tl.trans(tile), weights, input_precision=PRECISION)
+        to_end, strength, whole = _to_end(b + (at * H + h) * M, s + (at * H + h) * M, row, slot, length, H * M, M)
+        weights = (strength * to_end).to(tile.dtype)
+        state = state * whole[None, :] + tl.dot(tl.trans(tile), weights, input_precision=PRECISION)
         chunk += 1
     _store(final + (n * H + h) * X * M, state, column, slot, X, M, X_STRIDE, M_STRIDE)
 
@@ -217,19 +241,16 @@ def _outputs(q, k, v, s, b, hk, hv, o, z, begins, lengths, scale, HQ: tl.constex
         scores += tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
         read += tl.dot(q_tile.to(STATE), state, input_precision=PRECISION)
     b_base, s_base = b + (begin * H + h) * M, s + (begin * H + h) * M
-    sums, last, up, down, fast = _decays(b_base, row, slot, length, H * M, M)
-    strength = _load(s_base, row, slot, length, M, H * M, 1).to(tl.float32)
-    decay = tl.exp(sums)
-    logits = _over_j(scores, strength, sums, up, down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR,
-                     PRECISION)  # fmt: skip
-    logits = scale * (decay * read + logits)
+    up, s_down, middle, fast = _factors(b_base, s_base, row, slot, length, H * M, M)
+    logits = _over_j(scores, up, s_down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR, PRECISION)
+    logits = scale * (read * up * middle[None, :] + logits)
     _store(z + (begin * HQ + query) * M, logits, row, slot, length, M, HQ * M, 1)
     logits = tl.where((slot < M)[None, :], logits, _NOTHING)
     p = tl.exp(logits - tl.max(logits, axis=1)[:, None])
     p = p / tl.sum(p, axis=1)[:, None]
-    mixed = _over_m(p, strength, sums, up, down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR, PRECISION)
+    mixed = _over_m(p, up, s_down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR, PRECISION)
     mixed = mixed.to(v.dtype.element_ty)
-    past = (p * decay).to(STATE)
+    past = (p * up * middle[None, :]).to(STATE)
     for first in range(0, V, BX):
         column = first + tl.arange(0, BX)
         v_tile = _load(v + (begin * H + h) * V, row, column, length, V, H * V, 1)
@@ -292,20 +313,9 @@ def _slot_gradients(v, s, b, z, sums, hv, d_hv, do, dz, mixes, ds, dg, begins, l
     begin, length = tl.load(begins + chunk), tl.load(lengths + chunk)
     row, slot = tl.arange(0, C), tl.arange(0, MP)
     v_base, state_place = v + (begin * H + h) * V, (chunk * H + h) * M * V
-    strengths = tl.zeros([C, MP], tl.float32)
-    constant = tl.zeros([MP], tl.float32)
-    for first in range(0, V, BX):
-        column = first + tl.arange(0, BX)
-        v_tile = _load(v_base, row, column, length, V, H * V, 1).to(STATE)
-        state = _load(hv + state_place, slot, column, M, V, V, 1)
-        d_state = _load(d_hv + state_place, slot, column, M, V, V, 1)
-        strengths += tl.dot(v_tile, tl.trans(d_state), input_precision=PRECISION)
-        constant += tl.sum(state.to(tl.float32) * d_state.to(tl.float32), axis=1)
     b_base, s_base = b + (begin * H + h) * M, s + (begin * H + h) * M
-    decays, last, up, down, fast = _decays(b_base, row, slot, length, H * M, M)
-    strength = _load(s_base, row, slot, length, M, H * M, 1).to(tl.float32)
-    strengths *= tl.exp(tl.minimum(last[None, :] - decays, 0.0))
-    constant = constant * tl.exp(last) + tl.sum(strength * strengths, axis=0)
+    up, s_down, middle, fast = _factors(b_base, s_base, row, slot, length, H * M, M)
+    within = tl.zeros([C, MP], tl.float32)
     gates = tl.zeros([C, MP], tl.float32)
     for query in range(h * G, (h + 1) * G):
         d_mixed = tl.zeros([C, C], tl.float32)
@@ -317,8 +327,8 @@ def _slot_gradients(v, s, b, z, sums, hv, d_hv, do, dz, mixes, ds, dg, begins, l
             state = _load(hv + state_place, slot, column, M, V, V, 1)
             d_mixed += tl.dot(d_out, tl.trans(v_tile), input_precision=PRECISION)
             d_p += tl.dot(d_out.to(STATE), tl.trans(state), input_precision=PRECISION)
-        d_p = d_p * tl.exp(decays) + _over_j(d_mixed, strength, decays, up, down, fast, row, slot, length, b_base,
-                                             s_base, H * M, M, FACTOR, PRECISION)  # fmt: skip
+        d_p = d_p * up * middle[None, :]
+        d_p += _over_j(d_mixed, up, s_down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR, PRECISION)
         total = tl.load(sums + begin * HQ + query + row * HQ, mask=row < length, other=0.0)
         logits = _load(z + (begin * HQ + query) * M, row, slot, length, M, HQ * M, 1)
         p = tl.where((slot < M)[None, :], tl.exp(logits - total[:, None]), 0.0)
@@ -326,11 +336,22 @@ def _slot_gradients(v, s, b, z, sums, hv, d_hv, do, dz, mixes, ds, dg, begins, l
         gates += d_p
         d_p -= p * tl.sum(d_p, axis=1)[:, None]
         _store(dz + (begin * HQ + query) * M, d_p, row, slot, length, M, HQ * M, 1)
-        strengths += _over_i(d_mixed, p, decays, up, down, fast, row, slot, length, b_base, H * M, M, FACTOR,
-                             PRECISION)  # fmt: skip
-        mixed = _over_m(p, strength, decays, up, down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR,
-                        PRECISION)  # fmt: skip
+        within += _over_i(d_mixed, p, up, fast, row, slot, length, b_base, H * M, M, FACTOR, PRECISION)
+        mixed = _over_m(p, up, s_down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR, PRECISION)
         _store(mixes + (chunk * HQ + query) * C * C, mixed, row, row, C, C, C, 1)
+    strengths = tl.zeros([C, MP], tl.float32)
+    constant = tl.zeros([MP], tl.float32)
+    for first in range(0, V, BX):
+        column = first + tl.arange(0, BX)
+        v_tile = _load(v_base, row, column, length, V, H * V, 1).to(STATE)
+        state = _load(hv + state_place, slot, column, M, V, V, 1)
+        d_state = _load(d_hv + state_place, slot, column, M, V, V, 1)
+        strengths += tl.dot(v_tile, tl.trans(d_state), input_precision=PRECISION)
+        constant += tl.sum(state.to(tl.float32) * d_state.to(tl.float32), axis=1)
+    to_end, strength, whole = _to_end(b_base, s_base, row, slot, length, H * M, M)
+    strengths *= to_end
+    constant = constant * whole + tl.sum(strength * strengths, axis=0)
+    strengths += within * _down(b_base, row, slot, length, H * M, M)
     gates = tl.cumsum(gates - strength * strengths, axis=0, reverse=True) + constant[None, :]
     _store(ds + (begin * H + h) * M, strengths, row, slot, length, M, H * M, 1)
     _store(dg + (begin * H + h) * M, gates, row, slot, length, M, H * M, 1)
@@ -347,20 +368,9 @@ def _query_gradients(q, k, s, b, z, dz, hk, d_hk, ds_v, dg_v, dq, mixes, ds, dg,
     begin, length = tl.load(begins + chunk), tl.load(lengths + chunk)
     row, slot = tl.arange(0, C), tl.arange(0, MP)
     k_base, state_place = k + (begin * H + h) * K, (chunk * H + h) * K * M
-    strengths = tl.zeros([C, MP], tl.float32)
-    constant = tl.zeros([MP], tl.float32)
-    for first in range(0, K, BX):
-        column = first + tl.arange(0, BX)
-        k_tile = _load(k_base, row, column, length, K, H * K, 1).to(STATE)
-        state = _load(hk + state_place, column, slot, K, M, M, 1)
-        d_state = _load(d_hk + state_place, column, slot, K, M, M, 1)
-        strengths += tl.dot(k_tile, d_state, input_precision=PRECISION)
-        constant += tl.sum(state.to(tl.float32) * d_state.to(tl.float32), axis=0)
     b_base, s_base = b + (begin * H + h) * M, s + (begin * H + h) * M
-    decays, last, up, down, fast = _decays(b_base, row, slot, length, H * M, M)
-    strength = _load(s_base, row, slot, length, M, H * M, 1).to(tl.float32)
-    strengths *= tl.exp(tl.minimum(last[None, :] - decays, 0.0))
-    constant = constant * tl.exp(last) + tl.sum(strength * strengths, axis=0)
+    up, s_down, middle, fast = _factors(b_base, s_base, row, slot, length, H * M, M)
+    within = tl.zeros([C, MP], tl.float32)
     gates = tl.zeros([C, MP], tl.float32)
     for query in range(h * G, (h + 1) * G):
         q_place = (begin * HQ + query) * K
@@ -373,13 +383,11 @@ def _query_gradients(q, k, s, b, z, dz, hk, d_hk, ds_v, dg_v, dq, mixes, ds, dg,
         d_logits = _load(dz + (begin * HQ + query) * M, row, slot, length, M, HQ * M, 1)
         gates += d_logits * _load(z + (begin * HQ + query) * M, row, slot, length, M, HQ * M, 1)
         d_logits *= scale
-        strengths += _over_i(scores, d_logits, decays, up, down, fast, row, slot, length, b_base, H * M, M, FACTOR,
-                             PRECISION)  # fmt: skip
-        mixed = _over_m(d_logits, strength, decays, up, down, fast, row, slot, length, b_base, s_base, H * M, M,
-                        FACTOR, PRECISION)  # fmt: skip
+        within += _over_i(scores, d_logits, up, fast, row, slot, length, b_base, H * M, M, FACTOR, PRECISION)
+        mixed = _over_m(d_logits, up, s_down, fast, row, slot, length, b_base, s_base, H * M, M, FACTOR, PRECISION)
         mixed = mixed.to(k.dtype.element_ty)
         _store(mixes + (chunk * HQ + query) * C * C, mixed, row, row, C, C, C, 1)
-        past = (d_logits * tl.exp(decays)).to(STATE)
+        past = (d_logits * up * middle[None, :]).to(STATE)
         for first in range(0, K, BX):
             column = first + tl.arange(0, BX)
             k_tile = _load(k_base, row, column, length, K, H * K, 1)
@@ -387,6 +395,19 @@ def _query_gradients(q, k, s, b, z, dz, hk, d_hk, ds_v, dg_v, dq, mixes, ds, dg,
             out = tl.dot(mixed, k_tile, input_precision=PRECISION)
             out += tl.dot(past, tl.trans(state), input_precision=PRECISION)
             _store(dq + q_place, out, row, column, length, K, HQ * K, 1)
+    strengths = tl.zeros([C, MP], tl.float32)
+    constant = tl.zeros([MP], tl.float32)
+    for first in range(0, K, BX):
+        column = first + tl.arange(0, BX)
+        k_tile = _load(k_base, row, column, length, K, H * K, 1).to(STATE)
+        state = _load(hk + state_place, column, slot, K, M, M, 1)
+        d_state = _load(d_hk + state_place, column, slot, K, M, M, 1)
+        strengths += tl.dot(k_tile, d_state, input_precision=PRECISION)
+        constant += tl.sum(state.to(tl.float32) * d_state.to(tl.float32), axis=0)
+    to_end, strength, whole = _to_end(b_base, s_base, row, slot, length, H * M, M)
+    strengths *= to_end
+    constant = constant * whole + tl.sum(strength * strengths, axis=0)
+    strengths += within * _down(b_base, row, slot, length, H * M, M)
     gates = tl.cumsum(gates - strength * strengths, axis=0, reverse=True) + constant[None, :]
     gates += _load(dg_v + (begin * H + h) * M, row, slot, length, M, H * M, 1)
     strengths += _load(ds_v + (begin * H + h) * M, row, slot, length, M, H * M, 1)
@@ -405,10 +426,8 @@ def _column_gradients(x, s, b, mixes, d_states, dx, begins, lengths, HQ: tl.cons
     row, slot = tl.arange(0, C), tl.arange(0, MP)
     column = tl.program_id(1) * BX + tl.arange(0, BX)
     place = (begin * H + h) * M
-    sums = _load(b + place, row, slot, length, M, H * M, 1)
-    last = tl.load(b + place + (length - 1) * H * M + slot, mask=slot < M, other=0.0)
-    strength = _load(s + place, row, slot, length, M, H * M, 1).to(tl.float32)
-    weights = (strength * tl.exp(tl.minimum(last[None, :] - sums, 0.0))).to(STATE)
+    to_end, strength, _ = _to_end(b + place, s + place, row, slot, length, H * M, M)
+    weights = (strength * to_end).to(STATE)
     state = _load(d_states + (chunk * H + h) * X * M, slot, column, M, X, M_STRIDE, X_STRIDE)
     out = tl.dot(weights, state, input_precision=PRECISION)
     for query in range(h * (HQ // H), (h + 1) * (HQ // H)):
