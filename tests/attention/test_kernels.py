@@ -197,9 +197,7 @@ def test_a_first_step_needs_no_states(kernels: Any) -> None:
     inputs, _ = make(tokens=1)
     zeros = [torch.zeros_like(inputs[name]) for name in ("hk", "hv")]
     tokens = [inputs[name] for name in NAMES[:5]]
-    for one, other in zip(
-        kernels.step(*tokens, 1.0, None, None), kernels.step(*tokens, 1.0, *zeros), strict=True
-    ):
+    for one, other in zip(kernels.step(*tokens, 1.0, None, None), kernels.step(*tokens, 1.0, *zeros), strict=True):
         assert torch.equal(one, other)
 
 
@@ -212,7 +210,8 @@ def test_published_values_come_out(kernels: Any, name: str) -> None:
         golden = {key: torch.from_numpy(file[key]) for key in file.files}
     inputs = {name: golden[name] for name in NAMES[:4]} | {"g": golden["g"].clamp(min=-30)}
     inputs |= {"hk": golden.get("hk_0"), "hv": golden.get("hv_0")}
-    got, gradients = found(kernels, inputs, float(golden["scale"]), (golden["do"], None, None), chunk=64)
+    chunk = 16 if name == "hostile_gates" else 64  # sums in a loop are slow in the interpreter
+    got, gradients = found(kernels, inputs, float(golden["scale"]), (golden["do"], None, None), chunk=chunk)
     share = 1e-3 if name == "hostile_gates" else 1e-4
     assert_close(got, [golden[key] for key in ("o", "hk_T", "hv_T")], share)
     for key, gradient in zip(("dq", "dk", "dv", "ds", "dg"), gradients[:5], strict=True):
