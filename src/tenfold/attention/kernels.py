@@ -105,9 +105,8 @@ def _to_end(b_base, s_base, row, slot, length, STRIDE: tl.constexpr, M: tl.const
 
 
 @triton.jit
-def _one_decay(b_base, j, row, slot, length, STRIDE: tl.constexpr, M: tl.constexpr):
+def _one_decay(b, b_base, j, row, slot, STRIDE: tl.constexpr, M: tl.constexpr):
     """exp(b_i - b_j) for all i >= j, else 0: (C, MP)."""
-    b, _ = _load_sums(b_base, row, slot, length, STRIDE, M)
     b_j = tl.load(b_base + j * STRIDE + slot, mask=slot < M, other=0.0)
     return tl.where((row >= j)[:, None], tl.exp(tl.minimum(b - b_j[None, :], 0.0)), 0.0)
 
@@ -122,10 +121,11 @@ def _over_j(a, up, s_down, fast, row, slot, length, b_base, s_base, STRIDE: tl.c
         total = up * tl.dot(lower, s_down.to(FACTOR), input_precision=PRECISION)
     else:
         total = tl.zeros_like(up)
+        b, _ = _load_sums(b_base, row, slot, length, STRIDE, M)
         for j in range(length):
             s_j = tl.load(s_base + j * STRIDE + slot, mask=slot < M, other=0.0).to(tl.float32)
             a_j = tl.sum(tl.where((column == j)[None, :], a, 0.0), axis=1)
-            total += _one_decay(b_base, j, row, slot, length, STRIDE, M) * a_j[:, None] * s_j[None, :]
+            total += _one_decay(b, b_base, j, row, slot, STRIDE, M) * a_j[:, None] * s_j[None, :]
     return total
 
 
@@ -139,9 +139,10 @@ def _over_m(y, up, s_down, fast, row, slot, length, b_base, s_base, STRIDE: tl.c
         total = tl.where(row[:, None] >= column[None, :], whole, 0.0)
     else:
         total = tl.zeros([row.shape[0], row.shape[0]], tl.float32)
+        b, _ = _load_sums(b_base, row, slot, length, STRIDE, M)
         for j in range(length):
             s_j = tl.load(s_base + j * STRIDE + slot, mask=slot < M, other=0.0).to(tl.float32)
-            sums = tl.sum(_one_decay(b_base, j, row, slot, length, STRIDE, M) * y * s_j[None, :], axis=1)
+            sums = tl.sum(_one_decay(b, b_base, j, row, slot, STRIDE, M) * y * s_j[None, :], axis=1)
             total = tl.where((column == j)[None, :], sums[:, None], total)
     return total
 
@@ -156,9 +157,10 @@ def _over_i(a, y, up, fast, row, slot, length, b_base, STRIDE: tl.constexpr, M: 
         total = tl.dot(tl.trans(lower), (y * up).to(FACTOR), input_precision=PRECISION)
     else:
         total = tl.zeros_like(up)
+        b, _ = _load_sums(b_base, row, slot, length, STRIDE, M)
         for j in range(length):
             a_j = tl.sum(tl.where((column == j)[None, :], a, 0.0), axis=1)
-            sums = tl.sum(_one_decay(b_base, j, row, slot, length, STRIDE, M) * y * a_j[:, None], axis=0)
+            sums = tl.sum(_one_decay(b, b_base, j, row, slot, STRIDE, M) * y * a_j[:, None], axis=0)
             total = tl.where((row == j)[:, None], sums[None, :], total)
     return total
 
@@ -279,30 +281,31 @@ def _gradient_states(x, y, sums, b, states, initial, final, starts, firsts, scal
     column = tl.program_id(1) * BX + tl.arange(0, BX)
     slot = tl.program_id(2) * BM + tl.arange(0, BM)
     row = tl.arange(0, C)
-    begin, end, chunk = tl.load(starts + n), tl.load(starts + n + 1), tl.load(firsts + n + 1).to(tl.int64)
+    begin, end = tl.load(starts + n), tl.load(starts + n + 1)
+    last_chunk = tl.load(firsts + n + 1).to(tl.int64) - 1
     place = (n * H + h) * X * M
     if FILLED:
         state = _load(final + place, column, slot, X, M, X_STRIDE, M_STRIDE).to(tl.float32)
     else:
         state = tl.zeros([BX, BM], tl.float32)
-    count = (end - begin + C - 1) // C
-    for number in range(count):
-        at = begin + (count - 1 - number) * C
-        chunk -= 1
+    count = ((end - begin + C - 1) // C).to(tl.int32)
+    for index in range(count * G):  # one loop over chunks and query heads, whose loads all run ahead
+        query, enters = h * G + index % G, index % G == 0
+        at = begin + (count - 1 - index // G) * C
         length = tl.minimum(end - at, C).to(tl.int32)
-        _store(states + (chunk * H + h) * X * M, state, column, slot, X, M, X_STRIDE, M_STRIDE)
+        chunk = last_chunk - index // G
+        if enters:
+            _store(states + (chunk * H + h) * X * M, state, column, slot, X, M, X_STRIDE, M_STRIDE)
         decay = tl.exp(_load(b + (at * H + h) * M, row, slot, length, M, H * M, 1))
         last = tl.load(b + ((at + length - 1) * H + h) * M + slot, mask=slot < M, other=0.0)
-        state = state * tl.exp(last)[None, :]
-        for number_of_head in tl.static_range(G):  # unrolled: so the loads of the next chunk begin before
-            query = h * G + number_of_head
-            tile = _load(x + (at * HQ + query) * X, row, column, length, X, HQ * X, 1)
-            weights = _load(y + (at * HQ + query) * M, row, slot, length, M, HQ * M, 1)
-            if SOFTMAX:
-                total = tl.load(sums + at * HQ + query + row * HQ, mask=row < length, other=0.0)
-                weights = tl.where((slot < M)[None, :], tl.exp(weights - total[:, None]), 0.0)
-            weights = (weights * decay * scale).to(tile.dtype)
-            state += tl.dot(tl.trans(tile), weights, input_precision=PRECISION)
+        tile = _load(x + (at * HQ + query) * X, row, column, length, X, HQ * X, 1)
+        weights = _load(y + (at * HQ + query) * M, row, slot, length, M, HQ * M, 1)
+        if SOFTMAX:
+            total = tl.load(sums + at * HQ + query + row * HQ, mask=row < length, other=0.0)
+            weights = tl.where((slot < M)[None, :], tl.exp(weights - total[:, None]), 0.0)
+        weights = (weights * decay * scale).to(tile.dtype)
+        state = state * tl.where(enters, tl.exp(last), 1.0)[None, :]
+        state += tl.dot(tl.trans(tile), weights, input_precision=PRECISION)
     _store(initial + place, state, column, slot, X, M, X_STRIDE, M_STRIDE)
 
 
