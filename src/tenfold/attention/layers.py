@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tenfold.attention.operator import Backend, abc_gates, gla, gsa, gsa_step
+from tenfold.attention.linear import gla
+from tenfold.attention.operator import Backend, abc_gates, gsa, gsa_step
 from tenfold.core.errors import InputError
 
 __all__ = ["MIXERS", "FeatureMap", "GatedSlotAttention", "Mixer", "MixerConfig", "MixerName", "State"]
