@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -222,11 +222,11 @@ def _naive(
     if starts is None:
         return naive.recurrence(q, k, v, s, g, scale, hk, hv)
     parts = [
-        naive.recurrence(*(x[:, a:b] for x in (q, k, v, s, g)), scale, hk[n : n + 1], hv[n : n + 1])
+        _naive(q[:, a:b], k[:, a:b], v[:, a:b], s[:, a:b], g[:, a:b], scale, hk[n : n + 1], hv[n : n + 1], None)
         for n, (a, b) in enumerate(pairwise(starts))
     ]
-    o, hk, hv = (list(x) for x in zip(*parts, strict=True))
-    return torch.cat(o, 1), torch.cat(hk), torch.cat(hv)
+    outputs, keys, values = zip(*parts, strict=True)
+    return torch.cat(outputs, 1), torch.cat(keys), torch.cat(values)
 
 
 @torch.library.custom_op("tenfold::gsa", mutates_args=())
@@ -283,7 +283,8 @@ def _backward(
         q, k, v = (x.to(hk.dtype) for x in (q, k, v))
         with full_precision(q):
             found = chunked.backward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length, z, do, dhk, dhv)
-    return cast(Any, tuple(x.to(dtype) for x, dtype in zip(found, dtypes, strict=True)))
+    dq, dk, dv, ds, dg, dhk_0, dhv_0 = (x.to(dtype) for x, dtype in zip(found, dtypes, strict=True))
+    return dq, dk, dv, ds, dg, dhk_0, dhv_0
 
 
 @_backward.register_fake
