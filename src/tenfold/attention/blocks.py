@@ -35,7 +35,7 @@ _PART = 1 << 16  # of a long text that is cut, encoded by one thread
 _SEAM = re.compile(r"(?<=\S)\n(?=\S)")
 
 
-class Blocks(Dataset):  # type: ignore[misc]
+class Blocks(Dataset):
     """Blocks of `length` tokens as a map-style dataset; a last one that is not full is left out.
 
     Args:

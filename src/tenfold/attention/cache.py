@@ -1,5 +1,7 @@
 """What a model remembers between calls, in the way transformers' generation wants it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ class SlotCache:
         """Cut off gradients, as training on one stretch of a long text after the other wants it."""
         self._each(torch.Tensor.detach)
 
-    def _each(self, change) -> None:  # type: ignore[no-untyped-def]
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
         for state in self.states:
             for name, x in state.items():
                 state[name] = change(x)

@@ -1,8 +1,8 @@
 """Gated Slot Attention in chunks of tokens: matrix products within a chunk, one state from chunk to chunk.
 
 Shapes: B batch, T time, H key-value heads, Q = G H query heads, K key size, V value size, M slots; S sequences, N
-chunks of C tokens, Y = B H N of them, X any number. b is the sum of log gates from the chunk's beginning, so that slot m
-of token i holds what token j wrote with weight
+chunks of C tokens, Y = B H N of them, X any number. b is the sum of log gates from the beginning of a chunk, so that
+slot m of token i holds what token j wrote with weight
 
     D_ijm = exp(b_im - b_jm) s_jm    for j <= i, else 0.
 
@@ -29,7 +29,8 @@ class _Decay:
 
     A chunk is cut into parts. Between parts, exp(b_i - b_j) = exp(b_i - b_n) exp(b_n - b_j) with n between j and i:
     both exponents are at most 0. Within a part n is its middle, and the exponents lie within +-60; where they would not
-    (`explicit`), exp(b_i - b_j) is made for every pair.
+    (`explicit`), exp(b_i - b_j) is made for every pair. With several parts b has double precision: a weak gate behind
+    strong ones is a small difference of large sums.
     """
 
     b_XCM: Tensor
@@ -50,8 +51,10 @@ class _Decay:
                 e_XcM, f_XcM = self._factors(low, high)
                 y_XGcM = _times(a_XGcc, self.s_XCM[:, low:high] * f_XcM) * e_XcM[:, None]
             if low:
-                w_XnM = self.s_XCM[:, before] * (b_XcM[:, :1] - self.b_XCM[:, before]).exp()
-                y_XGcM = y_XGcM + _times(a_XGCC[:, :, low:high, before], w_XnM) * (b_XcM - b_XcM[:, :1]).exp()[:, None]
+                w_XnM = self.s_XCM[:, before] * self._exp(b_XcM[:, :1] - self.b_XCM[:, before])
+                y_XGcM = (
+                    y_XGcM + _times(a_XGCC[:, :, low:high, before], w_XnM) * self._exp(b_XcM - b_XcM[:, :1])[:, None]
+                )
             parts.append(y_XGcM)
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
@@ -68,8 +71,8 @@ class _Decay:
                 a_XGcc = _lower(_times(y_XGcM * e_XcM[:, None], (self.s_XCM[:, low:high] * f_XcM).mT))
             a_XGCC[:, :, low:high, low:high] = a_XGcc
             if low:
-                w_XnM = self.s_XCM[:, before] * (b_XcM[:, :1] - self.b_XCM[:, before]).exp()
-                rows_XGcM = y_XGcM * (b_XcM - b_XcM[:, :1]).exp()[:, None]
+                w_XnM = self.s_XCM[:, before] * self._exp(b_XcM[:, :1] - self.b_XCM[:, before])
+                rows_XGcM = y_XGcM * self._exp(b_XcM - b_XcM[:, :1])[:, None]
                 a_XGCC[:, :, low:high, before] = _times(rows_XGcM, w_XnM.mT)
         return a_XGCC
 
@@ -86,8 +89,8 @@ class _Decay:
                 found_XcM = f_XcM * _transposed_times(a_XGcc, y_XGcM * e_XcM[:, None])
             found_XCM[:, low:high] += found_XcM
             if low:
-                rows_XGcM = y_XGcM * (b_XcM - b_XcM[:, :1]).exp()[:, None]
-                weights_XnM = (b_XcM[:, :1] - self.b_XCM[:, before]).exp()
+                rows_XGcM = y_XGcM * self._exp(b_XcM - b_XcM[:, :1])[:, None]
+                weights_XnM = self._exp(b_XcM[:, :1] - self.b_XCM[:, before])
                 found_XCM[:, before] += weights_XnM * _transposed_times(a_XGCC[:, :, low:high, before], rows_XGcM)
         return found_XCM
 
@@ -98,14 +101,15 @@ class _Decay:
     def _factors(self, low: int, high: int) -> tuple[Tensor, Tensor]:
         b_XcM = self.b_XCM[:, low:high]
         middle_X1M = (b_XcM[:, :1] + b_XcM[:, -1:]) / 2
-        e_XcM = (b_XcM - middle_X1M).exp()
-        return e_XcM, (middle_X1M - b_XcM).exp()
+        return self._exp(b_XcM - middle_X1M), self._exp(middle_X1M - b_XcM)
 
     def _pairs(self, low: int, high: int) -> Tensor:
         b_XcM = self.b_XCM[:, low:high]
         later = torch.ones(high - low, high - low, dtype=torch.bool, device=b_XcM.device).triu(1)
-        differences_XccM = b_XcM[:, :, None] - b_XcM[:, None]
-        return differences_XccM.masked_fill_(later[..., None], -torch.inf).exp_()
+        return self._exp((b_XcM[:, :, None] - b_XcM[:, None]).masked_fill_(later[..., None], -torch.inf))
+
+    def _exp(self, difference: Tensor) -> Tensor:
+        return difference.to(self.s_XCM.dtype).exp()
 
 
 def forward(
@@ -124,7 +128,7 @@ def forward(
 
     Args:
         starts: None for B sequences; else B = 1, and where each of the S packed sequences begins, and T.
-        length: Tokens of a chunk.
+        length: Tokens of a chunk, at most; chunks are no longer than the longest sequence wants.
     """
     layout = _Layout.of(k_BTHK, starts, length)
     gates = _Gates.of(layout, s_BTHM, g_BTHM)
@@ -261,6 +265,8 @@ class _Layout:
     @classmethod
     def of(cls, k_BTHK: Tensor, starts: list[int] | None, length: int) -> "_Layout":
         batch, tokens, heads = k_BTHK.shape[:3]
+        longest = tokens if starts is None else max(stop - start for start, stop in pairwise(starts))
+        length = min(length, 1 << (longest - 1).bit_length())
         if starts is None:
             return cls(batch, tokens, heads, length, [0, -(-tokens // length)], None)
         begins, places = [0], []
@@ -329,9 +335,12 @@ class _Gates:
 
     @classmethod
     def of(cls, layout: _Layout, s_BTHM: Tensor, g_BTHM: Tensor) -> "_Gates":
-        s_YCM, b_YCM = layout.cut(s_BTHM)[:, 0], layout.cut(g_BTHM)[:, 0].cumsum(1)
-        keep_YCM, forget_YM = (b_YCM[:, -1:] - b_YCM).exp(), b_YCM[:, -1].exp()
-        return cls(s_YCM, _within(b_YCM, s_YCM), b_YCM.exp(), keep_YCM, s_YCM * keep_YCM, forget_YM)
+        s_YCM = layout.cut(s_BTHM)[:, 0]
+        within = _within(layout.cut(g_BTHM)[:, 0], s_YCM)
+        b_YCM, dtype = within.b_XCM, s_YCM.dtype
+        keep_YCM = (b_YCM[:, -1:] - b_YCM).to(dtype).exp()
+        decay_YCM = b_YCM.to(dtype).exp()
+        return cls(s_YCM, within, decay_YCM, keep_YCM, s_YCM * keep_YCM, decay_YCM[:, -1])
 
     def gradient(self, flow_YCM: Tensor, ds_YCM: Tensor, behind_YM: Tensor) -> Tensor:
         """A gate scales all that was written before it: what flows through it is summed from the chunk's end."""
@@ -339,14 +348,20 @@ class _Gates:
         return flow_YCM.flip(1).cumsum(1).flip(1) + behind_YM[:, None]
 
 
-def _within(b_YCM: Tensor, s_YCM: Tensor) -> _Decay:
+def _within(g_YCM: Tensor, s_YCM: Tensor) -> _Decay:
     """The fewest parts of a chunk that the gates allow; one of them unless something is forgotten nearly at once."""
-    length = b_YCM.shape[1]
-    for part in (length, _STEP):
-        starts, ends = b_YCM[:, ::part], b_YCM[:, [*range(part - 1, length - 1, part), length - 1]]
-        if part <= length and bool((starts - ends).max() <= _WIDEST):
-            return _Decay(b_YCM, s_YCM, part, explicit=False)
-    return _Decay(b_YCM, s_YCM, _STEP, explicit=True)
+    b_YCM, length = g_YCM.cumsum(1), g_YCM.shape[1]
+    if _widest(b_YCM, length) <= _WIDEST:
+        return _Decay(b_YCM, s_YCM, length, explicit=False)
+    b_YCM = g_YCM.cumsum(1, dtype=torch.float64)
+    return _Decay(b_YCM, s_YCM, _STEP, explicit=not _widest(b_YCM, _STEP) <= _WIDEST)
+
+
+def _widest(b_YCM: Tensor, part: int) -> float:
+    """The most that any slot forgets between the first and the last token of any part."""
+    last = b_YCM.shape[1] - 1
+    ends = [*range(part - 1, last, part), last]
+    return float((b_YCM[:, ::part] - b_YCM[:, ends]).max())
 
 
 def _lower(a_XGCC: Tensor) -> Tensor:

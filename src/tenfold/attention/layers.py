@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tenfold.attention.operator import Backend, abc_gates, gla, gsa, gsa_step
+from tenfold.attention.checks import check_starts
+from tenfold.attention.linear import gla
+from tenfold.attention.operator import Backend, abc_gates, gsa, gsa_step
 from tenfold.core.errors import InputError
 
 __all__ = ["MIXERS", "FeatureMap", "GatedSlotAttention", "Mixer", "MixerConfig", "MixerName", "State"]
@@ -92,7 +94,25 @@ class Mixer(nn.Module):
 
         Returns:
             What comes out, (B, T, D).
+
+        Raises:
+            InputError: Shapes that do not fit, a mask that is not boolean, packed sequences with mask or state.
         """
+        if x_BTD.dim() != 3 or x_BTD.shape[2] != self.config.hidden_size:
+            wanted = f"(batch, time, {self.config.hidden_size})"
+            raise InputError(f"the layer's input has shape {tuple(x_BTD.shape)}; {wanted} is needed")
+        if mask_BT is not None and (mask_BT.shape != x_BTD.shape[:2] or mask_BT.dtype != torch.bool):
+            given, wanted = f"{tuple(mask_BT.shape)}, {mask_BT.dtype}", f"{tuple(x_BTD.shape[:2])}, torch.bool"
+            raise InputError(f"the mask has shape {given}; {wanted} is needed")
+        if cu_seqlens is not None:
+            if mask_BT is not None or state is not None:
+                raise InputError("cu_seqlens goes without mask and state")
+            cu_seqlens = check_starts(cu_seqlens, x_BTD)
+        return self._mix(x_BTD, mask_BT, state, cu_seqlens) if x_BTD.numel() else x_BTD.clone()
+
+    def _mix(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
+    ) -> Tensor:
         raise NotImplementedError
 
     def _heads(self, x_BTD: Tensor, size: int) -> Tensor:
@@ -151,7 +171,8 @@ class GatedSlotAttention(Mixer):
     """Gated Slot Attention (arXiv 2409.07146): memory of fixed size, 2 M D numbers for D = H K.
 
     q = phi(W_q x), k = phi(W_k x), v = swish(W_v x), g = log sigmoid(W_f x) / tau, s = 1 - exp(g);
-    y = W_o RMSNorm(swish(o)). Parameters have the names of published checkpoints.
+    y = W_o RMSNorm(swish(o)). Parameters have the names of published checkpoints. The state holds the slots, `hk`
+    (B, H, K, M) and `hv` (B, H, M, V), and with short convolutions their last inputs.
     """
 
     def __init__(self, config: MixerConfig) -> None:
@@ -168,23 +189,18 @@ class GatedSlotAttention(Mixer):
         if config.use_short_conv:
             self.q_conv1d = ShortConvolution(width, config.conv_size)
             self.k_conv1d, self.v_conv1d = (ShortConvolution(narrow, config.conv_size) for _ in range(2))
-        self.feature_map_q, self.feature_map_k = (FeatureMap(config.feature_map, config.head_size) for _ in range(2))
+        self.feature_map = FeatureMap(config.feature_map, config.head_size)
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        mask_BT: Tensor | None = None,
-        state: State | None = None,
-        cu_seqlens: Sequence[int] | None = None,
+    def _mix(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> Tensor:
-        """As `Mixer.forward`; the state holds the slots, `hk` (B, H, K, M) and `hv` (B, H, M, V)."""
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
         if self.config.use_short_conv:
             q = self.q_conv1d.mix(q, mask_BT, state, "conv_q", cu_seqlens)
             k = self.k_conv1d.mix(k, mask_BT, state, "conv_k", cu_seqlens)
             v = self.v_conv1d.mix(v, mask_BT, state, "conv_v", cu_seqlens)
         q, k, v = (self._heads(x, self.config.head_size) for x in (q, k, v))
-        q, k, v = self.feature_map_q(q), self.feature_map_k(k), functional.silu(v)
+        q, k, v = self.feature_map(q), self.feature_map(k), functional.silu(v)
         s, g = self.gates(self._heads(self.f_proj(x_BTD), self.config.num_slots), mask_BT, state, cu_seqlens)
         o_BTQV = self._attend(q, k, v, s, g, state, cu_seqlens)
         return self.o_proj(self.g_norm(functional.silu(o_BTQV.flatten(2))))
@@ -193,7 +209,7 @@ class GatedSlotAttention(Mixer):
         self, f_BTHM: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> tuple[Tensor, Tensor]:
         """Write strengths and logarithms of forget gates, (B, T, H, M): a padded step forgets and writes nothing."""
-        g_BTHM = functional.logsigmoid(f_BTHM.float()) / self.config.gate_logit_normalizer
+        g_BTHM = functional.logsigmoid(_precise(f_BTHM)) / self.config.gate_logit_normalizer
         if mask_BT is not None:
             g_BTHM = g_BTHM.masked_fill(~mask_BT[..., None, None], 0)
         return -torch.expm1(g_BTHM), g_BTHM
@@ -210,7 +226,7 @@ class GatedSlotAttention(Mixer):
     ) -> Tensor:
         before = (state["hk"], state["hv"]) if state and "hk" in state else None
         if before is not None and q.shape[1] == 1:
-            o_BQV, (hk, hv) = gsa_step(*(x[:, 0] for x in (q, k, v, s, g)), before)
+            o_BQV, (hk, hv) = gsa_step(q[:, 0], k[:, 0], v[:, 0], s[:, 0], g[:, 0], before)
             o_BTQV = o_BQV[:, None]
         else:
             keep = state is not None
@@ -238,7 +254,10 @@ class UngatedSlotAttention(GatedSlotAttention):
 
 
 class GatedLinearAttention(Mixer):
-    """Gated linear attention (arXiv 2312.06635): keys of half the size, a state of D^2 / (2 Q) numbers, output gate."""
+    """Gated linear attention (arXiv 2312.06635): keys of half the size, a state of D^2 / (2 Q) numbers, output gate.
+
+    The state is `s` (B, Q, K, V), and how many tokens it has seen, `count` (B,).
+    """
 
     def __init__(self, config: MixerConfig) -> None:
         super().__init__(config)
@@ -258,21 +277,16 @@ class GatedLinearAttention(Mixer):
 
     def _gates(self, x_BTD: Tensor) -> Tensor:
         """Logarithms of forget gates, (B, T, Q, K)."""
-        return functional.logsigmoid(self._heads(self.gk_proj(x_BTD), self.key_size).float()) / 16
+        return functional.logsigmoid(_precise(self._heads(self.gk_proj(x_BTD), self.key_size))) / 16
 
     def _positions(
         self, x_BTQK: Tensor, mask_BT: Tensor | None, state: State | None, cu: Sequence[int] | None
     ) -> Tensor:
         return x_BTQK
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        mask_BT: Tensor | None = None,
-        state: State | None = None,
-        cu_seqlens: Sequence[int] | None = None,
+    def _mix(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> Tensor:
-        """As `Mixer.forward`; the state is `s` (B, Q, K, V)."""
         q, k = (self._heads(x, self.key_size) for x in (self.q_proj(x_BTD), self.k_proj(x_BTD)))
         q, k = (self._positions(x, mask_BT, state, cu_seqlens) for x in (q, k))
         v, g = self._heads(self.v_proj(x_BTD), self.config.head_size), self._gates(x_BTD)
@@ -290,12 +304,17 @@ class GatedLinearAttention(Mixer):
 class Retention(GatedLinearAttention):
     """The retention of RetNet (arXiv 2307.08621): the same decay at every step, rotary positions."""
 
+    def __init__(self, config: MixerConfig) -> None:
+        if config.head_size % 4:
+            raise InputError(f"the heads have size {config.head_size}; retnet needs a multiple of 4")
+        super().__init__(config)
+
     def _make_gates(self, keys: int) -> None:
-        rates = torch.log1p(-torch.exp2(-5.0 - torch.arange(self.config.num_heads)))
-        self.register_buffer("rates", rates[:, None].expand(-1, self.key_size).clone(), persistent=False)
+        pass  # the rates are no weights, nor a buffer: that would be rounded with the model
 
     def _gates(self, x_BTD: Tensor) -> Tensor:
-        return self.rates.expand(*x_BTD.shape[:2], -1, -1)
+        heads = torch.arange(self.config.num_heads, device=x_BTD.device, dtype=_precise(x_BTD).dtype)
+        return torch.log1p(-torch.exp2(-5 - heads))[:, None].expand(*x_BTD.shape[:2], -1, self.key_size)
 
     def _positions(
         self, x_BTQK: Tensor, mask_BT: Tensor | None, state: State | None, cu: Sequence[int] | None
@@ -304,22 +323,23 @@ class Retention(GatedLinearAttention):
 
 
 class SoftmaxAttention(Mixer):
-    """Softmax attention with rotary positions, as in Llama: memory grows with every token."""
+    """Softmax attention with rotary positions, as in Llama: memory grows with every token.
+
+    The state is all keys and values, `k` and `v` (B, S, H, K), which of them are no padding, `seen` (B, S), and how
+    many, `count` (B,).
+    """
 
     def __init__(self, config: MixerConfig) -> None:
+        if config.head_size % 2:
+            raise InputError(f"the heads have size {config.head_size}; rotary positions need an even one")
         super().__init__(config)
         width, narrow = config.hidden_size, config.num_kv_heads * config.head_size
         self.q_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(2))
         self.k_proj, self.v_proj = (nn.Linear(width, narrow, bias=False) for _ in range(2))
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        mask_BT: Tensor | None = None,
-        state: State | None = None,
-        cu_seqlens: Sequence[int] | None = None,
+    def _mix(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> Tensor:
-        """As `Mixer.forward`; the state is all keys and values, `k` and `v` (B, S, H, K), and which are no padding."""
         q, k, v = (self._heads(proj(x_BTD), self.config.head_size) for proj in (self.q_proj, self.k_proj, self.v_proj))
         places_BT = positions(q, mask_BT, state, cu_seqlens)
         q, k = (rotate(x, places_BT, self.config.rope_theta) for x in (q, k))
@@ -332,12 +352,18 @@ class SoftmaxAttention(Mixer):
             _count(state, x_BTD, mask_BT)
         allowed = _allowed(q.shape[1], k.shape[1], seen_BS, cu_seqlens, x_BTD.device)
         o_BQTV = functional.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in (q, k, v)),
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
             attn_mask=allowed,
             is_causal=allowed is None and q.shape[1] > 1,
             enable_gqa=self.config.num_heads != self.config.num_kv_heads,
         )
         return self.o_proj(o_BQTV.transpose(1, 2).flatten(2))
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(torch.float32, x.dtype))
 
 
 def _allowed(
@@ -380,7 +406,7 @@ def rotate(x_BTQK: Tensor, places_BT: Tensor, theta: float) -> Tensor:
     rates_k = torch.exp(torch.arange(half, device=x_BTQK.device) * (-math.log(theta) / half))
     angles_BT1k = (places_BT[..., None].float() * rates_k)[:, :, None]
     cos, sin = angles_BT1k.cos(), angles_BT1k.sin()
-    a, b = x_BTQK.float().split(half, -1)
+    a, b = _precise(x_BTQK).split(half, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x_BTQK.dtype)
 
 

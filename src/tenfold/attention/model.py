@@ -3,6 +3,7 @@
 Shapes: B batch, T time, D width, N vocabulary.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -10,18 +11,27 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import GENERATION_CONFIG_NAME, ModelOutput
 
 from tenfold.attention.cache import SlotCache
 from tenfold.attention.checkpoints import fit, open_checkpoint
+from tenfold.attention.checks import check_starts
 from tenfold.attention.layers import MIXERS, MixerConfig, State
 from tenfold.core.errors import InputError
 
 __all__ = ["GSAConfig", "GSAForCausalLM", "GSAModel", "GSAOutput"]
 
 
-class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
+class GSAConfig(PreTrainedConfig):
     """What a model is made of; the names are those of the published configs.
 
     Args:
@@ -38,17 +48,18 @@ class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
         gate_logit_normalizer: Damps the forget gates, sigmoid(f)^(1 / this).
         use_short_conv: A causal convolution for queries, keys and values.
         conv_size: Its tokens.
-        elementwise_affine: Norms before outputs have weights.
-        norm_eps: Of the norms between layers; the one before a layer's output has 1e-5, as the published code.
+        elementwise_affine: The norm before the output of each mixer has weights; all others always have.
+        norm_eps: Of the norms between layers; the one before a mixer's output has 1e-5, as the published code.
         rope_theta: Base of rotary positions (softmax, retnet).
         initializer_range: Deviation of initial weights.
+        use_cache: Outside training, give a cache for the next call.
         tie_word_embeddings: Embeddings are the output's weights too.
         expand_k, expand_v: Must be 1.
         bos_token_id, eos_token_id, pad_token_id: Tokens with a meaning.
         others: Settings of transformers; those that published configs hold and no code reads are kept and ignored.
 
     Raises InputError for what does not fit together, and for published options that change the method and are not
-    there: hybrid layers (`attn`), rotary positions in GSA (`use_rope`).
+    there: hybrid layers (`attn`), rotary positions in GSA (`use_rope`) and others that `others` may hold.
     """
 
     model_type = "gsa"
@@ -73,6 +84,7 @@ class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
         norm_eps: float = 1e-6,
         rope_theta: float = 10_000.0,
         initializer_range: float = 0.02,
+        use_cache: bool = True,
         tie_word_embeddings: bool = False,
         expand_k: float = 1,
         expand_v: float = 1,
@@ -83,18 +95,9 @@ class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
     ) -> None:
         if mixer not in MIXERS:
             raise InputError(f"mixer '{mixer}' is not known; choose {', '.join(MIXERS)}")
-        if others.get("attn") is not None:
-            raise InputError(
-                "the config has `attn`, layers of softmax attention among the others; this is not supported"
-            )
-        if others.get("use_rope") and mixer in ("gsa", "abc"):
-            raise InputError("the config has use_rope, rotary positions in GSA; this is not supported")
-        if expand_k != 1 or expand_v != 1:
-            raise InputError(f"expand_k is {expand_k}, expand_v {expand_v}; only 1 is supported")
-        if vocab_size < 1 or num_hidden_layers < 1:
-            raise InputError(
-                f"vocab_size is {vocab_size}, num_hidden_layers {num_hidden_layers}; both must be at least 1"
-            )
+        sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers}
+        _check_sizes(sizes | {"num_heads": num_heads, "gate_logit_normalizer": gate_logit_normalizer})
+        _check_foreign(others | {"expand_k": expand_k, "expand_v": expand_v}, mixer)
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.num_slots = num_slots or hidden_size // num_heads
@@ -105,7 +108,8 @@ class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
         self.use_short_conv, self.conv_size = use_short_conv, conv_size
         self.elementwise_affine, self.norm_eps = bool(elementwise_affine), norm_eps
         self.rope_theta, self.initializer_range = rope_theta, initializer_range
-        self.expand_k, self.expand_v, self.use_cache = expand_k, expand_v, others.pop("use_cache", True)
+        self.expand_k, self.expand_v, self.use_cache = expand_k, expand_v, use_cache
+        self.of_mixer()
         super().__init__(
             bos_token_id=bos_token_id,
             eos_token_id=eos_token_id,
@@ -121,8 +125,28 @@ class GSAConfig(PreTrainedConfig):  # type: ignore[misc]
         )
 
 
+def _check_sizes(sizes: dict[str, Any]) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise InputError(f"{name} is {size!r}; it must be a whole number, at least 1")
+
+
+def _check_foreign(settings: dict[str, Any], mixer: str) -> None:
+    """Published settings that would change what a model computes, and that the layers here do not have."""
+    for name in ("expand_k", "expand_v", "exapnd_k", "exapnd_v"):  # the published code misspells them
+        if settings.get(name, 1) != 1:
+            raise InputError(f"the config has {name} {settings[name]}; only 1 is supported")
+    for name, what in (("attn", "layers of softmax attention"), ("attnres_block_size", "attention over layers")):
+        if settings.get(name) is not None:
+            raise InputError(f"the config has {name}, {what}; this is not supported")
+    if settings.get("use_rope") and mixer in ("gsa", "abc"):
+        raise InputError("the config has use_rope, rotary positions in GSA; this is not supported")
+    if settings.get("hidden_act") not in (None, "swish", "silu"):
+        raise InputError(f"the config has hidden_act '{settings['hidden_act']}'; only swish is supported")
+
+
 @dataclass
-class GSAOutput(ModelOutput):  # type: ignore[misc]
+class GSAOutput(ModelOutput):
     """What a model gives.
 
     Attributes:
@@ -166,13 +190,8 @@ class Block(nn.Module):
 
     def __init__(self, config: GSAConfig) -> None:
         super().__init__()
-        self.attn_norm = nn.RMSNorm(
-            config.hidden_size, eps=config.norm_eps, elementwise_affine=config.elementwise_affine
-        )
-        self.attn = MIXERS[config.mixer](config.of_mixer())  # type: ignore[index]
-        self.mlp_norm = nn.RMSNorm(
-            config.hidden_size, eps=config.norm_eps, elementwise_affine=config.elementwise_affine
-        )
+        self.attn_norm, self.mlp_norm = (nn.RMSNorm(config.hidden_size, eps=config.norm_eps) for _ in range(2))
+        self.attn = MIXERS[config.mixer](config.of_mixer())
         self.mlp = FeedForward(config)
 
     def forward(
@@ -183,7 +202,7 @@ class Block(nn.Module):
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
-class GSAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class GSAPreTrainedModel(PreTrainedModel):
     """How models are made, loaded and saved."""
 
     config_class = GSAConfig
@@ -202,30 +221,45 @@ class GSAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
             nn.init.ones_(module.weight)
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, state_dict: Any = None, **options: Any) -> Any:
-        """A saved or published model: a folder, or the name of one on the Hub.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        state_dict: Any = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """A saved or published model: a folder, or the name of one on the Hub; options as in transformers.
 
         Both layouts of published checkpoints are read. Raises InputError for weights that are missing, left over or of
         another shape, naming them, and for damaged files.
         """
+        name = pretrained_model_name_or_path
         if name is None or state_dict is not None:
             return super().from_pretrained(name, *args, config=config, state_dict=state_dict, **options)
-        folder, settings, state = open_checkpoint(name, options.pop("revision", None))
+        for unread in ("subfolder", "variant", "gguf_file"):
+            if options.pop(unread, None):
+                raise InputError(f"{name}: {unread} is not supported; give the folder that holds model.safetensors")
+        folder, settings, state = open_checkpoint(name, revision)
         if config is None:
-            config = cls.config_class.from_dict(settings, name_or_path=str(name))
+            known = inspect.signature(cls.config_class).parameters
+            config = cls.config_class(**settings | {key: options.pop(key) for key in list(options) if key in known})
         with torch.device("meta"):
             model = cls(config)
         state = fit(state, model, folder)
-        options.setdefault("dtype", next(iter(state.values())).dtype)
-        return super().from_pretrained(None, *args, config=config, state_dict=state, **options)
+        if options.get("dtype", options.get("torch_dtype")) in (None, "auto"):
+            options["dtype"] = next(iter(state.values())).dtype
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config.name_or_path = str(name)
+        if model.can_generate() and (folder / GENERATION_CONFIG_NAME).exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        return loaded
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # generation lets the model make its own cache
-
-    def _reorder_cache(self, cache: SlotCache, beam_idx: Tensor) -> SlotCache:
-        cache.reorder_cache(beam_idx)
-        return cache
 
 
 class GSAModel(GSAPreTrainedModel):
@@ -235,7 +269,7 @@ class GSAModel(GSAPreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps, elementwise_affine=config.elementwise_affine)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -254,7 +288,7 @@ class GSAModel(GSAPreTrainedModel):
         cache: SlotCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        cu_seqlens: Sequence[int] | None = None,
+        cu_seqlens: Tensor | Sequence[int] | None = None,
         output_hidden_states: bool | None = None,
         past_key_values: SlotCache | None = None,
         return_dict: bool | None = None,
@@ -282,15 +316,18 @@ class GSAModel(GSAPreTrainedModel):
             cache = SlotCache(self.config.num_hidden_layers)
         if cu_seqlens is not None and (attention_mask is not None or cache is not None):
             raise InputError("cu_seqlens goes without attention_mask and cache")
+        if cache is not None and len(cache.states) != len(self.layers):
+            raise InputError(f"the cache is of {len(cache.states)} layers, the model has {len(self.layers)}")
+        starts = check_starts(cu_seqlens, x_BTD)
         mask_BT = _mask(attention_mask, x_BTD)
         hidden = []
         for number, layer in enumerate(self.layers):
             hidden.append(x_BTD)
             state = cache.states[number] if cache is not None else None
             if self.gradient_checkpointing and self.training and state is None:
-                x_BTD = self._gradient_checkpointing_func(layer.__call__, x_BTD, mask_BT, None, cu_seqlens)
+                x_BTD = self._gradient_checkpointing_func(layer.__call__, x_BTD, mask_BT, None, starts)
             else:
-                x_BTD = layer(x_BTD, mask_BT, state, cu_seqlens)
+                x_BTD = layer(x_BTD, mask_BT, state, starts)
         x_BTD = self.norm(x_BTD)
         if cache is not None:
             cache.tokens += x_BTD.shape[1]
@@ -302,10 +339,19 @@ class GSAModel(GSAPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give input_ids or inputs_embeds, one of them")
         if inputs_embeds is not None:
+            if (
+                inputs_embeds.dim() != 3
+                or inputs_embeds.shape[2] != self.config.hidden_size
+                or not inputs_embeds.numel()
+            ):
+                wanted = f"(batch, time, {self.config.hidden_size}) of at least 1"
+                raise InputError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}; {wanted} is needed")
             return inputs_embeds
         assert input_ids is not None
         if input_ids.dim() != 2 or input_ids.numel() == 0:
             raise InputError(f"input_ids has shape {tuple(input_ids.shape)}; (batch, time) of at least 1 is needed")
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise InputError(f"input_ids is {input_ids.dtype}; give int64 or int32")
         if not torch.compiler.is_compiling() and not input_ids.is_cuda:
             largest, least = int(input_ids.max()), int(input_ids.min())
             if largest >= self.config.vocab_size or least < 0:
@@ -326,7 +372,7 @@ def _mask(attention_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
     return None if not torch.compiler.is_compiling() and bool(mask_BT.all()) else mask_BT
 
 
-class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
     """A language model: what comes next after each token.
 
     Loads the published checkpoints (`fla-hub/gsa-1.3B-100B` and its kin) in both their layouts, and generates as every
@@ -366,6 +412,7 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **options: Any,
     ) -> GSAOutput | tuple[Any, ...]:
         """Tokens to logits.
@@ -378,6 +425,8 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
             labels: (B, T): the tokens themselves (they are shifted here, as in transformers), -100 where none counts.
             logits_to_keep: Logits of the last tokens only; 0 is all.
             return_dict: False returns a tuple.
+            num_items_in_batch: Divide the sum of losses by this instead of taking the mean, as transformers' Trainer
+                wants it where several batches make one step.
             options: As in GSAModel.
 
         Raises InputError as GSAModel.
@@ -387,10 +436,20 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         logits_BTN = self.lm_head(x_BTD[:, -logits_to_keep:] if logits_to_keep else x_BTD)
         loss = None
         if labels is not None:
-            shifted = labels[:, 1:].flatten()
-            loss = functional.cross_entropy(logits_BTN[:, :-1].flatten(0, 1).float(), shifted)
+            if logits_to_keep:
+                raise InputError("labels goes without logits_to_keep; give one of them")
+            loss = self._loss(logits_BTN, labels, num_items_in_batch)
         output = GSAOutput(loss=loss, logits=logits_BTN, cache=inner.cache, hidden_states=inner.hidden_states)
         return output.to_tuple() if return_dict is False else output
+
+    def _loss(self, logits_BTN: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+        if labels.shape != logits_BTN.shape[:2]:
+            raise InputError(f"labels has shape {tuple(labels.shape)}, the tokens {tuple(logits_BTN.shape[:2])}")
+        if not torch.compiler.is_compiling() and not labels.is_cuda and int(labels.max()) >= self.config.vocab_size:
+            raise InputError(f"labels holds {int(labels.max())}; the vocabulary has {self.config.vocab_size} tokens")
+        logits_XN, labels_X = logits_BTN[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+        loss: Tensor = functional.cross_entropy(logits_XN, labels_X, reduction="mean" if items is None else "sum")
+        return loss if items is None else loss / items
 
     def prepare_inputs_for_generation(
         self,
@@ -400,15 +459,26 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         inputs_embeds: Tensor | None = None,
         past_key_values: SlotCache | None = None,
         use_cache: bool | None = True,
+        is_first_iteration: bool | None = False,
         **_: Any,
     ) -> dict[str, Any]:
-        """Only the tokens that the cache has not seen."""
+        """Only the tokens that the cache has not seen.
+
+        `input_ids` are all tokens, or only the new ones beside an `attention_mask` of all. Raises InputError where the
+        cache has seen as many or more.
+        """
         cache = cache if cache is not None else past_key_values
         given: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
         seen = cache.get_seq_length() if cache is not None else 0
-        if inputs_embeds is not None and seen == 0:
-            return given | {"inputs_embeds": inputs_embeds}
-        return given | {"input_ids": input_ids[:, min(seen, input_ids.shape[1] - 1) :].contiguous()}
+        if inputs_embeds is not None and (is_first_iteration or seen == 0):
+            return given | {"inputs_embeds": inputs_embeds[:, seen:]}
+        total = max(input_ids.shape[1], attention_mask.shape[1] if attention_mask is not None else 0)
+        if total <= seen:
+            raise InputError(
+                f"input_ids has shape {tuple(input_ids.shape)}, but the cache has seen {seen} tokens; give all tokens, "
+                "or the new ones and the attention_mask of all"
+            )
+        return given | {"input_ids": input_ids[:, -(total - seen) :].contiguous()}
 
 
 AutoConfig.register("gsa", GSAConfig, exist_ok=True)

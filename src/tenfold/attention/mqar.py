@@ -24,7 +24,7 @@ IGNORED = -100
 _AT_ONCE = 1 << 22  # random numbers drawn at a time; part of what a seed means
 
 
-class MQAR(Dataset):  # type: ignore[misc]
+class MQAR(Dataset):
     """Examples of the task: `input_ids` and `labels`, int64 (length,); `labels[t]` is what `logits[t]` is to predict.
 
     Keys are drawn from 1 .. vocab/2 - 1, values from vocab/2 .. vocab - 1, both without repetition in an example;

@@ -42,7 +42,7 @@ def recurrence(
     hk_BHKM: Tensor,
     hv_BHMV: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All tokens, one `step` after the other, in the precision of the state.
+    """All tokens, at least one, one `step` after the other, in the precision of the state.
 
     Returns:
         Outputs (B, T, Q, V) and the final state.
@@ -50,8 +50,7 @@ def recurrence(
     inputs = [x.to(hk_BHKM.dtype) for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM)]
     outputs = []
     for t in range(q_BTQK.shape[1]):
-        o_BQV, hk_BHKM, hv_BHMV = step(*(x[:, t] for x in inputs), scale, hk_BHKM, hv_BHMV)
+        q_BQK, k_BHK, v_BHV, s_BHM, g_BHM = (x[:, t] for x in inputs)
+        o_BQV, hk_BHKM, hv_BHMV = step(q_BQK, k_BHK, v_BHV, s_BHM, g_BHM, scale, hk_BHKM, hv_BHMV)
         outputs.append(o_BQV)
-    shape = (*q_BTQK.shape[:3], v_BTHV.shape[-1])
-    o_BTQV = torch.stack(outputs, 1) if outputs else inputs[0].new_zeros(shape)
-    return o_BTQV, hk_BHKM, hv_BHMV
+    return torch.stack(outputs, 1), hk_BHKM, hv_BHMV

@@ -8,23 +8,24 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tenfold.attention import chunked, naive
+from tenfold.attention.checks import check_chunk_size, check_heads, check_starts, check_state, check_tensors
 from tenfold.core.errors import InputError
 
-__all__ = ["Backend", "abc_gates", "gla", "gsa", "gsa_step"]
+__all__ = ["LOWEST_GATE", "Backend", "abc_gates", "full_precision", "gsa", "gsa_step"]
 
 Backend = Literal["auto", "naive", "torch", "triton"]
 
 # exp(-30) is lost beside 1 in float32. Below, a gate changes nothing but the rounding of sums of gates.
-_LOWEST_GATE = -30.0
+LOWEST_GATE = -30.0
 _LARGEST_LOGIT = 32.0
 _NO_LOGIT = -1e4  # exp of it is nothing beside that of any other; unlike -inf it has gradients
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def gsa(
@@ -56,7 +57,7 @@ def gsa(
         scale: Factor of q k.
         initial_state: Slots' keys (S, H, K, M) and values (S, H, M, V) before the first token; zeros if None.
         output_final_state: Return the slots after the last token too, in float32 (float64 for float64).
-        cu_seqlens: Where packed sequences begin, and T: 0 < ... < T. B must be 1.
+        cu_seqlens: Where packed sequences begin, and T: 0 < ... < T. B must be 1. A list where torch.compile is used.
         chunk_size: Tokens that are worked out together, at least 1. The result does not depend on it.
         backend: `naive` (token by token), `torch` (in chunks), `triton` (NVIDIA GPUs), or `auto`.
 
@@ -73,7 +74,7 @@ def gsa(
         s, g, _ = abc_gates(s, cu_seqlens=starts)
     chosen = _choose(backend, q)
     work = torch.promote_types(torch.float32, q.dtype)
-    s, g = s.to(work), g.to(work).clamp(min=_LOWEST_GATE)
+    s, g = s.to(work), g.to(work).clamp(min=LOWEST_GATE)
     sequences = q.shape[0] if starts is None else len(starts) - 1
     if initial_state is None:
         heads, keys, slots, values = k.shape[2], k.shape[3], s.shape[3], v.shape[3]
@@ -84,12 +85,12 @@ def gsa(
     else:
         hk, hv = (state.to(work) for state in initial_state)
     if q.shape[0] == 0 or q.shape[1] == 0:
-        o = q.new_zeros(*q.shape[:3], v.shape[3])
+        o = q[..., :1].expand(*q.shape[:3], v.shape[3])  # nothing, but part of the graph of gradients
     elif chosen == "naive":
-        o, hk, hv = _naive(q, k, v, s, g, scale, hk, hv, starts)
+        with full_precision(q):
+            o, hk, hv = _naive(q, k, v, s, g, scale, hk, hv, starts)
     else:
-        length = chunk_size if chosen == "triton" else min(chunk_size, 1 << (q.shape[1] - 1).bit_length())
-        o, _, hk, hv = _forward(q, k, v, s, g, scale, hk, hv, starts, length, chosen)
+        o, _, hk, hv = _forward(q, k, v, s, g, scale, hk, hv, starts, chunk_size, chosen)
     return o.to(q.dtype), (hk, hv) if output_final_state else None
 
 
@@ -111,12 +112,18 @@ def gsa_step(
         Outputs (B, Q, V) in the dtype of q, and the new state.
     """
     work = state[0].dtype
-    if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _has_triton():
+    if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _TRITON:
         o, hk, hv = _kernels().step(q, k, v, s, g, scale, *state)
     else:
         q_, k_, v_, s_, g_ = (x.to(work) for x in (q, k, v, s, g))
-        o, hk, hv = naive.step(q_, k_, v_, s_, g_, scale, *state)
+        with full_precision(q):
+            o, hk, hv = naive.step(q_, k_, v_, s_, g_, scale, *state)
     return o.to(q.dtype), (hk, hv)
+
+
+def full_precision(x: Tensor) -> Any:
+    """A context in which autocast does not lower the precision of matrix products: states add up many tokens."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def abc_gates(
@@ -168,64 +175,29 @@ def _check(
     chunk_size: int,
 ) -> list[int] | None:
     """Raise InputError for what does not fit together; cu_seqlens as numbers."""
-    given = {"q": q, "k": k, "v": v, "s": s} | ({} if g is None else {"g": g})
-    for name, x in given.items():
-        if x.dim() != 4:
-            raise InputError(f"{name} has shape {tuple(x.shape)}; four dimensions are needed: batch, time, heads, size")
-        if x.dtype not in _DTYPES:
-            raise InputError(f"{name} is {x.dtype}; give float32, float64, bfloat16 or float16")
-        if x.device != q.device:
-            raise InputError(f"{name} is on {x.device}, q on {q.device}; move them to one device")
-        if x.shape[:2] != q.shape[:2]:
-            raise InputError(f"{name} has shape {tuple(x.shape)}, q {tuple(q.shape)}; batch and time must agree")
-        if x.shape[2] == 0 or x.shape[3] == 0:
-            raise InputError(f"{name} has shape {tuple(x.shape)}; heads, sizes and slots must be at least 1")
-    heads = k.shape[2]
-    if q.shape[2] % heads:
-        raise InputError(f"q has {q.shape[2]} heads, k {heads}; the query heads must be a multiple of the others")
-    if q.shape[3] != k.shape[3]:
-        raise InputError(f"q has shape {tuple(q.shape)}, k {tuple(k.shape)}; the last sizes must agree")
-    for name, x in list(given.items())[2:]:
-        if x.shape[2] != heads:
-            raise InputError(f"{name} has shape {tuple(x.shape)}, k {tuple(k.shape)}; the numbers of heads must agree")
+    check_tensors({"q": q, "k": k, "v": v, "s": s} | ({} if g is None else {"g": g}))
+    check_heads(q, k, {"v": v, "s": s})
     if g is not None and g.shape != s.shape:
         raise InputError(f"g has shape {tuple(g.shape)}, s {tuple(s.shape)}; they must agree")
-    if chunk_size < 1:
-        raise InputError(f"chunk_size is {chunk_size}; give 1 or more")
-    starts = None if cu_seqlens is None else _check_starts(cu_seqlens, q)
+    check_chunk_size(chunk_size)
+    starts = check_starts(cu_seqlens, q)
     if state is not None:
+        if len(state) != 2:
+            raise InputError(f"initial_state has {len(state)} parts; give two tensors, the slots' keys and values")
         sequences = q.shape[0] if starts is None else len(starts) - 1
-        wanted = (sequences, heads, k.shape[3], s.shape[3]), (sequences, heads, s.shape[3], v.shape[3])
-        for x, shape in zip(state, wanted, strict=True):
-            if tuple(x.shape) != shape:
-                raise InputError(f"initial_state has shape {tuple(x.shape)} where {shape} is needed")
-            if x.device != q.device:
-                raise InputError(f"initial_state is on {x.device}, q on {q.device}; move them to one device")
-    return starts
-
-
-def _check_starts(cu_seqlens: Tensor | Sequence[int], q: Tensor) -> list[int]:
-    starts = [int(start) for start in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
-    if q.shape[0] != 1:
-        raise InputError(f"cu_seqlens goes with one row of packed sequences, q has {q.shape[0]} rows")
-    if len(starts) < 2 or starts[0] != 0 or starts[-1] != q.shape[1] or any(a >= b for a, b in pairwise(starts)):
-        shown = ", ".join(map(str, starts[:8])) + (", ..." if len(starts) > 8 else "")
-        raise InputError(f"cu_seqlens is [{shown}]; it must increase from 0 to the {q.shape[1]} tokens of q")
+        check_state(state[0], (sequences, k.shape[2], k.shape[3], s.shape[3]), q)
+        check_state(state[1], (sequences, k.shape[2], s.shape[3], v.shape[3]), q)
     return starts
 
 
 def _choose(backend: Backend, q: Tensor) -> str:
     if backend == "auto":
-        return "triton" if q.is_cuda and q.dtype != torch.float64 and _has_triton() else "torch"
+        return "triton" if q.is_cuda and q.dtype != torch.float64 and _TRITON else "torch"
     if backend not in ("naive", "torch", "triton"):
         raise InputError(f"backend '{backend}' is not known; choose auto, naive, torch or triton")
-    if backend == "triton" and not _has_triton():
+    if backend == "triton" and not _TRITON:
         raise InputError("backend 'triton' needs the package triton: pip install triton")
     return backend
-
-
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _kernels() -> Any:
@@ -250,11 +222,11 @@ def _naive(
     if starts is None:
         return naive.recurrence(q, k, v, s, g, scale, hk, hv)
     parts = [
-        naive.recurrence(*(x[:, a:b] for x in (q, k, v, s, g)), scale, hk[n : n + 1], hv[n : n + 1])
+        _naive(q[:, a:b], k[:, a:b], v[:, a:b], s[:, a:b], g[:, a:b], scale, hk[n : n + 1], hv[n : n + 1], None)
         for n, (a, b) in enumerate(pairwise(starts))
     ]
-    o, hk, hv = (list(x) for x in zip(*parts, strict=True))
-    return torch.cat(o, 1), torch.cat(hk), torch.cat(hv)
+    outputs, keys, values = zip(*parts, strict=True)
+    return torch.cat(outputs, 1), torch.cat(keys), torch.cat(values)
 
 
 @torch.library.custom_op("tenfold::gsa", mutates_args=())
@@ -275,7 +247,8 @@ def _forward(
         o, z, hk, hv = _kernels().forward(q, k, v, s, g, scale, hk, hv, _on_device(starts, q), length)
     else:
         q, k, v = (x.to(hk.dtype) for x in (q, k, v))
-        o, z, hk, hv = chunked.forward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length)
+        with full_precision(q):
+            o, z, hk, hv = chunked.forward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length)
     return o, z, hk, hv
 
 
@@ -308,8 +281,10 @@ def _backward(
         found = _kernels().backward(q, k, v, s, g, scale, hk, hv, _on_device(starts, q), length, z, do, dhk, dhv)
     else:
         q, k, v = (x.to(hk.dtype) for x in (q, k, v))
-        found = chunked.backward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length, z, do, dhk, dhv)
-    return cast(Any, tuple(x.to(dtype) for x, dtype in zip(found, dtypes, strict=True)))
+        with full_precision(q):
+            found = chunked.backward(q, k, v, s, g, scale, hk, hv, _numbers(starts), length, z, do, dhk, dhv)
+    dq, dk, dv, ds, dg, dhk_0, dhv_0 = (x.to(dtype) for x, dtype in zip(found, dtypes, strict=True))
+    return dq, dk, dv, ds, dg, dhk_0, dhv_0
 
 
 @_backward.register_fake
@@ -342,91 +317,3 @@ def _gradients(ctx: Any, do: Tensor, dz: Tensor, dhk: Tensor, dhv: Tensor) -> tu
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
-
-
-# --- gated linear attention, for the mixers that GSA is compared with ----------------------------------------
-
-
-def gla(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    scale: float = 1.0,
-    initial_state: Tensor | None = None,
-    cu_seqlens: Tensor | Sequence[int] | None = None,
-    chunk_size: int = 64,
-) -> tuple[Tensor, Tensor]:
-    """Gated linear attention (arXiv 2312.06635): S_t = diag(exp g_t) S_{t-1} + k_t v_t^T, o_t = scale q_t^T S_t.
-
-    Args:
-        q: Queries, (B, T, Q, K).
-        k: Keys, (B, T, H, K).
-        v: Values, (B, T, H, V).
-        g: Logarithms of forget gates, (B, T, H, K), at most 0.
-        scale: Factor of q.
-        initial_state: S before the first token, (S, H, K, V); zeros if None.
-        cu_seqlens: Where packed sequences begin, and T, as in `gsa`.
-        chunk_size: Tokens that are worked out together.
-
-    Returns:
-        Outputs (B, T, Q, V) in the dtype of q, and the state after the last token in float32 (float64 for float64).
-
-    Raises:
-        InputError: As `gsa`.
-    """
-    starts = _check(q, k, v, k, g, None, cu_seqlens, chunk_size)
-    work = torch.promote_types(torch.float32, q.dtype)
-    sequences = q.shape[0] if starts is None else len(starts) - 1
-    if initial_state is None:
-        initial_state = q.new_zeros(sequences, *k.shape[2:], v.shape[3], dtype=work)
-    if q.shape[0] == 0 or q.shape[1] == 0:
-        return q.new_zeros(*q.shape[:3], v.shape[3]), initial_state
-    q_, k_, v_, g_, state = (x.to(work) for x in (q, k, v, g.clamp(min=_LOWEST_GATE), initial_state))
-    o, state = _linear(scale * q_, v_, k_, g_, state, starts, min(chunk_size, 1 << (q.shape[1] - 1).bit_length()))
-    return o.to(q.dtype), state
-
-
-@torch.library.custom_op("tenfold::gla", mutates_args=())
-def _linear(
-    q: Tensor, v: Tensor, k: Tensor, g: Tensor, state: Tensor, starts: Sequence[int] | None, length: int
-) -> tuple[Tensor, Tensor]:
-    return chunked.read(q, v, k, g, state, _numbers(starts), length)
-
-
-@_linear.register_fake
-def _(q: Tensor, v: Tensor, k: Tensor, g: Tensor, state: Tensor, *_: Any) -> Any:
-    return q.new_empty(*q.shape[:3], v.shape[3]), torch.empty_like(state)
-
-
-@torch.library.custom_op("tenfold::gla_backward", mutates_args=())
-def _linear_backward(
-    q: Tensor,
-    v: Tensor,
-    k: Tensor,
-    g: Tensor,
-    state: Tensor,
-    starts: Sequence[int] | None,
-    length: int,
-    do: Tensor,
-    dstate: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return chunked.read_back(q, v, k, g, state, _numbers(starts), length, do, dstate)
-
-
-@_linear_backward.register_fake
-def _(q: Tensor, v: Tensor, k: Tensor, g: Tensor, state: Tensor, *_: Any) -> Any:
-    return tuple(torch.empty_like(x) for x in (q, v, k, g, state))
-
-
-def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.settings = inputs[5:]
-
-
-def _linear_gradients(ctx: Any, do: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
-    found = _linear_backward(*ctx.saved_tensors, *ctx.settings, do.contiguous(), dstate.contiguous())
-    return *found, None, None
-
-
-_linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
