@@ -53,7 +53,7 @@ CLAIMS = {
 
 _QUICK = Effort(width=64, layers=2, length=128, batch=8, steps=120, recall_steps=120, longest=512)
 _FULL = Effort()
-_BYTES = 3 << 20  # of the default text
+_CHARACTERS = 3 << 20  # of the default text
 
 
 def reproduce(folder: Path | None, work_in: Path, *, seeds: int, quick: bool, progress: Progress) -> Report:
@@ -123,18 +123,16 @@ def _works(
 
 
 def _texts(folder: Path | None, effort: Effort) -> tuple[Blocks, Blocks, str]:
-    source = folder or Path(sysconfig.get_path("stdlib")) / "asyncio"
-    pattern = "*" if folder else "*.py"
     if folder is None:
         files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-        texts = "\n".join(file.read_text(errors="replace") for file in files)[:_BYTES]
+        texts = "\n".join(file.read_text(errors="replace") for file in files)[:_CHARACTERS]
         blocks = pack([texts], byte_tokenizer(), effort.length)
         about = f"Python source of the standard library, {len(texts):,} characters"
     else:
-        blocks = pack(read_texts([source], pattern=pattern), byte_tokenizer(), effort.length)
-        about = f"{source.name}, {len(blocks.tokens):,} bytes"
+        blocks = pack(read_texts([folder]), byte_tokenizer(), effort.length)
+        about = f"{folder.name}, {len(blocks.tokens):,} bytes"
     train, held = blocks.split(0.1)
-    most = 64 * effort.longest  # enough to tell losses apart by a thousandth
+    most = 32 * effort.longest  # enough to tell losses apart by a thousandth
     return train, Blocks(held.tokens[: most + 1], effort.length), about
 
 
@@ -201,7 +199,9 @@ def _report(
     columns = ["mixer", "loss, nats per byte", "least to most", "on repeated 4-grams", "parameters", "bytes of state"]
     language = Table("Language models, equal parameters, steps and data", columns, rows)
     shares: list[list[Cell]] = [[name, mean(own), f"{min(own):.3f} to {max(own):.3f}"] for name, own in recalls.items()]
-    recall = Table("Multi-query associative recall, 8 pairs in 64 tokens, width 64", ["mixer", "share", "least to most"], shares)
+    recall = Table(
+        "Multi-query associative recall, 8 pairs in 64 tokens, width 64", ["mixer", "share", "least to most"], shares
+    )
     steps: list[list[Cell]] = [
         [name, mean([getattr(one, field) for one in transfers])]
         for name, field in (
@@ -216,7 +216,9 @@ def _report(
     lines = []
     for name, own in runs.items():
         starts = list(own[0].positions)
-        lines.append(Series(name, [max(1, s) for s in starts], [mean([run.positions[s] for run in own]) for s in starts]))
+        lines.append(
+            Series(name, [max(1, s) for s in starts], [mean([run.positions[s] for run in own]) for s in starts])
+        )
     plot = Plot(
         f"Loss by position, trained on {effort.length} tokens", "position from", "nats per byte", lines, log_x=True
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -39,7 +38,7 @@ class Effort:
     length: int = 256
     batch: int = 8
     steps: int = 800
-    recall_steps: int = 2000
+    recall_steps: int = 3000
     longest: int = 4096
     slots: int = 16
 
@@ -90,7 +89,7 @@ def measure_language(mixer: MixerName, slots: int, blocks: Blocks, held: Blocks,
     longer = Blocks(held.tokens, min(effort.longest, len(held.tokens) - 1))
     places = loss_by_position(model, longer, batch_size=1)
     with torch.inference_mode():
-        cache = model(held[0]["input_ids"][None], use_cache=True).cache
+        cache = model(held[0]["input_ids"][None].to(model.device), use_cache=True).cache
     return Language(
         loss=perplexity(model, held).loss,
         repeated=recall_slice(model, held, order=4).repeated.loss,
@@ -153,8 +152,3 @@ def _train(model: nn.Module, samples: object, steps: int, batch: int, rate: floa
     )
     train(model, samples, next_token_loss, None, config, quiet=True)  # type: ignore[arg-type]
     model.eval()
-
-
-def mean_loss(positions: dict[int, float], start: int) -> float:
-    """Mean loss of the ranges that begin at `start` or later."""
-    return float(np.mean([loss for place, loss in positions.items() if place >= start]))
