@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,48 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch==2.13.0")
 
 NAMES = ("q", "k", "v", "s", "g", "hk", "hv")
+COMPILE = """
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from tenfold.attention import kernels
+
+POINTERS = {"starts": "*i64", "begins": "*i64", "firsts": "*i32", "lengths": "*i32"}
+POINTERS |= dict.fromkeys(("q", "k", "v", "o", "do", "dq", "dx", "x", "mixes"), "*bf16")
+POINTERS |= dict.fromkeys(("hk", "hv", "d_hk", "d_hv", "states", "d_states"), "*bf16")
+POINTERS |= {"scale": "fp32", "BLOCKS": "i32"}
+HEADS = {"HQ": 8, "H": 2, "M": 64}
+FACTORS = {"FACTOR": tl.float32, "PRECISION": "tf32"}
+FILLED = {"FILLED_K": True, "FILLED_V": True}
+PADDED = {"C": 64, "MP": 64}
+SCAN = {"C": 64, "BX": 64, "BM": 32, "PRECISION": "tf32"}
+
+def build(name, entry=None, **constants):
+    kernel = getattr(kernels, name)
+    names = kernel.arg_names
+    kinds = {one: "constexpr" if one in constants else POINTERS.get(one, "*fp32") for one in names}
+    attributes = {(names.index(one),): [["tt.divisibility", 16]] for one in names if kinds[one].startswith("*")}
+    source = ASTSource(kernel, kinds, {(names.index(one),): value for one, value in constants.items()}, attributes)
+    _, _, warps, stages = kernels.TUNING[entry or name.strip("_")]
+    options = {"num_warps": warps, "num_stages": stages}
+    made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert made.asm["cubin"] and made.metadata.shared <= 232448, (name, made.metadata.shared)
+    return made.asm["ptx"]
+
+assert not kernels.INTERPRETED
+build("_prepare", "outputs", **HEADS, **PADDED, WITH_SUMS=True)
+build("_states", H=2, K=128, V=128, M=64, **FILLED, **SCAN)
+for softmax, strides in ((True, (1, 128)), (False, (64, 1))):
+    strides = {"X_STRIDE": strides[0], "M_STRIDE": strides[1]}
+    build("_gradient_states", "states", **HEADS, X=128, FILLED=True, SOFTMAX=softmax, **SCAN, **strides)
+    build("_column_gradients", **HEADS, **PADDED, X=128, BX=64, PRECISION="tf32", **strides)
+assert "wgmma" in build("_outputs", **HEADS, **PADDED, K=128, V=128, BX=64, **FACTORS)
+build("_slot_gradients", **HEADS, **PADDED, V=128, BX=64, **FACTORS)
+build("_query_gradients", **HEADS, **PADDED, K=128, BX=64, **FACTORS)
+build("_step_keys", "step", **HEADS, K=128, MP=64, GP=4, BX=16, FILLED=True)
+build("_step_values", "step", **HEADS, V=128, MP=64, GP=4, BX=16, FILLED=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +261,12 @@ def test_published_values_come_out(kernels: Any, name: str) -> None:
     for key, gradient in zip(("dq", "dk", "dv", "ds", "dg"), gradients[:5], strict=True):
         assert torch.isfinite(gradient).all()
         assert (gradient - golden[key]).abs().max() <= share * golden[key].abs().max(), key
+
+
+def test_every_kernel_compiles_for_a_gpu_that_is_not_here() -> None:
+    """For compute capability 9.0, of the shapes of a model of 7B, within the shared memory of a program there."""
+    pytest.importorskip("triton", reason="triton is not installed: pip install triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-W", "ignore", "-c", COMPILE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

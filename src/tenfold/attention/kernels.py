@@ -28,10 +28,9 @@ import triton.language as tl
 
 __all__ = ["INTERPRETED", "LONGEST_CHUNK", "TUNING", "backward", "forward", "step"]
 
-LONGEST_CHUNK = {torch.float32: 32, torch.bfloat16: 64, torch.float16: 64}  # tokens; tiles lie in registers
+LONGEST_CHUNK = 64  # tokens; tiles lie in registers, so half of it with float32 inputs or more than 64 slots
 
-# What each kernel takes: columns of K or V, slots, warps, stages of its loads. A scan takes more slots in more
-# programs, the other kernels in twice the warps.
+# What each kernel takes: columns of K or V, slots (only the scans divide them), warps, stages of its loads.
 TUNING = {
     "states": (64, 32, 4, 3),
     "outputs": (64, 64, 4, 2),
@@ -532,13 +531,14 @@ class _Work:
         batch, tokens, self.query_heads, self.key_size = q.shape
         self.heads, self.slots, self.value_size = s.shape[2], s.shape[3], v.shape[3]
         self.tokens = batch * tokens
-        self.size = max(16, min(LONGEST_CHUNK[kind], triton.next_power_of_2(chunk)))
+        self.padded_slots = max(16, triton.next_power_of_2(self.slots))
+        longest = LONGEST_CHUNK if kind != torch.float32 and self.padded_slots <= 64 else LONGEST_CHUNK // 2
+        self.size = max(16, min(longest, triton.next_power_of_2(chunk)))
         places = tuple(starts.tolist()) if starts is not None else tuple(n * tokens for n in range(batch + 1))
         self.sequences = len(places) - 1
         self.chunks = _cut(places, self.size, q.device)
         self.state_kind = torch.bfloat16 if kind == torch.bfloat16 else torch.float32
         self.heads_meta = {"HQ": self.query_heads, "H": self.heads, "M": self.slots, "C": self.size}
-        self.padded_slots = max(16, triton.next_power_of_2(self.slots))
         self.precision = FLOAT32_PRODUCTS if kind == torch.float32 else "tf32"
         small = BF16_FACTORS and kind == torch.bfloat16
         self.factors = {"FACTOR": tl.bfloat16 if small else tl.float32, "PRECISION": self.precision}
@@ -616,9 +616,8 @@ class _Work:
 
     def launch(self, kernel: str, columns: int) -> dict[str, int]:
         """Block, warps and stages of a kernel over K or V columns."""
-        width, slots, warps, stages = TUNING[kernel]
-        more = 1 if self.padded_slots <= slots else 2
-        return {"BX": _block(width, columns), "num_warps": min(8, warps * more), "num_stages": stages}
+        width, _, warps, stages = TUNING[kernel]
+        return {"BX": _block(width, columns), "num_warps": warps, "num_stages": stages}
 
 
 def _block(width: int, columns: int) -> int:
