@@ -145,7 +145,16 @@ def abc_gates(
     Returns:
         Strengths and gates (B, T, H, M), and Z after the last token (B, H, M), in float32 (float64 for float64).
     """
+    if logits.dim() != 4:
+        raise InputError(
+            f"logits has shape {tuple(logits.shape)}; four dimensions are needed: batch, time, heads, slots"
+        )
+    if mask is not None and mask.shape != logits.shape[:2]:
+        raise InputError(f"mask has shape {tuple(mask.shape)} where {tuple(logits.shape[:2])} is needed")
+    if sums is not None and sums.shape != (logits.shape[0], *logits.shape[2:]):
+        raise InputError(f"sums has shape {tuple(sums.shape)} where {(logits.shape[0], *logits.shape[2:])} is needed")
     if cu_seqlens is not None:
+        check_starts(cu_seqlens, logits)
         parts = [abc_gates(logits[:, start:stop]) for start, stop in pairwise(cu_seqlens)]
         return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1), parts[-1][2]
     work = torch.promote_types(torch.float32, logits.dtype)
