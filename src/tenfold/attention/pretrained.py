@@ -87,7 +87,7 @@ def _is_same(head: Tensor | None, embeddings: Tensor) -> bool:
     """Whether an output layer is that of the embeddings; where both are stored and differ, they are not tied."""
     if head is None or head.data_ptr() == embeddings.data_ptr():
         return True
-    return head.dtype == embeddings.dtype and torch.equal(head, embeddings)
+    return bool(head.dtype == embeddings.dtype and torch.equal(head, embeddings))
 
 
 def _check_type(name: str, kind: object) -> None:
