@@ -205,12 +205,14 @@ class _Weights:
 
     def conversion(self) -> Conversion:
         """What became of the source's weights."""
-        parts = [{name: x.numel() for name, x in part.items()} for part in (self.copied, self.derived, self.fresh)]
+        copied, derived, fresh = (
+            {name: x.numel() for name, x in part.items()} for part in (self.copied, self.derived, self.fresh)
+        )
         dropped = ["rotary positions"]
         if window := getattr(self.given.config, "sliding_window", None):
             dropped.append(f"the sliding window of {window:,} tokens")
         vocabulary = (self.given.config.vocab_size, self.config.vocab_size)
-        return Conversion(self.given.name, *parts, tuple(dropped), vocabulary)
+        return Conversion(self.given.name, copied, derived, fresh, tuple(dropped), vocabulary)
 
     def _convert_gsa(self, attention: str, gate_init: str) -> None:
         config, gates = self.config, f"{attention}f_proj.weight"

@@ -67,7 +67,8 @@ def read_pretrained(source: nn.Module | Path | str) -> Pretrained:
     for folders that are incomplete or damaged.
     """
     if isinstance(source, nn.Module):
-        name, config, weights = type(source).__name__, getattr(source, "config", None), source.state_dict()
+        config: Any = getattr(source, "config", None)
+        name, weights = type(source).__name__, source.state_dict()
         _check_type(name, getattr(config, "model_type", None))
     else:
         settings, weights = load_weights(source)
@@ -84,11 +85,13 @@ def read_pretrained(source: nn.Module | Path | str) -> Pretrained:
 
 def _is_same(head: Tensor | None, embeddings: Tensor) -> bool:
     """Whether an output layer is that of the embeddings; where both are stored and differ, they are not tied."""
-    return head is None or head.data_ptr() == embeddings.data_ptr() or torch.equal(head, embeddings)
+    if head is None or head.data_ptr() == embeddings.data_ptr():
+        return True
+    return bool(head.dtype == embeddings.dtype and torch.equal(head, embeddings))
 
 
 def _check_type(name: str, kind: object) -> None:
-    if kind not in _CONFIGS:
+    if not isinstance(kind, str) or kind not in _CONFIGS:
         why = f": {_FOREIGN[kind]}" if isinstance(kind, str) and kind in _FOREIGN else ""
         raise InputError(f"{name}: is a model of type {kind!r}{why}; only {' and '.join(_CONFIGS)} can be converted")
 
@@ -124,6 +127,8 @@ def _check_config(name: str, config: Any) -> None:
 
 def _check_weights(name: str, config: Any, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that are strange, missing, or of another shape than the config says."""
+    if _EMBEDDINGS not in weights:
+        raise InputError(f"{name}: misses {_EMBEDDINGS}; a whole model with its output layer is needed")
     deepest = max((int(m[1]) for key in weights if (m := re.match(r"model\.layers\.(\d{1,6})\.", key))), default=-1)
     if deepest + 1 != config.num_hidden_layers:  # before anything is as large as a file says
         raise InputError(
