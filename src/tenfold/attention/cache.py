@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tenfold.core.errors import InputError
+
 __all__ = ["SlotCache"]
 
 
@@ -32,6 +34,14 @@ class SlotCache:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, padding included."""
         return self.tokens
+
+    def check(self, layers: int, sequences: int) -> None:
+        """Raise InputError for a cache of a model of other depth, or of another batch."""
+        if len(self.states) != layers:
+            raise InputError(f"the cache is of {len(self.states)} layers, the model has {layers}")
+        seen = next((len(x) for state in self.states for x in state.values()), sequences)
+        if seen != sequences:
+            raise InputError(f"the cache is of {seen} sequences, the input has {sequences}")
 
     def nbytes(self) -> int:
         """Bytes of all states."""

@@ -97,6 +97,8 @@ class GSAConfig(PreTrainedConfig):
             raise InputError(f"mixer '{mixer}' is not known; choose {', '.join(MIXERS)}")
         sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers}
         _check_sizes(sizes | {"num_heads": num_heads, "gate_logit_normalizer": gate_logit_normalizer})
+        optional = {"num_kv_heads": num_kv_heads, "num_slots": num_slots, "intermediate_size": intermediate_size}
+        _check_sizes({name: size for name, size in optional.items() if size is not None})
         _check_foreign(others | {"expand_k": expand_k, "expand_v": expand_v}, mixer)
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
@@ -316,8 +318,8 @@ class GSAModel(GSAPreTrainedModel):
             cache = SlotCache(self.config.num_hidden_layers)
         if cu_seqlens is not None and (attention_mask is not None or cache is not None):
             raise InputError("cu_seqlens goes without attention_mask and cache")
-        if cache is not None and len(cache.states) != len(self.layers):
-            raise InputError(f"the cache is of {len(cache.states)} layers, the model has {len(self.layers)}")
+        if cache is not None:
+            cache.check(len(self.layers), x_BTD.shape[0])
         starts = check_starts(cu_seqlens, x_BTD)
         mask_BT = _mask(attention_mask, x_BTD)
         hidden = []
