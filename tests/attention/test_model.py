@@ -149,7 +149,7 @@ def test_gradient_checkpointing_changes_no_gradient(mixer: str) -> None:
     for checkpointing in (False, True):
         model = small(mixer=mixer).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model(**left_padded(), labels=prompt()).loss.backward()
         gradients.append({name: x.grad for name, x in model.named_parameters()})
     assert all(torch.equal(x, gradients[1][name]) for name, x in gradients[0].items())
@@ -194,7 +194,11 @@ def test_the_cache_changes_no_token(mixer: str, convolution: bool) -> None:
 def test_embeddings_as_prompt() -> None:
     model, ids = small(), prompt()
     embeddings = model.get_input_embeddings()(ids)
-    assert torch.equal(generate(model, inputs_embeds=embeddings), generate(model, input_ids=ids)[:, 9:])
+    wanted = generate(model, input_ids=ids)[:, 9:]
+    assert torch.equal(generate(model, inputs_embeds=embeddings), wanted)
+    cache = model(ids[:, :4], use_cache=True).cache
+    assert torch.equal(generate(model, inputs_embeds=embeddings, cache=cache), wanted)
+    assert torch.equal(generate(model, inputs_embeds=embeddings, use_cache=False), wanted)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_return_sequences": 3}, {"do_sample": True}], ids=str)
@@ -243,20 +247,21 @@ def test_assisted_generation_is_refused(options: dict[str, Any]) -> None:
         generate(small(), input_ids=prompt(1), **options)
 
 
-def test_going_on_from_a_cache() -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_going_on_from_a_cache(padded: bool) -> None:
     """All of the text, or what is new beside the mask of all, or pieces: the same tokens; an old text is refused."""
-    model, given = small(), left_padded()
+    model, given = small(), left_padded() if padded else {"input_ids": prompt(), "attention_mask": torch.ones(2, 9)}
     wanted = generate(model, **given)
     for piece in (1, 2, 4):
         cache = SlotCache(2)
         found = generate(model, **given, cache=cache, prefill_chunk_size=piece)
         assert torch.equal(found, wanted)
     assert cache.get_seq_length() == 9 + 7
-    for new in (slice(0, 9), slice(5, 9)):
+    ids, mask = given["input_ids"], given["attention_mask"]
+    for new in (slice(0, 9), slice(5, 9), slice(8, 9)):
         cache = SlotCache(2)
-        model(given["input_ids"][:, :5], given["attention_mask"][:, :5], cache=cache)
-        mask = given["attention_mask"]
-        found = generate(model, input_ids=given["input_ids"][:, new], attention_mask=mask, cache=cache)
+        model(ids[:, : new.start or 5], mask[:, : new.start or 5], cache=cache)
+        found = generate(model, input_ids=ids[:, new], attention_mask=mask, cache=cache)
         assert torch.equal(found[:, -8:], wanted[:, -8:])
     with pytest.raises(InputError, match=r"shape \(2, 9\), but the cache has seen 16 tokens"):
         generate(model, **given, cache=cache)

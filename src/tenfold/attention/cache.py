@@ -28,8 +28,8 @@ class SlotCache:
 
     @property
     def is_linear(self) -> list[bool]:
-        """As transformers asks: no layer needs an attention mask for what it remembers."""
-        return [True] * len(self.states)
+        """As transformers asks; where all is linear, generation would hand over old tokens again with the new ones."""
+        return [False] * len(self.states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, padding included."""
