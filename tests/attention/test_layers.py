@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from tenfold.attention.layers import MIXERS, FeatureMap, Mixer, MixerConfig, State
+from tenfold.attention.layers import MIXERS, Mixer, MixerConfig, State
 from tenfold.core.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = [(name, False) for name in MIXERS] + [("gsa", True), ("abc", True)]
 KIND_NAMES = [name + " with convolution" * convolution for name, convolution in KINDS]
@@ -222,8 +224,6 @@ def test_odd_heads() -> None:
         MIXERS["softmax"](config(hidden_size=12))
     with pytest.raises(InputError, match="size 2; retnet needs a multiple of 4"):
         MIXERS["retnet"](config(hidden_size=8))
-    with pytest.raises(InputError, match="feature_map 'cos'"):
-        FeatureMap("cos", 4)
 
 
 @pytest.mark.parametrize("name", MIXERS)

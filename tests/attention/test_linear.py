@@ -12,6 +12,8 @@ from tenfold.attention import linear as module
 from tenfold.attention.linear import gla
 from tenfold.core.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def tensors(T: int, G: int = 1, H: int = 2, K: int = 4, V: int = 3, *, lowest: float = -0.5) -> list[Tensor]:
     make = torch.Generator().manual_seed(0)

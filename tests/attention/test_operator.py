@@ -17,6 +17,8 @@ from tenfold.attention import operator as module
 from tenfold.attention.operator import abc_gates, gsa, gsa_step
 from tenfold.core.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BACKENDS = ("naive", "torch")
 NAMES = ("q", "k", "v", "s", "g")
 
@@ -207,7 +209,7 @@ def test_chunks_change_nothing(T: int, chunk_size: int, lowest: float, **sizes: 
     lowest=st.sampled_from([-0.3, -50]),
     backend=st.sampled_from(BACKENDS),
 )
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_streaming_is_one_shot(cuts: list[int], lowest: float, backend: Any) -> None:
     """Split anywhere, also into nothing, and token by token."""
     given = tensors(90, B=2, G=2, lowest=lowest, dtype=torch.float32)

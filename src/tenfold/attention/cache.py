@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tenfold.core.errors import InputError
+
 __all__ = ["SlotCache"]
 
 
@@ -26,12 +28,20 @@ class SlotCache:
 
     @property
     def is_linear(self) -> list[bool]:
-        """As transformers asks: no layer needs an attention mask for what it remembers."""
-        return [True] * len(self.states)
+        """As transformers asks; where all is linear, generation would hand over old tokens again with the new ones."""
+        return [False] * len(self.states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, padding included."""
         return self.tokens
+
+    def check(self, layers: int, sequences: int) -> None:
+        """Raise InputError for a cache of a model of other depth, or of another batch."""
+        if len(self.states) != layers:
+            raise InputError(f"the cache is of {len(self.states)} layers, the model has {layers}")
+        seen = next((len(x) for state in self.states for x in state.values()), sequences)
+        if seen != sequences:
+            raise InputError(f"the cache is of {seen} sequences, the input has {sequences}")
 
     def nbytes(self) -> int:
         """Bytes of all states."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from tenfold.core.errors import InputError
 __all__ = ["MIXERS", "FeatureMap", "GatedSlotAttention", "Mixer", "MixerConfig", "MixerName", "State"]
 
 MixerName = Literal["gsa", "abc", "gla", "retnet", "softmax"]
+FeatureMapName = Literal["swish", "relu", "t2r", "identity"]
 State = MutableMapping[str, Tensor]  # what a layer remembers of a batch; the first dimension is the batch
 
 
@@ -47,7 +48,7 @@ class MixerConfig:
     num_kv_heads: int
     num_slots: int = 64
     gate_logit_normalizer: int = 8
-    feature_map: Literal["swish", "relu", "t2r", "identity"] = "swish"
+    feature_map: FeatureMapName = "swish"
     use_short_conv: bool = False
     conv_size: int = 4
     elementwise_affine: bool = True
@@ -58,6 +59,10 @@ class MixerConfig:
         for name in ("hidden_size", "num_heads", "num_kv_heads", "num_slots", "gate_logit_normalizer", "conv_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.feature_map not in get_args(FeatureMapName):
+            raise InputError(
+                f"feature_map '{self.feature_map}' is not known; choose {', '.join(get_args(FeatureMapName))}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise InputError(f"num_heads is {self.num_heads}, num_kv_heads {self.num_kv_heads}; it must be a multiple")
         if self.hidden_size % self.num_heads:
@@ -122,13 +127,11 @@ class Mixer(nn.Module):
 class FeatureMap(nn.Module):
     """What is applied to queries and keys of each head."""
 
-    def __init__(self, kind: str, size: int) -> None:
+    def __init__(self, kind: FeatureMapName, size: int) -> None:
         super().__init__()
         self.kind = kind
         if kind == "t2r":
             self.layer = nn.Linear(size, size, bias=False)
-        elif kind not in ("swish", "relu", "identity"):
-            raise InputError(f"feature_map '{kind}' is not known; choose swish, relu, t2r or identity")
 
     def forward(self, x_BTHK: Tensor) -> Tensor:
         """Same shape as given."""

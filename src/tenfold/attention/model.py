@@ -97,6 +97,8 @@ class GSAConfig(PreTrainedConfig):
             raise InputError(f"mixer '{mixer}' is not known; choose {', '.join(MIXERS)}")
         sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers}
         _check_sizes(sizes | {"num_heads": num_heads, "gate_logit_normalizer": gate_logit_normalizer})
+        optional = {"num_kv_heads": num_kv_heads, "num_slots": num_slots, "intermediate_size": intermediate_size}
+        _check_sizes({name: size for name, size in optional.items() if size is not None})
         _check_foreign(others | {"expand_k": expand_k, "expand_v": expand_v}, mixer)
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
@@ -316,8 +318,8 @@ class GSAModel(GSAPreTrainedModel):
             cache = SlotCache(self.config.num_hidden_layers)
         if cu_seqlens is not None and (attention_mask is not None or cache is not None):
             raise InputError("cu_seqlens goes without attention_mask and cache")
-        if cache is not None and len(cache.states) != len(self.layers):
-            raise InputError(f"the cache is of {len(cache.states)} layers, the model has {len(self.layers)}")
+        if cache is not None:
+            cache.check(len(self.layers), x_BTD.shape[0])
         starts = check_starts(cu_seqlens, x_BTD)
         mask_BT = _mask(attention_mask, x_BTD)
         hidden = []
@@ -454,31 +456,29 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        next_sequence_length: int | None = None,
         cache: SlotCache | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        past_key_values: SlotCache | None = None,
         use_cache: bool | None = True,
         is_first_iteration: bool | None = False,
         **_: Any,
     ) -> dict[str, Any]:
-        """Only the tokens that the cache has not seen.
+        """Only the last `next_sequence_length` tokens, those that the cache has not seen; all of them if None.
 
-        `input_ids` are all tokens, or only the new ones beside an `attention_mask` of all. Raises InputError where the
-        cache has seen as many or more.
+        Raises InputError where the cache has seen them all.
         """
-        cache = cache if cache is not None else past_key_values
-        given: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
-        seen = cache.get_seq_length() if cache is not None else 0
-        if inputs_embeds is not None and (is_first_iteration or seen == 0):
-            return given | {"inputs_embeds": inputs_embeds[:, seen:]}
-        total = max(input_ids.shape[1], attention_mask.shape[1] if attention_mask is not None else 0)
-        if total <= seen:
+        if next_sequence_length is not None and next_sequence_length < 1:
+            seen = cache.get_seq_length() if cache is not None else 0
             raise InputError(
                 f"input_ids has shape {tuple(input_ids.shape)}, but the cache has seen {seen} tokens; give all tokens, "
                 "or the new ones and the attention_mask of all"
             )
-        return given | {"input_ids": input_ids[:, -(total - seen) :].contiguous()}
+        given: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
+        new = slice(None if next_sequence_length is None else -next_sequence_length, None)
+        if inputs_embeds is not None and is_first_iteration:
+            return given | {"inputs_embeds": inputs_embeds[:, new]}
+        return given | {"input_ids": input_ids[:, new].contiguous()}
 
 
 AutoConfig.register("gsa", GSAConfig, exist_ok=True)
