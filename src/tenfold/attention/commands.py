@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from tenfold.attention.blocks import Blocks, pack
+from tenfold.attention.convert import GateInit, convert_folder
 from tenfold.attention.data import read_texts
 from tenfold.attention.documents import document_perplexity
 from tenfold.attention.evaluation import evaluate_mqar, loss_by_position, perplexity, recall_slice
@@ -94,7 +96,7 @@ def train(
     words = load_tokenizer(start) if start is not None else _tokenizer(tokenizer, data, pattern)
     blocks, held = pack(read_texts([data], pattern=pattern), words, length).split(validation)
     if start is not None:
-        model = _load(start)
+        model = _load(start, "cpu").float()  # AdamW wants whole precision; `precision` says what is computed in
     else:
         config = GSAConfig(
             vocab_size=len(words),
@@ -275,6 +277,41 @@ def generate(
     print()
 
 
+def convert(
+    source: Path,
+    out: Path,
+    slots: int = 64,
+    gate_init: GateInit = "key",
+    mixer: Literal["gsa", "gla"] = "gsa",
+    license: str = "",
+    json: bool = False,
+) -> None:
+    """Make a model of Gated Slot Attention of a pretrained Llama or Mistral, to be trained a little further.
+
+    Then: tenfold attention train DATA RUN --start OUT --learning-rate 3e-5
+
+    Example: tenfold attention convert mistral-7b mistral-gsa --slots 64
+
+    Args:
+        source: Folder of the transformer, or its name on the Hub.
+        out: Folder to make.
+        slots: Memory slots of each key-value head.
+        gate_init: Gates made of the key projections, or random as in the paper.
+        mixer: gsa, or gla for comparison.
+        license: Of the weights, for the model card; that of the source's card if empty.
+        json: Print one JSON object instead of text.
+    """
+    made = convert_folder(
+        source, out, slots, license=license or None, mixer=mixer, gate_init=gate_init if mixer == "gsa" else "random"
+    )
+    if json:
+        sizes = {name: sum(getattr(made, name).values()) for name in ("copied", "derived", "fresh")}
+        print(json_format.dumps({"parameters": made.parameters, **sizes, "dropped": made.dropped, "folder": str(out)}))
+        return
+    print(made)
+    print(f"Written: {out}")
+
+
 def bench(
     lengths: tuple[int, ...] = (1024, 4096, 16384),
     hidden_size: int = 512,
@@ -315,11 +352,15 @@ def bench(
     Table(f"A block of width {hidden_size} on {device}, {torch.get_num_threads()} threads", columns, rows).print()
 
 
+# Bars for the loading of weights would stand between the lines of what is asked for.
+transformers_logging.disable_progress_bar()
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "mqar": mqar,
     "evaluate": evaluate,
     "generate": generate,
+    "convert": convert,
     "bench": bench,
 }
 
