@@ -449,6 +449,12 @@ def test_bad_input(given: dict[str, Any], message: str) -> None:
         gsa(**given)
 
 
+@pytest.mark.parametrize("first", [state(1, 2, 4, 3, 5), state(2, 2, 4, 3, 1), state(2, 2, 4, 4, 5)])
+def test_bad_state_of_a_step(first: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match=r"state has shape \(.*\) where \(2, 2, .*\) is needed"):
+        gsa_step(*(x[:, 0] for x in tensors(1, B=2).values()), first)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
