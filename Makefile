@@ -51,7 +51,7 @@ docs: .venv/docs
 
 # The sanitizers' run-time library must come first in the process, and so before Python.
 # ThreadSanitizer does not see how threads of other libraries wait for each other: OpenBLAS gets one, and the readers,
-# which use Arrow's, are left out. So is what needs torch.
+# which use Arrow's, are left out. So is what needs torch, or Ray's processes.
 sanitize: .venv/dev
 	rm -rf build/sanitized
 	$(PIP) --no-deps --no-build-isolation --target build/sanitized \
@@ -62,7 +62,7 @@ sanitize: .venv/dev
 	TSAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(SANITIZER_LIBRARY)) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys -m "not footprint" \
-	    --ignore=tests/search/test_gpu.py \
+	    --ignore=tests/search/test_gpu.py --ignore=tests/search/test_cluster.py \
 	    $(if $(findstring thread,$(SANITIZE)),--ignore-glob='tests/search/test_data*') tests/search
 
 comma := ,

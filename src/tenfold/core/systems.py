@@ -43,7 +43,7 @@ SYSTEMS: tuple[System, ...] = (
         paper="Gated Slot Attention for Efficient Linear-Time Sequence Modeling (arXiv 2409.07146)",
         summary="linear-time attention layer and language model",
         extra="attention",
-        state="planned",
+        state="works",
     ),
     System(
         name="faces",

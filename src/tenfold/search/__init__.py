@@ -9,6 +9,7 @@ from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.index import Index, SearchStats
 from tenfold.search.living import LivingIndex
 from tenfold.search.planning import IndexPlan, plan_index
+from tenfold.search.sharding import ShardedAnswer, ShardedIndex, build_shards
 
 __all__ = [
     "GroundTruth",
@@ -16,8 +17,11 @@ __all__ = [
     "IndexPlan",
     "LivingIndex",
     "SearchStats",
+    "ShardedAnswer",
+    "ShardedIndex",
     "VectorSource",
     "as_source",
+    "build_shards",
     "convert",
     "exact_search",
     "open_vectors",

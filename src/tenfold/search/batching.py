@@ -6,7 +6,7 @@ call, this is for one event loop, where a request that waits costs no thread.
 
 import asyncio
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -15,7 +15,7 @@ from tenfold.core.errors import InputError
 
 __all__ = ["Batcher"]
 
-Answer = tuple[np.ndarray, np.ndarray]
+Answer = tuple[Any, ...]  # distances (q, k), ids (q, k), and what else `search` returns of a whole batch
 
 
 class _Waiting(NamedTuple):
@@ -27,7 +27,8 @@ class Batcher:
     """Gathers small searches with the same options; all calls from one event loop.
 
     Args:
-        search: Called with queries (q, dim) and options, in a thread; returns distances (q, k) and ids (q, k).
+        search: Called with queries (q, dim) and options, in a thread; returns distances (q, k), ids (q, k), and
+            what else belongs to every query of the batch.
         most: Queries in a batch; a search of as many or more is a batch of its own.
 
     Attributes:
@@ -42,7 +43,7 @@ class Batcher:
         self.queries = self.batches = 0
 
     async def search(self, queries: np.ndarray, *options: Hashable) -> Answer:
-        """Distances (q, k) and ids (q, k) of queries (q, dim), all of one dtype; raises what `search` raises."""
+        """What `search` returns of queries (q, dim), all of one dtype; raises what it raises."""
         if len(queries) >= self._most:
             return await self._call(queries, options)
         waiting = _Waiting(queries, asyncio.get_running_loop().create_future())
@@ -67,7 +68,7 @@ class Batcher:
 
     async def _answer(self, group: list[_Waiting], options: tuple[Hashable, ...]) -> None:
         try:
-            distances, ids = await self._call(np.concatenate([one.queries for one in group]), options)
+            distances, ids, *rest = await self._call(np.concatenate([one.queries for one in group]), options)
         except Exception as error:
             if len(group) > 1 and isinstance(error, InputError):  # only the culprit gets it
                 for one in group:
@@ -82,7 +83,7 @@ class Batcher:
             rows = slice(start, start + len(one.queries))
             start = rows.stop
             if not one.answer.done():  # its client may have gone
-                one.answer.set_result((distances[rows], ids[rows]))
+                one.answer.set_result((distances[rows], ids[rows], *rest))
 
     async def _call(self, queries: np.ndarray, options: tuple[Hashable, ...]) -> Answer:
         self.queries, self.batches = self.queries + len(queries), self.batches + 1

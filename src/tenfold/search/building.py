@@ -60,7 +60,7 @@ from tenfold.search.storage import (
 )
 from tenfold.search.workplace import discard, read_notes, write_notes
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "fingerprint"]
 
 _NO_LIST = np.uint32(0xFFFFFFFF)
 
@@ -117,7 +117,7 @@ class Builder:
         """Take over the state of an earlier try at the same index, or begin anew."""
         self.identity: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
-            "source": _fingerprint(self.source),
+            "source": fingerprint(self.source),
             "memory_budget": memory_budget,
             "config": asdict(self.config),
         }
@@ -388,7 +388,7 @@ class Builder:
             lists.add("replica_offsets", np.concatenate([[0], np.cumsum(copies)]).astype(np.uint64))
 
 
-def _fingerprint(source: VectorSource) -> list[Any]:
+def fingerprint(source: VectorSource) -> list[Any]:
     """What tells one source from another: size and time of change of its files, or else its content."""
     described: list[Any] = [source.name, source.rows, source.dim, source.dtype.name]
     with contextlib.suppress(OSError, ValueError):

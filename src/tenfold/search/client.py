@@ -11,7 +11,7 @@ import select
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
@@ -81,8 +81,13 @@ class Client:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, media: str = "") -> Any:
-        """The answer: a list of arrays or what its JSON says. Errors as the class says."""
+    def _ask(self, method: str, path: str) -> Any:
+        return self._send(method, path)[0]
+
+    def _send(
+        self, method: str, path: str, body: bytes | None = None, media: str = ""
+    ) -> tuple[Any, http.client.HTTPMessage]:
+        """The answer, a list of arrays or what its JSON says, and its headers. Errors as the class says."""
         headers = {"Accept": NPY} | ({} if body is None else {"Content-Type": media})
         connection = self._take()
         try:
@@ -98,7 +103,8 @@ class Client:
         if not answer.will_close:
             self._idle.append(connection)
         if answer.status < 400:
-            return unpack(content) if answer.headers.get_content_type() == NPY else json.loads(content)
+            is_npy = answer.headers.get_content_type() == NPY
+            return unpack(content) if is_npy else json.loads(content), answer.headers
         sentence = _detail(content) or f"{answer.status} {answer.reason}"
         raise (InputError if answer.status < 500 else ConnectionError)(f"{self.url}: {sentence}")
 
@@ -118,7 +124,8 @@ class Client:
 class RemoteIndex:
     """An index of a server; `Client.index` gives it.
 
-    Its methods are those of `LivingIndex`, with the same arguments and results. Calls that are larger than what the
+    Its methods are those of `LivingIndex`, with the same arguments and results; `search` also says which shards of an
+    index in shards did not answer. Calls that are larger than what the
     server takes at once are cut into several requests.
 
     Attributes:
@@ -155,15 +162,47 @@ class RemoteIndex:
         stats: dict[str, Any] = self._client._ask("GET", f"{self._path}/stats")
         return stats
 
+    @overload
     def search(
-        self, queries: np.ndarray, k: int = 10, *, recall: float = 0.95, filter: Mapping[str, Any] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows of each query (q, dim): distances (q, k) float32 and ids (q, k), int64 or texts."""
+        self, queries: np.ndarray, k: int = ..., *, recall: float = ..., filter: Mapping[str, Any] | None = ...,
+        return_missing: Literal[False] = ...,
+    ) -> tuple[np.ndarray, np.ndarray]: ...  # fmt: skip
+
+    @overload
+    def search(
+        self, queries: np.ndarray, k: int = ..., *, recall: float = ..., filter: Mapping[str, Any] | None = ...,
+        return_missing: Literal[True],
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]: ...  # fmt: skip
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        *,
+        recall: float = 0.95,
+        filter: Mapping[str, Any] | None = None,
+        return_missing: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """The k nearest rows of each query (q, dim): distances (q, k) float32 and ids (q, k), int64 or texts.
+
+        With `return_missing` also the names of those shards of an index in shards that did not answer all of the
+        queries; without it ConnectionError is raised where there are any.
+        """
         rows, k = check_queries(queries, self.dim, self.dtype), check_count("k", k, _MOST_RESULTS)
         options = {"k": k, "recall": recall} | ({} if filter is None else {"filter": json.dumps(filter)})
         verb, most = f"search?{urlencode(options)}", max(1, self._limits["results"] // k)
-        answers = [self._neighbours(self._ask(verb, queries=rows[part]), k) for part in self._parts(len(rows), most)]
-        distances, ids = (np.concatenate(arrays) for arrays in zip(*answers, strict=True))
+        answers = [self._send(verb, queries=rows[part]) for part in self._parts(len(rows), most)]
+        found = [self._neighbours(answer, k) for answer, _ in answers]
+        distances, ids = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        named = ",".join(headers.get("Tenfold-Missing-Shards", "") for _, headers in answers)
+        missing = tuple(sorted({name.strip() for name in named.split(",")} - {""}))
+        if return_missing:
+            return distances, ids, missing
+        if missing:
+            raise ConnectionError(
+                f"{self._client.url}: {', '.join(missing)} of {self.name} did not answer; try again, or take what the "
+                "others found by return_missing=True"
+            )
         return distances, ids
 
     def get(self, ids: Ids) -> np.ndarray:
@@ -220,14 +259,17 @@ class RemoteIndex:
         return answers
 
     def _ask(self, verb: str, **fields: Any) -> Any:
-        """Send fields: as arrays where they are such, else as JSON."""
+        return self._send(verb, **fields)[0]
+
+    def _send(self, verb: str, **fields: Any) -> tuple[Any, http.client.HTTPMessage]:
+        """Send fields: as arrays where they are such, else as JSON. The answer, and its headers."""
         given = {name: value for name, value in fields.items() if value is not None}
         if all(isinstance(value, np.ndarray) for value in given.values()):
             body, media = pack(*given.values()), NPY
         else:
             plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
             body, media = json.dumps(plain).encode(), "application/json"
-        return self._client._ask("POST", f"{self._path}/{verb}", body, media)
+        return self._client._send("POST", f"{self._path}/{verb}", body, media)
 
     def _neighbours(self, answer: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(answer, list):

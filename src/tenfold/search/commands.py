@@ -12,7 +12,6 @@ import tyro
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Table
-from tenfold.search.codec import CodecKind
 from tenfold.search.data import convert as convert_file
 from tenfold.search.data import metric_of, open_vectors, read_ground_truth
 from tenfold.search.evaluation import evaluate as evaluate_index
@@ -21,6 +20,8 @@ from tenfold.search.index import Index, IoBackend, Rerank, verify_index
 from tenfold.search.living import LivingIndex, verify_living
 from tenfold.search.planning import IndexPlan, parse_count, plan_index
 from tenfold.search.serving import serve
+from tenfold.search.sharding import ShardedIndex, build_shards, describe_shards
+from tenfold.search.shards import is_sharded, verify_shards
 from tenfold.search.snapshot import is_living
 from tenfold.search.space import Metric
 from tenfold.search.updating import add, compact, create, delete
@@ -44,6 +45,8 @@ def build(
     threads: int = 0,
     overwrite: bool = False,
     key: str = "",
+    shards: int = 0,
+    ray: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
     json: bool = False,
 ) -> None:
     """Build an index folder from a file of vectors.
@@ -64,28 +67,42 @@ def build(
         threads: 0 means all usable cores.
         overwrite: Replace an index that is already there.
         key: Data set, array or column in files that hold several.
+        shards: Parts to divide the index into; 0 leaves it in one.
+        ray: Ray cluster whose machines build the shards: HOST:PORT, auto (that of this machine), or local (one that
+            is started here). Without it, this process builds one after the other.
         json: Print one JSON object instead of a table.
     """
     source = open_vectors(base, key=key or None)
-    chosen: CodecKind | None = None if codec == "auto" else codec
+    settings: dict[str, Any] = {
+        "metric": metric_of(source) if metric == "auto" else metric,
+        "codec": None if codec == "auto" else codec,
+        "code_bytes": code_bytes or None,
+        "memory_budget": memory_budget,
+        "rows_per_list": rows_per_list,
+        "seed": seed,
+        "threads": threads or None,
+    }
+    _check_sharding(index, shards, ray, overwrite)
     try:
         with progress_bar() as progress:
-            built = Index.build(
-                source,
-                index,
-                metric=metric_of(source) if metric == "auto" else metric,
-                codec=chosen,
-                code_bytes=code_bytes or None,
-                memory_budget=memory_budget,
-                rows_per_list=rows_per_list,
-                seed=seed,
-                threads=threads or None,
-                overwrite=overwrite,
-                progress=progress,
-            )
+            if not shards:
+                built = Index.build(source, index, overwrite=overwrite, progress=progress, **settings)
+            else:
+                build_shards(base, index, shards, ray=ray or None, key=key or None, progress=progress, **settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on behind the last finished phase") from None
-    _print_info(built, json)
+    if shards:
+        _print_shards(index, json)
+    else:
+        _print_info(built, json)
+
+
+def _check_sharding(index: Path, shards: int, ray: str, overwrite: bool) -> None:
+    """InputError for options that do not go together."""
+    if ray and not shards:
+        raise InputError(f"--ray {ray}: a cluster builds indexes in shards; say how many with --shards")
+    if shards and overwrite:
+        raise InputError(f"{index}: --overwrite does not go with --shards; remove what is there yourself")
 
 
 def query(
@@ -126,8 +143,12 @@ def query(
         key: Data set, array or column in files that hold several.
         json: Print JSON lines instead of text.
     """
-    opened = _open(index, io, cache, device)
-    chosen = _filter_of(opened, filter)
+    if is_sharded(index) and not filter and device != "cuda":
+        opened: Index | LivingIndex | ShardedIndex = ShardedIndex.open(index, io=io, cache=cache)
+        chosen: dict[str, Any] = {}
+    else:
+        opened = _open(index, io, cache, device)
+        chosen = _filter_of(opened, filter)
     source = open_vectors(queries, key=key or None)
     number = 0
     width = min(k, max(1, opened.rows))  # there are no further neighbours
@@ -141,7 +162,7 @@ def query(
             rerank=rerank,
             threads=threads or None,
             **chosen,
-        )
+        )[:2]
         for row in range(len(block)):
             _print_neighbours(number, distances[row], ids[row], json)
             number += 1
@@ -226,7 +247,10 @@ def info(index: Path, json: bool = False) -> None:
         index: Index folder.
         json: Print one JSON object instead of a table.
     """
-    _print_info(_open(index), json)
+    if is_sharded(index):
+        _print_shards(index, json)
+    else:
+        _print_info(_open(index), json)
 
 
 def verify(index: Path, json: bool = False) -> None:
@@ -238,7 +262,8 @@ def verify(index: Path, json: bool = False) -> None:
         index: Index folder.
         json: Print one JSON object instead of lines.
     """
-    damaged = verify_living(index) if is_living(index) else verify_index(index)
+    check = verify_living if is_living(index) else verify_shards if is_sharded(index) else verify_index
+    damaged = check(index)
     if json:
         print(json_format.dumps({"ok": not damaged, "damaged": damaged}))
     else:
@@ -446,6 +471,19 @@ def _print_living(stats: dict[str, Any]) -> None:
         *([f"  {s['folder']}", f"{s['rows']:,} vectors, {s['deleted']:,} deleted"] for s in stats["segments"]),
     ]
     Table(f"{stats['path']}, takes updates", ["what", "value"], facts).print()
+
+
+def _print_shards(path: Path, json: bool) -> None:
+    stats = describe_shards(path)
+    if json:
+        print(json_format.dumps(stats))
+        return
+    facts = [
+        ["vectors", f"{stats['rows']:,} x {stats['dim']} {stats['dtype']}, metric {stats['metric']}"],
+        ["index on disk", _size(stats["index_bytes"])],
+        *([f"  {shard['shard']}", f"{shard['rows']:,} vectors"] for shard in stats["shards"]),
+    ]
+    Table(f"{path}, in shards", ["what", "value"], facts).print()
 
 
 def _print_plan(plan: IndexPlan) -> None:

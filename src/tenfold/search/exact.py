@@ -10,7 +10,15 @@ from tenfold.search import _native
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.space import Metric
 
-__all__ = ["check_count", "check_lengths", "check_queries", "check_vectors", "exact_search", "recall_at_k"]
+__all__ = [
+    "check_count",
+    "check_lengths",
+    "check_queries",
+    "check_vectors",
+    "exact_search",
+    "merge_nearest",
+    "recall_at_k",
+]
 
 _BLOCK_BYTES = 2 << 20
 _MOST_LENGTH = 3e18  # the square of twice that is a float32
@@ -57,6 +65,15 @@ def exact_search(
         row += len(block)
         progress("exact", row, source.rows)
     return distances, ids
+
+
+def merge_nearest(k: int, *found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of several results of the same queries, each distances (q, n) and ids (q, n); ties by lower id."""
+    distances, ids = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+    order = np.lexsort((ids, distances), axis=1)[:, :k]
+    best = (np.take_along_axis(values, order, axis=1) for values in (distances, ids))
+    near, named = (np.ascontiguousarray(values) for values in best)
+    return near, named
 
 
 def check_count(name: str, value: object, most: int | None = None) -> int:

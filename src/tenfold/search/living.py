@@ -25,7 +25,7 @@ from tenfold.core.progress import Progress, no_progress
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
-from tenfold.search.exact import check_count, check_queries, check_vectors
+from tenfold.search.exact import check_count, check_queries, check_vectors, merge_nearest
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
 from tenfold.search.ids import NAMES_FILE, Names, check_names, check_names_file, check_numbers
@@ -260,7 +260,7 @@ class LivingIndex:
             tuning = part.segment.index.tuning(k, recall, probes, candidates, rerank)
             found, labels, stats = part.search(exact, k, tuning, rerank, chosen, threads)
             named = np.where(labels < 0, -1, part.segment.ids[labels])
-            distances, numbers = _nearest(k, distances, numbers, found, named)
+            distances, numbers = merge_nearest(k, (distances, numbers), (found, named))
             costs += [getattr(stats, field.name) for field in fields(stats)]
         for delta in view.deltas:
             delta.search(exact, self.metric, distances, numbers, threads, chosen)
@@ -511,18 +511,6 @@ def _adopt(path: Path) -> None:
 def _check_choice(name: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         raise InputError(f"{name} is {value!r}; choose {', '.join(get_args(choices))}")
-
-
-def _nearest(
-    k: int, distances: np.ndarray, ids: np.ndarray, more_distances: np.ndarray, more_ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of two sets of results, ties by lower id."""
-    distances = np.concatenate([distances, more_distances], axis=1)
-    ids = np.concatenate([ids, more_ids], axis=1)
-    order = np.lexsort((ids, distances), axis=1)[:, :k]
-    best = (np.take_along_axis(values, order, axis=1) for values in (distances, ids))
-    near, named = (np.ascontiguousarray(values) for values in best)
-    return near, named
 
 
 def _bytes_in(folder: Path) -> int:

@@ -11,7 +11,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.space import Metric
-from tenfold.search.storage import FORMAT_VERSION, LIVING_FILE, REPAIR, replace_file
+from tenfold.search.storage import FORMAT_VERSION, LIVING_FILE, REPAIR, SHARDS_FILE, replace_file
 
 __all__ = ["NewerVersionError", "checked_json", "read_manifest", "write_manifest"]
 
@@ -50,6 +50,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: its build has not finished; give the command that builds it again")
         if (folder / LIVING_FILE).exists():
             raise InputError(f"{folder}: takes updates; open it with LivingIndex.open")
+        if (folder / SHARDS_FILE).exists():
+            raise InputError(f"{folder}: is in shards; open it with ShardedIndex.open, or a shard, such as shard-0000")
         if not path.exists():
             raise InputError(f"{folder}: holds no manifest.json; not an index")
         with path.open("rb") as file:

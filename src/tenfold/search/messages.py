@@ -82,6 +82,8 @@ class Neighbours(BaseModel):
 
     distances: Matrix
     ids: list[IdList]
+    partial: bool = Field(default=False, description="Of an index in shards: whether some of them did not answer.")
+    missing_shards: list[str] = Field(default=[], description="Their names; their rows are not among the results.")
 
 
 class Vectors(BaseModel):

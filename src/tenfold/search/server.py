@@ -50,9 +50,11 @@ from tenfold.search.messages import (
     Vectors,
 )
 from tenfold.search.monitoring import Monitor, Requests, exposition
+from tenfold.search.sharding import ShardedIndex
 
 __all__ = ["create_app"]
 
+AnyIndex = Index | LivingIndex | ShardedIndex
 T = TypeVar("T")
 Responses = dict[int | str, dict[str, Any]]
 
@@ -64,7 +66,7 @@ _PAGE_POLICY = (
 
 
 def create_app(
-    indexes: Mapping[str, Index | LivingIndex],
+    indexes: Mapping[str, AnyIndex],
     *,
     token: str | None = None,
     limits: Limits | None = None,
@@ -116,16 +118,18 @@ class Served:
         ids: What its ids are: "int64" or "string".
         columns: Types of its rows' attributes by name.
         read_only: Whether it takes no updates.
+        partial_answers: Searches that a shard did not answer.
     """
 
-    def __init__(self, name: str, index: Index | LivingIndex) -> None:
+    def __init__(self, name: str, index: AnyIndex) -> None:
         self.name, self.index = name, index
         self.read_only = not isinstance(index, LivingIndex) or index.read_only
         self.columns, self.ids = (index.columns, index.ids) if isinstance(index, LivingIndex) else ({}, "int64")
         self.batcher = Batcher(self._search)
         self._writing = asyncio.Lock()
+        self.partial_answers = 0
 
-    def _search(self, queries: np.ndarray, k: int, recall: float, filter: str) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, queries: np.ndarray, k: int, recall: float, filter: str) -> tuple[Any, ...]:
         if isinstance(self.index, LivingIndex):
             return self.index.search(queries, k, recall=recall, filter=json.loads(filter))
         return self.index.search(queries, k, recall=recall)
@@ -138,8 +142,14 @@ class Served:
             raise InputError(f"{self.name} has no columns that a filter could be about; leave it out")
         return parse_filter(filter, self.columns).text
 
+    def missing_shards(self) -> tuple[str, ...]:
+        """Names of the shards that nobody holds open now."""
+        return self.index.missing() if isinstance(self.index, ShardedIndex) else ()
+
     async def change(self, method: str, *arguments: Any) -> Any:
         """Call a method that changes the index; one at a time, so that writers leave threads to searches."""
+        if isinstance(self.index, ShardedIndex):
+            raise HTTPException(403, f"{self.name} is in shards, and those take no updates")
         if self.read_only:
             raise HTTPException(403, f"{self.name} is served for reading only; start the server without --read-only")
         async with self._writing:
@@ -149,6 +159,8 @@ class Served:
         """Vectors (n, dim) by ids (n,); InputError for an id that is not there."""
         if isinstance(self.index, LivingIndex):
             return self.index.get(ids)
+        if isinstance(self.index, ShardedIndex):
+            raise InputError(f"{self.name} is in shards, which are only searched; read its vectors from their source")
         numbers = check_numbers(ids, unique=False)
         labels = self.index.stored.labels()
         places = np.flatnonzero(np.isin(labels, numbers))
@@ -211,14 +223,16 @@ class IndexRoutes:
     async def search(self, name: str, request: Request) -> Response:
         """The k nearest rows of each query, about `recall` of them the true ones.
 
-        An npy answer holds distances (queries, k) and ids (queries, k), filled up with inf and -1.
+        An npy answer holds distances (queries, k) and ids (queries, k), filled up with inf and -1. Where shards did
+        not answer, the header Tenfold-Missing-Shards names them.
         """
         served, body = self._find(name), await self._read_body(request)
         queries, *options = await _work(len(body), self._read_search, served, request, body)
-        distances, ids = await served.batcher.search(queries, *options)
+        distances, ids, *missing = await served.batcher.search(queries, *options)
+        served.partial_answers += any(missing)
         if _wants_npy(request, ids):
-            return Response(pack(distances, ids), media_type=NPY)
-        return await _work(distances.nbytes, _neighbours, distances, ids)
+            return Response(pack(distances, ids), media_type=NPY, headers=_missing_header(*missing))
+        return await _work(distances.nbytes, _neighbours, distances, ids, *missing)
 
     async def get(self, name: str, request: Request) -> Response:
         """Vectors by their ids; an id that is not there is refused."""
@@ -312,10 +326,13 @@ def _service_routes(served: Mapping[str, Served], requests: Requests, guard: lis
 
     @routes.get("/ready", response_model=Health, responses={503: {"model": Problem, "description": "Stopping."}})
     async def ready(request: Request) -> Response:
-        """Whether to send requests here: all indexes are open, and the server is not stopping."""
+        """Whether to send requests here: all indexes are open, and the server is not stopping.
+
+        The status is "ready", or "partial" while an index misses shards and answers without them.
+        """
         if request.app.state.is_stopping:
             return JSONResponse({"detail": "the server is stopping"}, 503)
-        return _json({"status": "ready"})
+        return _json({"status": "partial" if any(one.missing_shards() for one in served.values()) else "ready"})
 
     @routes.get("/metrics", dependencies=guard, response_class=PlainTextResponse, responses=_refusals(401, 403))
     async def metrics() -> Response:
@@ -335,6 +352,18 @@ def _state(served: Mapping[str, Served]) -> str:
         each("tenfold_rows", "gauge", "Rows that an index holds.", lambda one: one.index.rows)
         + each("tenfold_queries_total", "counter", "Queries searched for.", lambda one: one.batcher.queries)
         + each("tenfold_batches_total", "counter", "Batches they were gathered into.", lambda one: one.batcher.batches)
+        + each(
+            "tenfold_partial_answers_total",
+            "counter",
+            "Searches that a shard did not answer.",
+            lambda one: one.partial_answers,
+        )
+        + each(
+            "tenfold_missing_shards",
+            "gauge",
+            "Shards that no worker holds open.",
+            lambda one: len(one.missing_shards()),
+        )
         + exposition("process_resident_memory_bytes", "gauge", "Memory of the process.", [({}, resident_bytes())])
     )
 
@@ -404,14 +433,20 @@ def _wants_npy(request: Request, answer: np.ndarray) -> bool:
     return answer.dtype != object and NPY in request.headers.get("accept", "")
 
 
-def _neighbours(distances: np.ndarray, ids: np.ndarray) -> Response:
-    """As JSON, which knows no infinity: without what fills up the rows."""
+def _missing_header(missing: tuple[str, ...] = ()) -> dict[str, str]:
+    return {"Tenfold-Missing-Shards": ", ".join(missing)} if missing else {}
+
+
+def _neighbours(distances: np.ndarray, ids: np.ndarray, missing: tuple[str, ...] | None = None) -> Response:
+    """As JSON, which knows no infinity: without what fills up the rows. `missing` is None unless there are shards."""
+    shards = {} if missing is None else {"partial": bool(missing), "missing_shards": list(missing)}
     counts = np.isfinite(distances).sum(axis=1).tolist()
     return _json(
         {
             name: [row[:count] for row, count in zip(array.tolist(), counts, strict=True)]
             for name, array in (("distances", distances), ("ids", ids))
         }
+        | shards
     )
 
 

@@ -8,8 +8,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from tenfold.search.index import Index, IoBackend
 from tenfold.search.living import LivingIndex
 from tenfold.search.log import Durability
 from tenfold.search.memory import parse_size
+from tenfold.search.sharding import ShardedIndex
+from tenfold.search.shards import is_sharded
 from tenfold.search.snapshot import is_living
 
 __all__ = ["bind", "serve"]
@@ -35,6 +38,7 @@ _MOST_COUNT = 1 << 24
 _LEAST_RESULTS = 1_000_000  # of a request: queries times k
 _TOKEN = re.compile(r"[!-~]{16,}")
 
+AnyIndex = Index | LivingIndex | ShardedIndex
 Size = Annotated[str, tyro.conf.arg(metavar="SIZE")]
 
 
@@ -52,6 +56,8 @@ def serve(
     max_batch: int = 10_000,
     drain: float = 0.0,
     log_json: bool = False,
+    ray: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
+    replicas: int = 1,
 ) -> None:
     """Serve indexes over HTTP: search, add, update, delete; a page to try them at /.
 
@@ -74,6 +80,9 @@ def serve(
         max_batch: Most queries, vectors or ids of a request.
         drain: Seconds to go on after SIGTERM, while /ready says no, so that load balancers look elsewhere first.
         log_json: Write the access log as JSON lines.
+        ray: Ray cluster whose workers hold the shards of indexes in shards: HOST:PORT, auto (that of this machine), or
+            local (one that is started here). Without it, the server holds them itself.
+        replicas: Workers that hold each shard, with --ray.
     """
     server, uvicorn = _need("tenfold.search.server"), _need("uvicorn")
     token = None if token_file is None else _read_token(token_file)
@@ -84,7 +93,10 @@ def serve(
     )
     with ExitStack() as stack:
         listener = stack.enter_context(bind(host, port, token is not None))
-        opened = _open_all(index, read_only, durability, io, cache, stack)
+        how = partial(
+            _open, read_only=read_only, durability=durability, io=io, cache=cache, ray=ray or None, replicas=replicas
+        )
+        opened = _open_all(index, how, stack)
         app = server.create_app(opened, token=token, limits=limits, log_json=log_json)
         _start_log()
         listener.listen(_BACKLOG)
@@ -146,23 +158,36 @@ def bind(host: str, port: int, has_token: bool) -> socket.socket:
     return listener
 
 
-def _open_all(
-    paths: Sequence[Path], read_only: bool, durability: Durability, io: IoBackend, cache: str, stack: ExitStack
-) -> dict[str, Index | LivingIndex]:
+def _open_all(paths: Sequence[Path], how: Callable[[Path], AnyIndex], stack: ExitStack) -> dict[str, AnyIndex]:
     """The indexes by the names of their folders; the stack closes them."""
-    opened: dict[str, Index | LivingIndex] = {}
+    opened: dict[str, AnyIndex] = {}
     for path in paths:
         name = path.resolve().name
         if name in opened:
             raise InputError(f"{path}: another index is called {name}, too; rename a folder")
-        if read_only and not is_living(path):
-            opened[name] = Index.open(path, io=io, cache=cache)
-        else:
-            living = LivingIndex.open(path, read_only=read_only, durability=durability, io=io, cache=cache)
-            opened[name] = stack.enter_context(living)
+        one = opened[name] = how(path)
+        if not isinstance(one, Index):
+            stack.enter_context(one)
     if not opened:
         raise InputError("there is nothing to serve: name an index folder")
     return opened
+
+
+def _open(
+    path: Path,
+    *,
+    read_only: bool,
+    durability: Durability,
+    io: IoBackend,
+    cache: str,
+    ray: str | None,
+    replicas: int,
+) -> AnyIndex:
+    if is_sharded(path):
+        return ShardedIndex.open(path, ray=ray, replicas=replicas, io=io, cache=cache)
+    if read_only and not is_living(path):
+        return Index.open(path, io=io, cache=cache)
+    return LivingIndex.open(path, read_only=read_only, durability=durability, io=io, cache=cache)
 
 
 def _start_log() -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "LIVING_FILE",
     "PAGE",
     "REPAIR",
+    "SHARDS_FILE",
     "SectionFile",
     "SectionWriter",
     "as_bytes",
@@ -43,6 +44,9 @@ INDEX_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lis
 
 LIVING_FILE = "living.json"
 """Of what an index that takes updates consists."""
+
+SHARDS_FILE = "shards.json"
+"""Of what an index in shards consists."""
 
 FORMAT_VERSION = 1
 PAGE = 4096

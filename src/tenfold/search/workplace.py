@@ -20,7 +20,7 @@ from typing import Any
 
 from tenfold.core.errors import InputError
 from tenfold.search.manifest import read_manifest
-from tenfold.search.storage import INDEX_FILES, LIVING_FILE, is_section_file, replace_file, sync_folder
+from tenfold.search.storage import INDEX_FILES, LIVING_FILE, SHARDS_FILE, is_section_file, replace_file, sync_folder
 
 __all__ = [
     "check_place",
@@ -98,6 +98,8 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
     """InputError unless all that lies there is an index; damaged is good enough."""
     if (path / LIVING_FILE).exists():
         raise InputError(f"{path}: takes updates and is not replaced; remove it yourself or choose another path")
+    if (path / SHARDS_FILE).exists():
+        raise InputError(f"{path}: is in shards and is not replaced; remove it yourself or choose another path")
     if not path.is_dir() or not _says_tenfold(path):
         raise InputError(f"{path}: exists and is not a Tenfold index; choose another path")
     if odd := _stranger(path, _INDEX_NAMES):
