@@ -132,6 +132,8 @@ def test_outputs_that_were_asked_for() -> None:
     assert torch.equal(model(ids, logits_to_keep=2).logits, wanted.logits[:, -2:])
     assert torch.equal(model(ids, return_dict=False)[0], wanted.logits)
     assert torch.equal(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, wanted.logits)
+    older = model(ids[:, 6:], past_key_values=model(ids[:, :6]).past_key_values)
+    torch.testing.assert_close(older.logits, wanted.logits[:, 6:], rtol=0, atol=1e-4)
     assert model.train()(ids).cache is None
 
 

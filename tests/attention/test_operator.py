@@ -197,7 +197,7 @@ SIZES = {"B": st.integers(1, 2), "H": st.integers(1, 2), "G": st.integers(1, 3)}
 
 
 @given(T=st.integers(1, 90), chunk_size=st.integers(1, 90), lowest=st.sampled_from([-0.1, -3, -40]), **SIZES)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=60)
 def test_chunks_change_nothing(T: int, chunk_size: int, lowest: float, **sizes: int) -> None:
     given = tensors(T, lowest=lowest, **sizes)
     first = state(*(sizes[name] for name in "BHKVM"))
@@ -209,7 +209,7 @@ def test_chunks_change_nothing(T: int, chunk_size: int, lowest: float, **sizes: 
     lowest=st.sampled_from([-0.3, -50]),
     backend=st.sampled_from(BACKENDS),
 )
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=30)
 def test_streaming_is_one_shot(cuts: list[int], lowest: float, backend: Any) -> None:
     """Split anywhere, also into nothing, and token by token."""
     given = tensors(90, B=2, G=2, lowest=lowest, dtype=torch.float32)
@@ -238,7 +238,7 @@ def test_steps_are_one_shot() -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5), chunk_size=st.sampled_from([8, 64]))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=30)
 def test_packed_is_separate(lengths: list[int], chunk_size: int) -> None:
     """Outputs, states and gradients of sequences in one row are those of each alone."""
     starts = [0, *np.cumsum(lengths).tolist()]
@@ -447,6 +447,12 @@ BAD = {
 def test_bad_input(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         gsa(**given)
+
+
+@pytest.mark.parametrize("first", [state(1, 2, 4, 3, 5), state(2, 2, 4, 3, 1), state(2, 2, 4, 4, 5)])
+def test_bad_state_of_a_step(first: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match=r"state has shape \(.*\) where \(2, 2, .*\) is needed"):
+        gsa_step(*(x[:, 0] for x in tensors(1, B=2).values()), first)
 
 
 @pytest.mark.parametrize(

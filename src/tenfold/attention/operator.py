@@ -110,7 +110,13 @@ def gsa_step(
 
     Returns:
         Outputs (B, Q, V) in the dtype of q, and the new state.
+
+    Raises:
+        InputError: A state of other shapes, which torch might stretch in silence.
     """
+    for given, shape in zip(state, ((*k.shape, s.shape[-1]), (*s.shape, v.shape[-1])), strict=True):
+        if given.shape != shape:
+            raise InputError(f"state has shape {tuple(given.shape)} where {tuple(shape)} is needed")
     work = state[0].dtype
     if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _TRITON:
         o, hk, hv = _kernels().step(q, k, v, s, g, scale, *state)
