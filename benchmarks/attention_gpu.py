@@ -260,7 +260,7 @@ def expected(case: Case, tensors: dict[str, Any], grads: tuple[Any, ...]) -> lis
             here = [leaf[:, at : at + length] for leaf in leaves[:5]]
             parts.append(reference(*here, 0.5, leaves[5][n : n + 1], leaves[6][n : n + 1]))
             at += length
-        results = tuple(torch.cat(one, number == 0) for number, one in enumerate(zip(*parts, strict=True)))
+        results = tuple(torch.cat(one, int(number == 0)) for number, one in enumerate(zip(*parts, strict=True)))
     torch.autograd.backward(results, [grad.double() for grad in grads])
     return [*(result.detach() for result in results), *(leaf.grad for leaf in leaves)]
 
