@@ -40,6 +40,10 @@ def expect(index: LivingIndex, model: Model, queries: np.ndarray, metric: str = 
         np.testing.assert_array_equal(ids[:, :width], names[order])
         np.testing.assert_array_equal(distances[:, :width], np.take_along_axis(truth, order, axis=1))
         np.testing.assert_array_equal(index.get(names), base)
+    np.testing.assert_array_equal(index.all_ids(), names)
+    listed = {name: row for ids, rows in index.blocks(64) for name, row in zip(ids.tolist(), rows, strict=True)}
+    assert listed.keys() == model.keys()
+    assert all((listed[name] == row).all() for name, row in model.items())
 
 
 @pytest.mark.parametrize(("dtype", "metric"), [("uint8", "l2"), ("float32", "ip"), ("int8", "l2"), ("float16", "l2")])
@@ -222,6 +226,58 @@ def test_compaction_gives_room_back_and_keeps_the_answers(tmp_path: Path) -> Non
         assert index.stats()["segments"] == []
         expect(index, {}, queries)
         assert index.add(rows[:2]).tolist() == [6000, 6001], "ids are not given out again"
+
+
+@pytest.mark.parametrize("state", ["in memory", "sealed", "being sealed"])
+def test_a_cleared_index_is_empty_for_good(tmp_path: Path, small_deltas: None, state: str) -> None:
+    """Numbers begin with 0 again; what was asked for before the clearing is still answered whole."""
+    rows, queries = make_vectors(500, 8, "uint8"), make_vectors(4, 8, "uint8", 1)
+    with LivingIndex.create(tmp_path / "index", 8, dtype="uint8") as index:
+        index.add(rows[: 500 if state == "being sealed" else 100])
+        if state == "sealed":
+            index.compact()
+        before, held = index.blocks(30), len(index)
+        first = next(before)
+        assert index.clear() == held
+        expect(index, {}, queries)
+        assert sum(len(ids) for ids, _ in [first, *before]) == held
+        assert index.clear() == 0
+        assert index.add(rows[:200]).tolist() == list(range(200))
+        expect(index, dict(enumerate(rows[:200])), queries)
+    with LivingIndex.open(tmp_path / "index") as index:
+        expect(index, dict(enumerate(rows[:200])), queries)
+        assert index.verify() == []
+
+
+def test_a_cleared_index_forgets_its_texts(tmp_path: Path) -> None:
+    with LivingIndex.create(tmp_path / "index", 4, dtype="uint8", ids="string") as index:
+        index.add(make_vectors(3, 4, "uint8"), ["c", "b", "a"])
+        index.delete(["b"])
+        assert index.all_ids().tolist() == ["c", "a"]
+        assert [ids.tolist() for ids, _ in index.blocks()] == [["c", "a"]]
+        index.clear()
+        assert index.all_ids().tolist() == []
+        assert not index.contains(["a", "b", "c"]).any()
+        assert index._names is not None
+        assert index._names.numbers(["a", "b", "c"]).tolist() == [-1, -1, -1]
+        index.add(make_vectors(1, 4, "uint8"), ["a"])
+        assert index.all_ids().tolist() == ["a"]
+
+
+def test_an_index_that_cannot_be_cleared_stays_as_it_was(tmp_path: Path) -> None:
+    """The snapshot cannot be written; changes made afterwards are kept, too."""
+    rows, queries = make_vectors(60, 8, "uint8"), make_vectors(4, 8, "uint8", 1)
+    with LivingIndex.create(tmp_path / "index", 8, dtype="uint8") as index:
+        index.add(rows[:50])
+        (tmp_path / "index" / "living.json.partial").mkdir()  # in the way
+        with pytest.raises(InputError, match="nothing was deleted"):
+            index.clear()
+        (tmp_path / "index" / "living.json.partial").rmdir()
+        index.add(rows[50:])
+    with LivingIndex.open(tmp_path / "index", read_only=True) as index:
+        expect(index, dict(enumerate(rows)), queries)
+        with pytest.raises(InputError, match="was opened read-only"):
+            index.clear()
 
 
 def test_another_process_reads_meanwhile(tmp_path: Path) -> None:

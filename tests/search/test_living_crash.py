@@ -50,6 +50,10 @@ def change(index: LivingIndex, step: int, model: Model) -> Model:
         if index is not None:
             index.compact()
         return model
+    if kind == 2 and step % 48 == 14:
+        if index is not None:
+            index.clear()
+        return {}
     if index is not None:
         index.update(vectors_of(ids, step), ids)
     return model | dict.fromkeys(ids.tolist(), step)
@@ -58,9 +62,8 @@ def change(index: LivingIndex, step: int, model: Model) -> Model:
 def content(path: Path) -> Model:
     """Ids and versions that an index holds; each row must be whole."""
     with LivingIndex.open(path) as index:
-        ids = np.arange(600)
-        ids = ids[index.contains(ids)]
-        assert len(index) == len(ids)
+        ids = index.all_ids()
+        assert len(index) == len(ids) == index.contains(np.arange(600)).sum()
         rows = index.get(ids)
         np.testing.assert_array_equal(rows[:, :4].copy().view("<u4")[:, 0], ids)
         versions = rows[:, 4:].copy().view("<u4")[:, 0]

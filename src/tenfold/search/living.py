@@ -11,7 +11,7 @@ are cut into several. Segments are made by a process of its own, one at a time (
 q queries · k results · n rows of a call
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +24,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
+from tenfold.search.delta import DeltaView
 from tenfold.search.exact import check_count, check_queries, check_vectors
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
@@ -34,7 +35,7 @@ from tenfold.search.maintaining import Maintainer
 from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
 from tenfold.search.progress import Progress, no_progress
-from tenfold.search.segments import Segment, read_hidden, write_ids
+from tenfold.search.segments import Sealed, Segment, read_hidden, write_ids
 from tenfold.search.settings import choose_config
 from tenfold.search.snapshot import IdKind, Part, Snapshot, is_living, read_snapshot, write_snapshot
 from tenfold.search.space import Metric
@@ -282,6 +283,24 @@ class LivingIndex:
         with self._stack.lock:
             return self._stack.holds(numbers)
 
+    def all_ids(self) -> np.ndarray:
+        """Ids (rows,) of all rows: numbers, rising, or texts in the order in which they first came."""
+        view = self._stack.view
+        parts = [part.alive_ids() for part in view.parts] + [delta.ids[delta.alive] for delta in view.deltas]
+        numbers = np.sort(np.concatenate([np.zeros(0, np.int64), *parts]))
+        return numbers if self._names is None else self._names.texts(numbers)
+
+    def blocks(self, rows: int = 8192) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All rows, up to `rows` at a time, as they lie on the disk: ids (n,) and vectors (n, dim).
+
+        They are those that were there when the first block was asked for, whatever happens meanwhile.
+        """
+        step, view = check_count("rows", rows), self._stack.view
+        parts: list[Sealed | DeltaView] = [*view.parts, *view.deltas]
+        for part in parts:
+            for numbers, vectors in part.blocks(step):
+                yield (numbers if self._names is None else self._names.texts(numbers)), vectors
+
     def get(self, ids: Ids) -> np.ndarray:
         """Vectors (n, dim) by ids (n,). Raises InputError for an id that is not there."""
         numbers = self._numbers(ids, unique=False)
@@ -376,6 +395,15 @@ class LivingIndex:
                 self._maintainer.start_what_is_due()
         return len(there)
 
+    def clear(self) -> int:
+        """Delete all rows; numbers for rows without ids begin with 0 again. Returns how many rows there were.
+
+        What is being sealed or merged is finished first. Raises InputError where the folder cannot be written.
+        """
+        rows = self._maintainer.clear()
+        self._forget_texts()
+        return rows
+
     def flush(self) -> None:
         """Wait until all changes so far are on disk."""
         with self._stack.lock:
@@ -393,10 +421,7 @@ class LivingIndex:
         Raises InputError where the disk has no room for it.
         """
         self._maintainer.compact(_native.usable_cores())
-        if self._names is not None:
-            with self._stack.lock:
-                self._stack.flush()  # no text goes whose row might come back
-                self._names.drop_others(self._stack.holds)
+        self._forget_texts()
 
     def calibrate(
         self, queries: np.ndarray | None = None, *, threads: int | None = None, progress: Progress = no_progress
@@ -421,6 +446,13 @@ class LivingIndex:
             return check_numbers(ids, count, unique=unique)
         texts = check_names(ids, count, unique=unique)  # type: ignore[arg-type]
         return self._names.numbers(texts, self._stack.next_id if new else None)
+
+    def _forget_texts(self) -> None:
+        """Drop the texts of rows that are gone."""
+        if self._names is not None:
+            with self._stack.lock:
+                self._stack.flush()  # no text goes whose row might come back
+                self._names.drop_others(self._stack.holds)
 
     def _check_there(self, numbers: np.ndarray, ids: Ids) -> None:
         missing = np.flatnonzero(~self._stack.holds(numbers))

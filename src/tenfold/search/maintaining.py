@@ -70,6 +70,16 @@ class Maintainer:
             if len(stack.parts) > 1 or any(part.alive < part.rows for part in stack.parts):
                 self._merge(stack.parts, threads)
 
+    def clear(self) -> int:
+        """Delete all rows, once what is being made is finished; how many there were."""
+        stack = self._stack
+        with self._working, stack.lock:
+            rows = sum(part.alive for part in stack.parts) + sum(len(delta) for delta in stack.deltas())
+            stack.clear()
+            self.trouble = None
+            self._changed.notify_all()
+        return rows
+
     def calibrate(self, calibrate: Callable[[Sealed], None]) -> None:
         """Do something to every segment while none is replaced."""
         with self._working:

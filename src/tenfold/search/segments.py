@@ -133,6 +133,19 @@ class Sealed(NamedTuple):
         positions = positions[positions >= 0]
         return self.without(positions) if len(positions) else self
 
+    def alive_ids(self) -> np.ndarray:
+        """Ids of the rows that are not deleted, rising, (n,) int64."""
+        segment = self.segment
+        found: np.ndarray = segment.ids[is_set(self.bits, segment.positions)]
+        return found
+
+    def blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids (n,) and vectors (n, dim) of the rows that are not deleted, up to `rows` at a time."""
+        positions = np.flatnonzero(is_set(self.bits, np.arange(self.rows)))
+        for start in range(0, len(positions), rows):
+            some = positions[start : start + rows]
+            yield self.segment.ids_at(some), self.segment.index.stored.at(some)
+
     def search(
         self, queries: np.ndarray, k: int, tuning: Tuning, rerank: Rerank, chosen: Filter | None, threads: int
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:

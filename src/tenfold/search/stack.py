@@ -195,15 +195,34 @@ class Stack:
 
     def freeze(self) -> None:
         """Begin a new delta with a new log; the old delta waits to be sealed."""
+        number = self._begin_log()
+        self.frozen, self.delta = Frozen(self.delta, number), self.fresh_delta()
+        self.publish()
+
+    def clear(self) -> None:
+        """Forget all rows: on disk in one step, then for searches."""
+        number = self._begin_log()  # first, so that no change is written to a log that the new snapshot passes over
+        empty = replace(self.snapshot, parts=(), first_log=number, next_number=self._next_number, next_id=0)
+        try:
+            write_snapshot(self.path, empty)
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror or error}; nothing was deleted") from None
+        self.snapshot, self.parts, self.next_id = empty, (), 0
+        self.delta, self.frozen = self.fresh_delta(), None
+        self.publish()
+        self.tidy()
+
+    def _begin_log(self) -> int:
+        """Go on in a new log, once the old one is on disk; its number."""
         log, number = self.writer(), self.number()
         try:
+            log.sync()  # while the log can still go on if that fails
             fresh = Log(self.snapshot.log_path(self.path, number), self._opening.durability)
-            log.close()
         except OSError as error:
             raise _trouble(log, error) from None
         self._log = fresh
-        self.frozen, self.delta = Frozen(self.delta, number), self.fresh_delta()
-        self.publish()
+        log.close()
+        return number
 
     def _record(self, operation: int, payload: bytes, outcome: str) -> None:
         log = self.writer()
