@@ -344,6 +344,21 @@ def test_bad_input_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         index.add(rows)
 
 
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff", "", "x" * 65536, 7, None])
+def test_texts_that_no_file_can_hold_are_refused(tmp_path: Path, text: object) -> None:
+    """As ids and as categories: before they reach the log, where a segment could not take them over."""
+    rows = make_vectors(1, 8, "uint8")
+    with LivingIndex.create(tmp_path / "index", 8, dtype="uint8", ids="string", columns={"word": "category"}) as index:
+        with pytest.raises(InputError, match=r"id .* is no text of 1 to 65,535 letters"):
+            index.add(rows, [text])  # type: ignore[list-item]
+        index.add(rows, ["ok"], {"word": ["" if text == "" else None]})
+        if text not in ("", None):
+            with pytest.raises(InputError, match="column word holds category"):
+                index.update(rows, ["ok"], {"word": [text]})
+        index.compact()
+        assert index.attributes(["ok"]) == {"word": ["" if text == "" else None]}
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

@@ -28,7 +28,7 @@ from tenfold.search.delta import DeltaView
 from tenfold.search.exact import check_count, check_queries, check_vectors
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
-from tenfold.search.ids import NAMES_FILE, Names, check_names, check_names_file, check_numbers
+from tenfold.search.ids import NAMES_FILE, Names, check_names, check_numbers
 from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, verify_index
 from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
@@ -41,6 +41,7 @@ from tenfold.search.snapshot import IdKind, Part, Snapshot, is_living, read_snap
 from tenfold.search.space import Metric
 from tenfold.search.stack import Opening, Stack, numbers_in, remove
 from tenfold.search.storage import INDEX_FILES, sync_folder
+from tenfold.search.tables import check_table_file
 from tenfold.search.workplace import check_place, locked
 
 __all__ = ["Ids", "LivingIndex", "verify_living"]
@@ -517,7 +518,7 @@ def verify_living(path: Path) -> list[str]:
                     pass
             except InputError as error:
                 damaged.append(str(error))
-    return damaged + (check_names_file(path / NAMES_FILE) if snapshot.ids == "string" else [])
+    return damaged + (check_table_file(path / NAMES_FILE) if snapshot.ids == "string" else [])
 
 
 def _adopt(path: Path) -> None:
