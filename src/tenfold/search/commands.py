@@ -23,7 +23,7 @@ from tenfold.search.progress import progress_bar
 from tenfold.search.serving import serve
 from tenfold.search.snapshot import is_living
 from tenfold.search.space import Metric
-from tenfold.search.updating import add, compact, create, delete
+from tenfold.search.updating import add, compact, create, delete, runbook
 
 __all__ = ["COMMANDS"]
 
@@ -359,6 +359,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "plan": plan,
     "serve": serve,
+    "runbook": runbook,
 }
 
 
