@@ -297,6 +297,68 @@ def test_another_process_reads_meanwhile(tmp_path: Path) -> None:
             reader.add(rows[:1])
 
 
+def test_a_reader_follows_step_by_step(tmp_path: Path, small_deltas: None) -> None:
+    """After each refresh it holds what the writer holds."""
+    path, queries, rng = tmp_path / "index", make_vectors(4, 8, "uint8", 1), np.random.default_rng(0)
+    rows, model = make_vectors(2000, 8, "uint8"), Model()
+    index = LivingIndex.create(path, 8, dtype="uint8", durability="none")
+    reader = LivingIndex.open(path, read_only=True)
+    for step in range(60):
+        some = rng.integers(0, 2000, rng.integers(1, 60))
+        some = np.unique(some)
+        if step % 3 == 2:
+            index.delete(some)
+            model = {name: row for name, row in model.items() if name not in some}
+        else:
+            index.update(rows[some][::-1], some)
+            model |= dict(zip(some.tolist(), rows[some][::-1], strict=True))
+        if step == 30:
+            index.compact()
+        if step == 40:
+            index.clear()
+            model = {}
+        if step == 50:
+            index.close()
+            index = LivingIndex.open(path, durability="none")
+        reader.refresh()
+        expect(reader, model, queries)
+    index.close()
+
+
+def test_a_reader_that_follows_opens_nothing_twice(tmp_path: Path, small_deltas: None) -> None:
+    rows = make_vectors(500, 8, "uint8")
+    with LivingIndex.create(tmp_path / "index", 8, dtype="uint8", durability="none") as index:
+        index.add(rows[:200])
+        index._maintainer.wait()
+        reader = LivingIndex.open(tmp_path / "index", read_only=True)
+        [first] = reader._stack.parts
+        index.delete([3])
+        index.add(rows[200:400])
+        index._maintainer.wait()
+        reader.refresh()
+        again, second = reader._stack.parts
+        assert again.segment is first.segment and again.alive == 199 and second.rows == 200
+        view, delta = reader._stack.view, reader._stack.delta
+        reader.refresh()
+        assert reader._stack.view is view, "nothing was done where nothing had changed"
+        index.add(rows[400:])
+        reader.refresh()
+        assert reader._stack.delta is delta, "the log was read on"
+        expect(reader, {number: row for number, row in enumerate(rows) if number != 3}, rows[:4])
+
+
+def test_a_reader_whose_index_is_gone_goes_on_searching(tmp_path: Path) -> None:
+    rows, queries = make_vectors(50, 8, "uint8"), make_vectors(4, 8, "uint8", 1)
+    with LivingIndex.create(tmp_path / "index", 8, dtype="uint8") as index:
+        index.add(rows)
+        index.compact()
+    reader = LivingIndex.open(tmp_path / "index", read_only=True)
+    shutil.rmtree(tmp_path / "index")
+    with pytest.raises(InputError, match="No such file"):
+        reader.refresh()
+    expect(reader, dict(enumerate(rows)), queries)
+
+
 def test_a_built_index_keeps_its_settings(tmp_path: Path, uncalibrated: None) -> None:
     """Segments made later are built as the index was."""
     base = make_vectors(600, 8, "uint8")

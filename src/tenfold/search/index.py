@@ -1,5 +1,6 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -16,6 +17,7 @@ from tenfold.search.data import as_source
 from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.gpu import Device, find_kernels, open_device
+from tenfold.search.ids import check_numbers
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
@@ -33,6 +35,7 @@ Rerank = Literal["bound", "paper"]
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _PAPER_CANDIDATES = 12  # per result
+_CHUNK_ROWS = 1 << 20  # of labels that `get` looks through at a time
 _MOST_SCORED = 1 << 22  # queries times rows that `score` takes at a time
 
 
@@ -333,6 +336,20 @@ class Index:
             exact, *queried, rows, estimates, errors, k, EVERYTHING, "bound", False, threads
         )
         return distances, ids, stats
+
+    def get(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Vectors (n, dim) by ids (n,), row numbers. Raises InputError for an id that is not there."""
+        numbers = check_numbers(ids, unique=False)
+        wanted, which = np.unique(numbers, return_inverse=True)
+        labels = self.stored.labels()
+        chunks = range(0, self.rows, _CHUNK_ROWS)
+        found = [at + np.flatnonzero(np.isin(labels[at : at + _CHUNK_ROWS], wanted)) for at in chunks]
+        positions = np.concatenate([np.zeros(0, np.int64), *found])
+        positions = positions[np.argsort(labels[positions])]
+        if len(positions) < len(wanted):
+            missing = np.flatnonzero(~np.isin(numbers, labels[positions]))
+            raise InputError(f"id {numbers[missing[0]]} is not there")
+        return self.stored.at(positions)[which]
 
     # --- looking after it -----------------------------------------------------------------------------------
 

@@ -411,10 +411,16 @@ class LivingIndex:
             self._stack.flush()
 
     def refresh(self) -> None:
-        """Of an index opened `read_only`: see what its writer has done since."""
+        """Of an index opened `read_only`: see what its writer has done since; cheap where that is not much.
+
+        Raises InputError where the files are gone or damaged; what was seen before can still be searched.
+        """
         if self.read_only:
             with self._stack.lock:
-                self._stack.load()
+                try:
+                    self._stack.follow()
+                except OSError as error:
+                    raise InputError(f"{error.filename or self.path}: {error.strerror}") from None
 
     def compact(self) -> None:
         """Make one segment of all rows, and give back the room of deleted ones; others may go on meanwhile.

@@ -58,6 +58,11 @@ class Segment:
             raise InputError(f"{folder / IDS_FILE}: names rows that are not there; {REPAIR}")
         self.columns = read_columns(folder, columns, sealed.rows)
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._file = (folder / IDS_FILE).stat().st_ino
+
+    def lies_there(self) -> bool:
+        """Whether it is still this one that lies in its folder. Raises OSError."""
+        return (self.folder / IDS_FILE).stat().st_ino == self._file
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Positions (n,) int64 of ids (n,) int64; -1 for those that it does not hold."""

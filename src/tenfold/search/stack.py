@@ -8,7 +8,7 @@ import json
 import re
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ from tenfold.core.errors import InputError
 from tenfold.search.columns import Values
 from tenfold.search.delta import Delta, DeltaView
 from tenfold.search.index import IoBackend
-from tenfold.search.log import ADD, DELETE, Durability, Log, read_log
+from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, read_log
 from tenfold.search.segments import Sealed, Segment, is_set, read_hidden, write_hidden
 from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
+from tenfold.search.storage import LIVING_FILE
 from tenfold.search.workplace import discard
 
 __all__ = ["Opening", "Stack", "View", "numbers_in", "remove"]
@@ -74,6 +75,9 @@ class Stack:
         self.path, self._opening = path, opening
         self.lock = threading.RLock()
         self._log: Log | None = None
+        self.parts: tuple[Sealed, ...] = ()
+        self.frozen: Frozen | None = None
+        self._replayed: dict[str, int] = {}  # by log, up to which byte
         self.load()
 
     # --- from and to the disk -------------------------------------------------------------------------------
@@ -81,35 +85,79 @@ class Stack:
     def load(self) -> None:
         """Open the segments and replay the logs; again where a writer has replaced them meanwhile."""
         while True:
-            snapshot = read_snapshot(self.path)
+            snapshot, state = read_snapshot(self.path), self._state()
             try:
-                return self._load(snapshot)
+                self._load(snapshot)
             except (InputError, OSError):
                 if read_snapshot(self.path) == snapshot:
                     raise
+            else:
+                self._seen = state
+                return
+
+    def follow(self) -> None:
+        """See what a writer has done since; hardly any work where that is nothing, and little where it is not much."""
+        state = self._state()
+        if state == self._seen:
+            return
+        is_longer = all(state.get(name, (0,))[0] >= read for name, read in self._replayed.items())
+        if is_longer and read_snapshot(self.path) == self.snapshot:
+            self._replay_logs(self._logs(state))
+            self._seen = state
+            self.publish()
+        else:
+            self.load()
+
+    def _state(self) -> dict[str, tuple[int, ...]]:
+        """What tells whether a writer has done anything: of the snapshot and of each log size, time and file."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in (LIVING_FILE, *(name for name in numbers_in(self.path) if name.startswith("log-"))):
+            with contextlib.suppress(FileNotFoundError):  # it has just gone
+                facts = (self.path / name).stat()
+                found[name] = facts.st_size, facts.st_mtime_ns, facts.st_ino
+        return found
 
     def _load(self, snapshot: Snapshot) -> None:
-        self.snapshot, numbers = snapshot, numbers_in(self.path)
+        numbers = numbers_in(self.path)
         if not self._opening.read_only:
-            self._tidy(numbers)
-        self.parts = tuple(self.open_part(part) for part in snapshot.parts)
+            self._tidy(snapshot, numbers)
+        known = {part.segment.folder: part.segment for part in self.parts}
+        self.parts = tuple(self._open_part(part, snapshot, known) for part in snapshot.parts)
+        self.snapshot, self.frozen = snapshot, None
         self.delta = self.fresh_delta()
-        self.frozen: Frozen | None = None
         self.next_id, self._sequence = snapshot.next_id, 0
         self._next_number = max(snapshot.next_number, 1 + max(numbers.values(), default=0))
-        logs = sorted(n for name, n in numbers.items() if name.startswith("log-") and n >= snapshot.first_log)
-        for number in logs:
-            for record in read_log(snapshot.log_path(self.path, number)):
-                self._replay(record.operation, record.payload)
-                self._sequence = record.sequence
+        self._replayed = {}
+        logs = self._logs(numbers)
+        self._replay_logs(logs)
         if not self._opening.read_only:
             last = logs[-1] if logs else self.number()
             self._log = Log(snapshot.log_path(self.path, last), self._opening.durability)
         self.publish()
 
+    def _logs(self, names: Iterable[str]) -> list[int]:
+        """The numbers of the logs among some files that go on where the segments end."""
+        named = [int(name.removeprefix("log-")) for name in names if name.startswith("log-")]
+        return sorted(number for number in named if number >= self.snapshot.first_log)
+
+    def _replay_logs(self, logs: Sequence[int]) -> None:
+        """Do what logs say beyond the byte up to which they were replayed."""
+        for number in logs:
+            path = self.snapshot.log_path(self.path, number)
+            for record in read_log(path, self._replayed.setdefault(path.name, LOG_START)):
+                self._replay(record.operation, record.payload)
+                self._sequence = record.sequence
+                self._replayed[path.name] += record.size
+
     def open_part(self, part: Part) -> Sealed:
         """Open a segment."""
-        segment = Segment(self.path / part.folder, self.snapshot.columns, self._opening.io, self._opening.cache)
+        return self._open_part(part, self.snapshot, {})
+
+    def _open_part(self, part: Part, snapshot: Snapshot, known: Mapping[Path, Segment]) -> Sealed:
+        """Open a segment, or take it from those that are open if it is still the one that lies there."""
+        segment = known.get(self.path / part.folder)
+        if segment is None or not segment.lies_there():
+            segment = Segment(self.path / part.folder, snapshot.columns, self._opening.io, self._opening.cache)
         rows = segment.index.rows
         if part.hidden is None:
             return Sealed(segment, None, rows)
@@ -147,12 +195,12 @@ class Stack:
 
     def tidy(self) -> None:
         """Remove numbered files that the snapshot does not name: what a crash, a merge or a failed build left."""
-        self._tidy(numbers_in(self.path))
+        self._tidy(self.snapshot, numbers_in(self.path))
 
-    def _tidy(self, numbers: dict[str, int]) -> None:
-        kept = {name for part in self.snapshot.parts for name in (part.folder, part.hidden)}
+    def _tidy(self, snapshot: Snapshot, numbers: Mapping[str, int]) -> None:
+        kept = {name for part in snapshot.parts for name in (part.folder, part.hidden)}
         for name, number in numbers.items():
-            if name not in kept and not (name.startswith("log-") and number >= self.snapshot.first_log):
+            if name not in kept and not (name.startswith("log-") and number >= snapshot.first_log):
                 remove(self.path / name)
 
     def number(self) -> int:
