@@ -397,6 +397,13 @@ def test_bad_input_is_refused_and_changes_nothing(tmp_path: Path) -> None:
             (lambda: index.add(rows, np.arange(10) - 20), "ids are whole numbers from 0 on"),
             (lambda: index.add(rows, np.arange(10) / 2), "whole numbers are needed"),
             (lambda: index.get([4, 77]), "id 77 is not there"),
+            (lambda: index.add(rows[:1], [1 << 63]), "below 2\\^63"),
+            (lambda: index.add(rows[:1], attributes={"year": [1]}), "there is no column 'year'; this index has none"),
+            (lambda: index.add(rows[:1], attributes=[1]), r"attributes are \[1\]; give a dictionary"),  # type: ignore[arg-type]
+            (lambda: index.add(rows[:1], attributes={"year": 1}), "column year: its values are 1"),  # type: ignore[dict-item]
+            (lambda: index.search(rows, recall=2), "recall is 2; it is a share"),
+            (lambda: index.search(rows, probes=0), "probes is 0"),
+            (lambda: index.search(rows, rerank="best"), "rerank is 'best'; choose bound or paper"),  # type: ignore[call-overload]
         ):
             with pytest.raises(InputError, match=complaint):
                 call()

@@ -142,7 +142,11 @@ def check_value(columns: Columns, name: str, value: Any) -> Any:
 def check_values(columns: Columns, attributes: Mapping[str, Iterable[Any]] | None, rows: int) -> Values:
     """Attributes of new rows, None where a row has none; InputError for other columns, types or lengths."""
     checked: Values = {}
+    if not isinstance(attributes, Mapping | None):
+        raise InputError(f"attributes are {attributes!r:.60}; give a dictionary of values by column")
     for name, values in (attributes or {}).items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InputError(f"column {name}: its values are {values!r:.60}; give one per vector")
         given = list(values)
         if len(given) != rows:
             raise InputError(f"column {name}: there are {len(given):,} values for {rows:,} vectors")

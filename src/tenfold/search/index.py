@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
 from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
 
-__all__ = ["Index", "SearchStats", "verify_index"]
+__all__ = ["Index", "SearchStats", "check_options", "verify_index"]
 
 IoBackend = Literal["auto", "uring", "direct", "buffered", "memory"]
 Rerank = Literal["bound", "paper"]
@@ -268,12 +268,7 @@ class Index:
         self, k: int, recall: float, probes: int | None = None, candidates: int | None = None, rerank: Rerank = "bound"
     ) -> Tuning:
         """The settings that `search` chooses for its arguments; InputError where one of them is out of range."""
-        k = check_count("k", k, _MOST_RESULTS)
-        if not isinstance(recall, Real) or not 0 < recall <= 1:
-            raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
-        for name, value in (("probes", probes), ("candidates", candidates)):
-            if value is not None:
-                check_count(name, value)
+        k = check_options(k, recall, probes, candidates, rerank)
         in_memory = self.engine.backend == "memory"
         tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
         everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
@@ -478,6 +473,18 @@ class Index:
             numbers["bits"],
             tuple(numbers[name] for name in ("shift_low", "shift_step", "scale_low", "scale_step")),
         )
+
+
+def check_options(k: object, recall: object, probes: object, candidates: object, rerank: object) -> int:
+    """`k` as an int; InputError where it or another option of `search` is out of range."""
+    if not isinstance(recall, Real) or not 0 < float(recall) <= 1:
+        raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
+    for name, value in (("probes", probes), ("candidates", candidates)):
+        if value is not None:
+            check_count(name, value)
+    if rerank not in get_args(Rerank):
+        raise InputError(f"rerank is {rerank!r}; choose {' or '.join(get_args(Rerank))}")
+    return check_count("k", k, _MOST_RESULTS)
 
 
 def verify_index(path: str | Path) -> list[str]:

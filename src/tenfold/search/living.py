@@ -29,7 +29,7 @@ from tenfold.search.exact import check_count, check_queries, check_vectors
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
 from tenfold.search.ids import NAMES_FILE, Names, check_names, check_numbers
-from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, verify_index
+from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, check_options, verify_index
 from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
 from tenfold.search.manifest import read_manifest
@@ -251,7 +251,7 @@ class LivingIndex:
         Raises:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
-        view, k = self._stack.view, check_count("k", k, 1 << 24)
+        view, k = self._stack.view, check_options(k, recall, probes, candidates, rerank)
         threads = _native.usable_cores() if threads is None else check_count("threads", threads, 4096)
         exact = check_queries(queries, self.dim, self.dtype)
         chosen = None if filter is None else parse_filter(filter, self.columns)
@@ -356,7 +356,10 @@ class LivingIndex:
             self._stack.writer()
             self._maintainer.wait_for_room()  # now: once ids are chosen or compared, nobody else may change anything
             if ids is None and self._names is None:
-                numbers = np.arange(self._stack.next_id, self._stack.next_id + len(rows))
+                start = self._stack.next_id
+                if start + len(rows) > 1 << 63:
+                    raise InputError(f"ids go up to 2^63 - 1, and id {start - 1} was used; give ids for these rows")
+                numbers = np.arange(start, start + len(rows), dtype=np.int64)
             elif ids is None:
                 raise InputError("the ids of this index are texts; give one per vector")
             else:
@@ -443,7 +446,7 @@ class LivingIndex:
         start = 0
         while start < len(rows):
             rest = {name: column[start:] for name, column in attributes.items()}
-            outcome = f"the first {start:,} of {len(rows):,} rows were {done}"
+            outcome = f"the first {start:,} of {len(rows):,} rows were {done}" if start else f"nothing was {done}"
             start += self._stack.put(rows[start:], ids[start:], rest, outcome)
             self._maintainer.start_what_is_due()
 

@@ -22,7 +22,7 @@ from tenfold.search.index import IoBackend
 from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, read_log
 from tenfold.search.segments import Sealed, Segment, is_set, read_hidden, write_hidden
 from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
-from tenfold.search.storage import LIVING_FILE
+from tenfold.search.storage import LIVING_FILE, NO_ROOM
 from tenfold.search.workplace import discard
 
 __all__ = ["Opening", "Stack", "View", "numbers_in", "remove"]
@@ -120,7 +120,7 @@ class Stack:
     def _load(self, snapshot: Snapshot) -> None:
         numbers = numbers_in(self.path)
         if not self._opening.read_only:
-            self._tidy(snapshot, numbers)
+            self._tidy([snapshot], numbers)
         known = {part.segment.folder: part.segment for part in self.parts}
         self.parts = tuple(self._open_part(part, snapshot, known) for part in snapshot.parts)
         self.snapshot, self.frozen = snapshot, None
@@ -164,21 +164,22 @@ class Stack:
         bits = read_hidden(self.path / part.hidden, rows)
         return Sealed(segment, bits, int(is_set(bits, np.arange(rows)).sum()), part.hidden)
 
-    def install(self, parts: Sequence[Sealed], first_log: int) -> None:
-        """Put these segments in place of those there are: on disk first, then for searches.
+    def install(self, parts: Sequence[Sealed], first_log: int, frozen: Frozen | None) -> None:
+        """Put these segments in place of those there are, and that frozen delta: on disk first, then for searches.
 
         Which rows are deleted follows from the log, so that must be on disk before it: else a power cut could leave
-        neither a row nor what replaced it.
+        neither a row nor what replaced it. Raises OSError, after which everything is as it was.
         """
         if self._log is not None:
             self._log.sync()
-        self.parts = tuple(self.save_hidden([part for part in parts if part.alive]))
-        self.snapshot = replace(
+        saved = tuple(self.save_hidden([part for part in parts if part.alive]))
+        snapshot = replace(
             self.snapshot,
-            parts=tuple(Part(part.segment.folder.name, part.hidden) for part in self.parts),
+            parts=tuple(Part(part.segment.folder.name, part.hidden) for part in saved),
             first_log=first_log, next_number=self._next_number, next_id=self.next_id,
         )  # fmt: skip
-        write_snapshot(self.path, self.snapshot)
+        write_snapshot(self.path, snapshot)
+        self.snapshot, self.parts, self.frozen = snapshot, saved, frozen
         self.publish()
         self.tidy()
 
@@ -194,13 +195,15 @@ class Stack:
         return saved
 
     def tidy(self) -> None:
-        """Remove numbered files that the snapshot does not name: what a crash, a merge or a failed build left."""
-        self._tidy(self.snapshot, numbers_in(self.path))
+        """Remove numbered files that no snapshot names: what a crash, a merge or a failed build left."""
+        # That on the disk may be newer: it was replaced, but the disk could not say so.
+        self._tidy((self.snapshot, read_snapshot(self.path)), numbers_in(self.path))
 
-    def _tidy(self, snapshot: Snapshot, numbers: Mapping[str, int]) -> None:
-        kept = {name for part in snapshot.parts for name in (part.folder, part.hidden)}
+    def _tidy(self, snapshots: Sequence[Snapshot], numbers: Mapping[str, int]) -> None:
+        kept = {name for one in snapshots for part in one.parts for name in (part.folder, part.hidden)}
+        first_log = min(one.first_log for one in snapshots)
         for name, number in numbers.items():
-            if name not in kept and not (name.startswith("log-") and number >= snapshot.first_log):
+            if name not in kept and not (name.startswith("log-") and number >= first_log):
                 remove(self.path / name)
 
     def number(self) -> int:
@@ -393,4 +396,5 @@ def remove(path: Path) -> None:
 
 
 def _trouble(log: Log, error: OSError, outcome: str = "changes may be lost in a power cut") -> InputError:
-    return InputError(f"{log.path}: {error.strerror or error}; {outcome}")
+    advice = "; make room and try again" if error.errno in NO_ROOM else ""
+    return InputError(f"{log.path}: {error.strerror or error}; {outcome}{advice}")
