@@ -54,7 +54,7 @@ def test_any_sequence_of_changes_gives_exact_answers(
     rng = np.random.default_rng([len(dtype), len(metric)])
     pool, queries = make_vectors(3000, 8, dtype), make_vectors(7, 8, dtype, seed=1)
     index, model = LivingIndex.create(tmp_path / "index", 8, dtype=dtype, metric=metric), Model()  # type: ignore[arg-type]
-    for step in range(40):
+    for step in range(30):
         some = rng.choice(len(pool), rng.integers(1, 90), replace=False)
         known = rng.permutation(np.array(sorted(model), np.int64))[:40]
         match rng.integers(0, 8):
@@ -137,7 +137,7 @@ def test_a_search_sees_an_update_as_a_whole(tmp_path: Path, small_deltas: None) 
 
     searcher = threading.Thread(target=search)
     searcher.start()
-    for turn in range(30):
+    for turn in range(20):
         index.update(places[(turn + 1) % 2], np.arange(200))
     stop.set()
     searcher.join()
@@ -171,7 +171,7 @@ def test_threads_that_add_at_once_get_ids_of_their_own(tmp_path: Path, monkeypat
 
 def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: None) -> None:
     """Whatever is found was there at some moment of the call, at the distance it had then; sanitizers see no race."""
-    rows, count = make_vectors(4000, 16, "uint8"), 8
+    rows, count = make_vectors(2500, 16, "uint8"), 8
     index = LivingIndex.create(tmp_path / "index", 16, dtype="uint8", durability="none")
     index.add(rows[:400])
     born, died = dict.fromkeys(range(400), 0), dict[int, int]()  # by id: the change after or before which
@@ -192,7 +192,7 @@ def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: Non
     searchers = [threading.Thread(target=search, args=(seed,)) for seed in range(count)]
     for searcher in searchers:
         searcher.start()
-    for first in range(400, 4000, 100):
+    for first in range(400, 2500, 100):
         for number in range(first, first + 100):
             born[number] = clock[0] + 1
         index.add(rows[first : first + 100], np.arange(first, first + 100))
@@ -200,7 +200,7 @@ def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: Non
         index.delete(gone)
         died |= dict.fromkeys(gone.tolist(), clock[0] + 1)
         clock[0] += 1
-        if clock[0] % 12 == 0:
+        if clock[0] % 10 == 0:
             index.compact()
     stop.set()
     for searcher in searchers:
@@ -303,7 +303,7 @@ def test_a_reader_follows_step_by_step(tmp_path: Path, small_deltas: None) -> No
     rows, model = make_vectors(2000, 8, "uint8"), Model()
     index = LivingIndex.create(path, 8, dtype="uint8", durability="none")
     reader = LivingIndex.open(path, read_only=True)
-    for step in range(60):
+    for step in range(45):
         some = rng.integers(0, 2000, rng.integers(1, 60))
         some = np.unique(some)
         if step % 3 == 2:
@@ -312,12 +312,12 @@ def test_a_reader_follows_step_by_step(tmp_path: Path, small_deltas: None) -> No
         else:
             index.update(rows[some][::-1], some)
             model |= dict(zip(some.tolist(), rows[some][::-1], strict=True))
-        if step == 30:
+        if step == 20:
             index.compact()
-        if step == 40:
+        if step == 28:
             index.clear()
             model = {}
-        if step == 50:
+        if step == 36:
             index.close()
             index = LivingIndex.open(path, durability="none")
         reader.refresh()

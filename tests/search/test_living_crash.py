@@ -106,8 +106,9 @@ def test_killed_at_random_nothing_acknowledged_is_lost(tmp_path: Path, durabilit
     """A killed process loses nothing that it handed to the system, whatever the durability; a power cut is below."""
     path, rng, model, step = tmp_path / "index", np.random.default_rng(5), Model(), 1
     LivingIndex.create(path, DIM, dtype="uint8").close()
-    for _ in range(KILLS // 2):
-        reached = killed_after(float(rng.uniform(0.02, 0.4)), path, step, model, durability)
+    for kill in range(KILLS // 2):
+        seconds = rng.uniform(1, 2) if kill % 16 == 8 else rng.uniform(0.02, 0.12)  # long enough to seal and merge, too
+        reached = killed_after(float(seconds), path, step, model, durability)
         for done in range(step, reached):
             model = change(None, done, model)  # type: ignore[arg-type]
         found = content(path)
