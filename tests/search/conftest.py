@@ -73,3 +73,23 @@ def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
 def python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run code in a process of its own."""
     return run_python
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of its own in memory; called with a size in bytes, it grows to it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def size(size: int) -> Path:
+        options = f"size={size}" + ",remount" * folder.is_mount()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed here: {done.stderr.decode().strip()}")
+        return folder
+
+    yield size
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -13,6 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs/search/adapters.md").read_text()
 ADAPTERS = {
     "neighbors": ["TenfoldTransformer"],
     "faiss_like": ["IndexTenfold"],
+    "langchain": ["TenfoldVectorStore"],
     "arrow": ["from_arrow", "to_arrow"],
     "ann_benchmarks": ["Tenfold"],
     "big_ann": ["Tenfold", "TenfoldStreaming"],

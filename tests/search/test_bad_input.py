@@ -410,9 +410,11 @@ def test_interrupt_ends_a_search(tmp_path: Path, python: Callable[..., subproces
     code = """
 import os, signal, sys, threading, time
 import numpy as np
-from tenfold.search import Index
+import tenfold.search.index as engine
+from tenfold.search.calibration import Calibration
+engine.calibrate = lambda *arguments: Calibration()
 rows = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
-index = Index.build(rows, sys.argv[1])
+index = engine.Index.build(rows, sys.argv[1])
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     index.search(np.tile(rows, (10, 1)), 10, recall=1.0)

@@ -13,8 +13,7 @@ from oracles import make_vectors
 from running import running, serving
 
 from tenfold.core.errors import InputError
-from tenfold.search import Index, LivingIndex
-from tenfold.search.client import Client
+from tenfold.search import Client, Index, LivingIndex
 from tenfold.search.messages import Limits
 
 DIM = 6

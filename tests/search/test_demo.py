@@ -1,7 +1,10 @@
 """The demo: docstrings from source files, texts as vectors, and the command on this Python's real documentation."""
 
+import contextlib
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -244,12 +247,39 @@ def test_a_python_without_sources_is_told_so(tree: Path, monkeypatch: pytest.Mon
         demo.read_library(no_progress)
 
 
+def needed(name: str) -> set[str]:
+    """Distributions that a package needs to be installed with, itself included."""
+    names, waiting = set[str](), [name]
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name not in names:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of another system or Python
+                wanted = importlib.metadata.requires(name) or []
+                names.add(name)
+                waiting += [re.split(r"[^\w.-]", text)[0] for text in wanted if "extra ==" not in text]
+    return names
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with Tenfold and what it needs, and no other package whose documentation the demo would read."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    for name in needed("tenfold"):
+        for file in set(importlib.metadata.files(name) or []):
+            if ".." not in file.parts and file.suffix != ".pyc":
+                (packages / file).parent.mkdir(parents=True, exist_ok=True)
+                (packages / file).symlink_to(Path(str(file.locate())).resolve())
+    return folder / "bin/python"
+
+
+@pytest.fixture(scope="module")
+def ran(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """`tenfold demo --json`, once, and the folder it was given for temporary files."""
     folder = tmp_path_factory.mktemp("temporary")
     environment = os.environ | {"TMPDIR": str(folder)}
-    command = [sys.executable, "-m", "tenfold", "demo", "--json"]
+    command = [bare, "-m", "tenfold", "demo", "--json"]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment), folder
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,26 +197,6 @@ def test_verify_says_what_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # --- full disks --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of its own in memory; called with a size in bytes, it grows to it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def size(size: int) -> Path:
-        options = f"size={size}" + ",remount" * folder.is_mount()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"mounting is not allowed here: {done.stderr.decode().strip()}")
-        return folder
-
-    yield size
-    if folder.is_mount():
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.parametrize("size", [20_000, 150_000, 300_000, 400_000, 550_000])

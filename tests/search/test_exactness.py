@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from oracles import BACKENDS, DTYPES, check_exact, make_vectors, open_with
 
+from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search
 
 METRICS = ("l2", "ip", "cosine")
@@ -28,6 +29,18 @@ def search_all(index: Index, queries: np.ndarray, k: int, **options: object) -> 
 def assert_same(found: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_array_equal(found[0].view(np.uint32), truth[0].view(np.uint32))
     np.testing.assert_array_equal(found[1], truth[1])
+
+
+@pytest.mark.parametrize("chunk", [64, 1 << 20])
+def test_vectors_come_back_by_id(chunk: int, index_cache: IndexCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenfold.search.index._CHUNK_ROWS", chunk)
+    base, index = make_vectors(700, 33, "uint8"), Index.open(index_cache(700, 33, "uint8", "l2"))
+    ids = np.random.default_rng(0).integers(0, 700, 900)  # some of them more than once
+    np.testing.assert_array_equal(index.get(ids), base[ids])
+    assert index.get([]).shape == (0, 33)
+    for wrong, complaint in (([3, 700, 800], "id 700 is not there"), ([-1], "whole numbers from 0"), ([0.5], "whole")):
+        with pytest.raises(InputError, match=complaint):
+            index.get(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("io", BACKENDS)

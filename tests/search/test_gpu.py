@@ -306,7 +306,7 @@ def test_an_error_while_re_ranking_frees_the_scratch(
     monkeypatch.setattr(gpu, "_BATCH", 2)
     index = Index.open(folder(), device="cuda")
     with pytest.raises(ValueError, match="rerank"):
-        index.search(make_vectors(6, 12, "uint8"), 5, probes=1, candidates=9, rerank="nonsense")  # type: ignore[call-overload]
+        index.search_tuned(make_vectors(6, 12, "uint8"), 5, Tuning(1, 9, -0.3), rerank="nonsense")  # type: ignore[arg-type]
     assert index.device is not None and index.device._flights.qsize() == 2
 
 

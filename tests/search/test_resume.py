@@ -94,7 +94,7 @@ def opens(folder: Path) -> bool:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    base = make_vectors(1500, 16, "float32")
+    base = make_vectors(600, 16, "float32")
     write_vectors(tmp_path / "base.fbin", [base], *base.shape, base.dtype)
     return tmp_path / "base.fbin"
 

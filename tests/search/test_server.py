@@ -19,9 +19,8 @@ from oracles import make_vectors
 from running import ask, running, serving
 
 from tenfold.cli import main
-from tenfold.search import Index, LivingIndex
+from tenfold.search import Client, Index, LivingIndex
 from tenfold.search.bodies import NPY, pack, unpack
-from tenfold.search.client import Client
 from tenfold.search.messages import Limits
 
 SMALL = (400, 24, "uint8", "l2", "pq", 30)
@@ -496,6 +495,46 @@ def test_read_only_changes_nothing(index_copy: Callable[..., Path], living: Livi
             assert "--read-only" in json.loads(body)["detail"]
     after = [{file: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(f.iterdir())} for f in folders]
     assert after == before
+
+
+def test_a_read_only_server_follows_the_writer(living: LivingIndex) -> None:
+    """What another process adds, seals and deletes shows within moments; damage is said, and the old state served."""
+
+    def wait_for(rows: int) -> None:
+        ends = time.monotonic() + 30
+        while index.rows != rows and time.monotonic() < ends:
+            time.sleep(0.02)
+        assert index.rows == len(living) == rows
+
+    with serving(living.path, "--read-only") as command, Client(command.url) as client:
+        index = client.index("living")
+        before = len(living)
+        living.add(np.full((5, 8), 9, np.float32), np.arange(1000, 1005))
+        wait_for(before + 5)
+        assert set(index.search(np.full((1, 8), 9, np.float32), 5, recall=1.0)[1][0].tolist()) == set(range(1000, 1005))
+        living.compact()
+        living.delete([1000, 1001])
+        wait_for(before + 3)
+        living.clear()
+        wait_for(0)
+        snapshot = (living.path / "living.json").read_bytes()
+        (living.path / "living.json").write_bytes(b"{}")
+        ends = time.monotonic() + 30
+        while "living.json: is damaged" not in "".join(command.lines) and time.monotonic() < ends:
+            time.sleep(0.02)
+        assert "living.json: is damaged" in "".join(command.lines)
+        assert index.rows == 0
+        (living.path / "living.json").write_bytes(snapshot)
+        living.add(np.zeros((2, 8), np.float32))
+        wait_for(2)
+
+
+def test_the_server_has_the_fast_parser_and_loop(living: LivingIndex) -> None:
+    """What the extra `serve` brings is in use: both libraries are mapped into the process."""
+    with serving(living.path, "--read-only") as command:
+        assert ask(command.url, "GET", "/health")[0] == 200
+        maps = Path(f"/proc/{command.process.pid}/maps").read_text()
+    assert "httptools" in maps and "uvloop" in maps
 
 
 def test_an_index_that_was_built_takes_updates(index_copy: Callable[..., Path]) -> None:

@@ -4,6 +4,7 @@ Codes, lists and a graph in memory; the vectors themselves on disk, read only to
 candidates that may still be among the nearest.
 """
 
+from tenfold.search.client import Client, RemoteIndex
 from tenfold.search.data import GroundTruth, VectorSource, as_source, convert, open_vectors, read_ground_truth
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.index import Index, SearchStats
@@ -12,10 +13,12 @@ from tenfold.search.planning import IndexPlan, plan_index
 from tenfold.search.sharding import ShardedAnswer, ShardedIndex, build_shards
 
 __all__ = [
+    "Client",
     "GroundTruth",
     "Index",
     "IndexPlan",
     "LivingIndex",
+    "RemoteIndex",
     "SearchStats",
     "ShardedAnswer",
     "ShardedIndex",

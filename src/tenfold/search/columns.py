@@ -15,6 +15,7 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search.storage import REPAIR, SectionFile, SectionWriter
+from tenfold.search.tables import is_writable_text
 
 __all__ = [
     "COLUMNS_FILE",
@@ -112,7 +113,7 @@ def check_columns(columns: Mapping[str, Any]) -> Columns:
     if len(columns) > _MOST_COLUMNS:
         raise InputError(f"there are {len(columns)} columns; an index has up to {_MOST_COLUMNS}")
     for name, kind in columns.items():
-        if not isinstance(name, str) or not 0 < len(name.encode()) <= _MOST_NAME or name.startswith("$"):
+        if not is_writable_text(name) or not 0 < len(name.encode()) <= _MOST_NAME or name.startswith("$"):
             raise InputError(f"{name!r} is no name of a column; take a text that does not begin with $")
         if kind not in get_args(ColumnType):
             raise InputError(f"column {name}: its type is {kind!r}; choose {', '.join(get_args(ColumnType))}")
@@ -130,7 +131,7 @@ def check_value(columns: Columns, name: str, value: Any) -> Any:
     fits = {
         "int": type(value) is int and -(1 << 63) <= value < 1 << 63,
         "float": type(value) in (int, float) and math.isfinite(value),
-        "category": isinstance(value, str) and len(value) <= _MOST_WORD,
+        "category": is_writable_text(value) and len(value) <= _MOST_WORD,
         "bool": type(value) is bool,
     }[kind]
     if not fits:
@@ -141,7 +142,11 @@ def check_value(columns: Columns, name: str, value: Any) -> Any:
 def check_values(columns: Columns, attributes: Mapping[str, Iterable[Any]] | None, rows: int) -> Values:
     """Attributes of new rows, None where a row has none; InputError for other columns, types or lengths."""
     checked: Values = {}
+    if not isinstance(attributes, Mapping | None):
+        raise InputError(f"attributes are {attributes!r:.60}; give a dictionary of values by column")
     for name, values in (attributes or {}).items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InputError(f"column {name}: its values are {values!r:.60}; give one per vector")
         given = list(values)
         if len(given) != rows:
             raise InputError(f"column {name}: there are {len(given):,} values for {rows:,} vectors")

@@ -24,7 +24,7 @@ from tenfold.search.sharding import ShardedIndex, build_shards, describe_shards
 from tenfold.search.shards import is_sharded, verify_shards
 from tenfold.search.snapshot import is_living
 from tenfold.search.space import Metric
-from tenfold.search.updating import add, compact, create, delete
+from tenfold.search.updating import add, compact, create, delete, runbook
 
 __all__ = ["COMMANDS"]
 
@@ -384,6 +384,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "plan": plan,
     "serve": serve,
+    "runbook": runbook,
 }
 
 

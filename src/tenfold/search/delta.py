@@ -4,6 +4,7 @@ Rows are only ever appended, and a set of deleted rows is replaced, never change
 while the delta goes on.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,13 @@ class DeltaView(NamedTuple):
             self.vectors, self.vectors.dtype.name, metric, queries, 0, distances, ids, threads,
             row_ids=self.ids, allowed=bits,
         )  # fmt: skip
+
+    def blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids (n,) and vectors (n, dim) of the rows that are not deleted, up to `rows` at a time."""
+        alive = np.flatnonzero(self.alive)
+        for start in range(0, len(alive), rows):
+            some = alive[start : start + rows]
+            yield self.ids[some], self.vectors[some]
 
 
 class Delta:

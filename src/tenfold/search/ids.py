@@ -4,76 +4,45 @@ A text gets its number before its row is written, so a crash leaves at worst a n
 those of deleted rows, are dropped when the index is compacted.
 """
 
-import sqlite3
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.search.tables import Table, is_writable_text
 
-__all__ = ["NAMES_FILE", "Names", "check_names", "check_names_file", "check_numbers"]
+__all__ = ["NAMES_FILE", "Names", "check_names", "check_numbers"]
 
 NAMES_FILE = "names.sqlite"
 _MOST_LENGTH = 65535
-_ROWS = 500  # per statement; SQLite takes 999 variables in all its builds
-_SECONDS = 60.0  # to wait for another process
+_SCHEMA = "CREATE TABLE IF NOT EXISTS names (text TEXT PRIMARY KEY, number INTEGER UNIQUE NOT NULL) WITHOUT ROWID"
 
 
 class Names:
-    """The table; any number of threads may call."""
+    """The table; any number of threads may call. InputError where the file is damaged, or not readable or writable."""
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
-        """Open it, or make it. Raises InputError where the file is damaged or not readable."""
-        self.path, self._lock = path, threading.Lock()
-        mode = "ro" if read_only else "rwc"
-        try:
-            self._table = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}",
-                uri=True, timeout=_SECONDS, isolation_level=None, check_same_thread=False,
-            )  # fmt: skip
-            if not read_only:
-                # Whatever the log's durability: merging syncs the log, and every number in it needs its text.
-                self._table.execute("PRAGMA synchronous = FULL")
-                self._table.execute(
-                    "CREATE TABLE IF NOT EXISTS names (text TEXT PRIMARY KEY, number INTEGER UNIQUE NOT NULL) "
-                    "WITHOUT ROWID"
-                )
-            self._table.execute("SELECT max(number) FROM names").fetchone()
-        except sqlite3.Error as error:
-            raise self._trouble(error) from None
+        """Open it, or make it."""
+        self._table = Table(path, [_SCHEMA], "SELECT max(number) FROM names", read_only=read_only)
 
     def numbers(self, texts: Sequence[str], first_new: int | None = None) -> np.ndarray:
         """Numbers (n,) int64 of texts (n,); -1 for unknown ones, or new numbers from `first_new` on."""
-        found: dict[str, int] = {}
-        try:
-            with self._lock:
-                for some in _pieces(texts):
-                    marks = ",".join("?" * len(some))
-                    found |= self._table.execute(f"SELECT text, number FROM names WHERE text IN ({marks})", some)
-                if first_new is not None:
-                    (last,) = self._table.execute("SELECT coalesce(max(number), -1) FROM names").fetchone()
-                    fresh = [text for text in texts if text not in found]
-                    first = max(first_new, last + 1)
-                    found |= zip(fresh, range(first, first + len(fresh)), strict=True)
-                    self._change("INSERT INTO names VALUES (?, ?)", [(text, found[text]) for text in fresh])
-        except sqlite3.Error as error:
-            raise self._trouble(error) from None
+        found = dict(self._table.read_among("SELECT text, number FROM names WHERE text IN ({})", texts))
+        fresh = [] if first_new is None else [text for text in texts if text not in found]
+        if first_new is not None and fresh:
+            with self._table.changing() as table:
+                (last,) = table.execute("SELECT coalesce(max(number), -1) FROM names").fetchone()
+                new = list(zip(fresh, range(max(first_new, last + 1), 1 << 63), strict=False))
+                table.executemany("INSERT INTO names VALUES (?, ?)", new)
+            found |= new
         return np.array([found.get(text, -1) for text in texts], np.int64)
 
     def texts(self, numbers: np.ndarray) -> np.ndarray:
         """Texts of numbers of any shape, as an array of objects; None for -1."""
-        known: dict[int, str] = {}
-        try:
-            with self._lock:
-                for some in _pieces(np.unique(numbers[numbers >= 0]).tolist()):
-                    marks = ",".join("?" * len(some))
-                    known |= self._table.execute(f"SELECT number, text FROM names WHERE number IN ({marks})", some)
-        except sqlite3.Error as error:
-            raise self._trouble(error) from None
+        wanted = np.unique(numbers[numbers >= 0]).tolist()
+        known = dict(self._table.read_among("SELECT number, text FROM names WHERE number IN ({})", wanted))
         found = np.empty(numbers.size, object)
         found[:] = [known.get(number) for number in numbers.ravel().tolist()]
         return found.reshape(numbers.shape)
@@ -81,38 +50,19 @@ class Names:
     def drop_others(self, holds: Callable[[np.ndarray], np.ndarray]) -> None:
         """Forget the texts whose numbers (n,) are not held, which `holds` says."""
         last = -1
-        try:
-            while True:
-                with self._lock:
-                    page = self._table.execute(
-                        "SELECT number FROM names WHERE number > ? ORDER BY number LIMIT 100000", (last,)
-                    ).fetchall()
-                if not page:
-                    return
-                numbers = np.array(page, np.int64)[:, 0]
-                last = int(numbers[-1])
-                gone = numbers[~holds(numbers)].tolist()
-                with self._lock:
-                    self._change("DELETE FROM names WHERE number = ?", [(number,) for number in gone])
-        except sqlite3.Error as error:
-            raise self._trouble(error) from None
+        while page := self._table.read(
+            "SELECT number FROM names WHERE number > ? ORDER BY number LIMIT 100000", (last,)
+        ):
+            numbers = np.array(page, np.int64)[:, 0]
+            last = int(numbers[-1])
+            gone = numbers[~holds(numbers)].tolist()
+            if gone:
+                with self._table.changing() as table:
+                    table.executemany("DELETE FROM names WHERE number = ?", [(number,) for number in gone])
 
     def close(self) -> None:
         """Close the file."""
         self._table.close()
-
-    def _change(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        if rows:
-            self._table.execute("BEGIN IMMEDIATE")
-            try:
-                self._table.executemany(statement, rows)
-                self._table.execute("COMMIT")
-            except BaseException:
-                self._table.execute("ROLLBACK")
-                raise
-
-    def _trouble(self, error: sqlite3.Error) -> InputError:
-        return InputError(f"{self.path}: {error}; restore it from a copy")
 
 
 def check_numbers(ids: Any, count: int | None = None, *, unique: bool = True) -> np.ndarray:
@@ -139,7 +89,7 @@ def check_names(names: Sequence[str] | np.ndarray, count: int | None = None, *, 
     """Ids that are texts, (n,); InputError for others, a wrong number of them, or repetition."""
     texts = [names] if isinstance(names, str) else names.tolist() if isinstance(names, np.ndarray) else list(names)
     for text in texts:
-        if not isinstance(text, str) or not 0 < len(text) <= _MOST_LENGTH:
+        if not is_writable_text(text) or not 0 < len(text) <= _MOST_LENGTH:
             raise InputError(
                 f"id {text!r:.60} is no text of 1 to {_MOST_LENGTH:,} letters, as the ids of this index are"
             )
@@ -150,17 +100,3 @@ def check_names(names: Sequence[str] | np.ndarray, count: int | None = None, *, 
         twice = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
         raise InputError(f"id {twice!r} comes twice in one call")
     return [str(text) for text in texts]
-
-
-def check_names_file(path: Path) -> list[str]:
-    """A line if the table is damaged."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as table:
-            (result,) = table.execute("PRAGMA integrity_check(1)").fetchone()
-    except sqlite3.Error as error:
-        result = str(error)
-    return [] if result == "ok" else [f"{path}: {result}; restore it from a copy"]
-
-
-def _pieces(items: Sequence[str] | Sequence[int]) -> list[Sequence[str] | Sequence[int]]:
-    return [items[start : start + _ROWS] for start in range(0, len(items), _ROWS)]

@@ -1,9 +1,10 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tenfold.search.data import as_source
 from tenfold.search.exact import check_count, check_queries
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.gpu import Device, find_kernels, open_device
+from tenfold.search.ids import check_numbers
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
@@ -25,7 +27,7 @@ from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
 from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
 
-__all__ = ["Index", "SearchStats", "verify_index"]
+__all__ = ["Index", "SearchStats", "check_options", "verify_index"]
 
 IoBackend = Literal["auto", "uring", "direct", "buffered", "memory"]
 Rerank = Literal["bound", "paper"]
@@ -33,6 +35,7 @@ Rerank = Literal["bound", "paper"]
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _PAPER_CANDIDATES = 12  # per result
+_CHUNK_ROWS = 1 << 20  # of labels that `get` looks through at a time
 _MOST_SCORED = 1 << 22  # queries times rows that `score` takes at a time
 
 
@@ -265,12 +268,7 @@ class Index:
         self, k: int, recall: float, probes: int | None = None, candidates: int | None = None, rerank: Rerank = "bound"
     ) -> Tuning:
         """The settings that `search` chooses for its arguments; InputError where one of them is out of range."""
-        k = check_count("k", k, _MOST_RESULTS)
-        if not isinstance(recall, Real) or not 0 < recall <= 1:
-            raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
-        for name, value in (("probes", probes), ("candidates", candidates)):
-            if value is not None:
-                check_count(name, value)
+        k = check_options(k, recall, probes, candidates, rerank)
         in_memory = self.engine.backend == "memory"
         tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
         everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
@@ -333,6 +331,20 @@ class Index:
             exact, *queried, rows, estimates, errors, k, EVERYTHING, "bound", False, threads
         )
         return distances, ids, stats
+
+    def get(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Vectors (n, dim) by ids (n,), row numbers. Raises InputError for an id that is not there."""
+        numbers = check_numbers(ids, unique=False)
+        wanted, which = np.unique(numbers, return_inverse=True)
+        labels = self.stored.labels()
+        chunks = range(0, self.rows, _CHUNK_ROWS)
+        found = [at + np.flatnonzero(np.isin(labels[at : at + _CHUNK_ROWS], wanted)) for at in chunks]
+        positions = np.concatenate([np.zeros(0, np.int64), *found])
+        positions = positions[np.argsort(labels[positions])]
+        if len(positions) < len(wanted):
+            missing = np.flatnonzero(~np.isin(numbers, labels[positions]))
+            raise InputError(f"id {numbers[missing[0]]} is not there")
+        return self.stored.at(positions)[which]
 
     # --- looking after it -----------------------------------------------------------------------------------
 
@@ -461,6 +473,18 @@ class Index:
             numbers["bits"],
             tuple(numbers[name] for name in ("shift_low", "shift_step", "scale_low", "scale_step")),
         )
+
+
+def check_options(k: object, recall: object, probes: object, candidates: object, rerank: object) -> int:
+    """`k` as an int; InputError where it or another option of `search` is out of range."""
+    if not isinstance(recall, Real) or not 0 < float(recall) <= 1:
+        raise InputError(f"recall is {recall!r}; it is a share above 0 and up to 1")
+    for name, value in (("probes", probes), ("candidates", candidates)):
+        if value is not None:
+            check_count(name, value)
+    if rerank not in get_args(Rerank):
+        raise InputError(f"rerank is {rerank!r}; choose {' or '.join(get_args(Rerank))}")
+    return check_count("k", k, _MOST_RESULTS)
 
 
 def verify_index(path: str | Path) -> list[str]:

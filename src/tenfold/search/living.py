@@ -11,7 +11,7 @@ are cut into several. Segments are made by a process of its own, one at a time (
 q queries · k results · n rows of a call
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -25,21 +25,23 @@ from tenfold.core.progress import Progress, no_progress
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
+from tenfold.search.delta import DeltaView
 from tenfold.search.exact import check_count, check_queries, check_vectors, merge_nearest
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
-from tenfold.search.ids import NAMES_FILE, Names, check_names, check_names_file, check_numbers
-from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, verify_index
+from tenfold.search.ids import NAMES_FILE, Names, check_names, check_numbers
+from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, check_options, verify_index
 from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
 from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
-from tenfold.search.segments import Segment, read_hidden, write_ids
+from tenfold.search.segments import Sealed, Segment, read_hidden, write_ids
 from tenfold.search.settings import choose_config
 from tenfold.search.snapshot import IdKind, Part, Snapshot, is_living, read_snapshot, write_snapshot
 from tenfold.search.space import Metric
 from tenfold.search.stack import Opening, Stack, numbers_in, remove
 from tenfold.search.storage import INDEX_FILES, sync_folder
+from tenfold.search.tables import check_table_file
 from tenfold.search.workplace import check_place, locked
 
 __all__ = ["Ids", "LivingIndex", "verify_living"]
@@ -249,7 +251,7 @@ class LivingIndex:
         Raises:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
-        view, k = self._stack.view, check_count("k", k, 1 << 24)
+        view, k = self._stack.view, check_options(k, recall, probes, candidates, rerank)
         threads = _native.usable_cores() if threads is None else check_count("threads", threads, 4096)
         exact = check_queries(queries, self.dim, self.dtype)
         chosen = None if filter is None else parse_filter(filter, self.columns)
@@ -281,6 +283,24 @@ class LivingIndex:
         numbers = self._numbers(ids, unique=False)
         with self._stack.lock:
             return self._stack.holds(numbers)
+
+    def all_ids(self) -> np.ndarray:
+        """Ids (rows,) of all rows: numbers, rising, or texts in the order in which they first came."""
+        view = self._stack.view
+        parts = [part.alive_ids() for part in view.parts] + [delta.ids[delta.alive] for delta in view.deltas]
+        numbers = np.sort(np.concatenate([np.zeros(0, np.int64), *parts]))
+        return numbers if self._names is None else self._names.texts(numbers)
+
+    def blocks(self, rows: int = 8192) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All rows, up to `rows` at a time, as they lie on the disk: ids (n,) and vectors (n, dim).
+
+        They are those that were there when the first block was asked for, whatever happens meanwhile.
+        """
+        step, view = check_count("rows", rows), self._stack.view
+        parts: list[Sealed | DeltaView] = [*view.parts, *view.deltas]
+        for part in parts:
+            for numbers, vectors in part.blocks(step):
+                yield (numbers if self._names is None else self._names.texts(numbers)), vectors
 
     def get(self, ids: Ids) -> np.ndarray:
         """Vectors (n, dim) by ids (n,). Raises InputError for an id that is not there."""
@@ -336,7 +356,10 @@ class LivingIndex:
             self._stack.writer()
             self._maintainer.wait_for_room()  # now: once ids are chosen or compared, nobody else may change anything
             if ids is None and self._names is None:
-                numbers = np.arange(self._stack.next_id, self._stack.next_id + len(rows))
+                start = self._stack.next_id
+                if start + len(rows) > 1 << 63:
+                    raise InputError(f"ids go up to 2^63 - 1, and id {start - 1} was used; give ids for these rows")
+                numbers = np.arange(start, start + len(rows), dtype=np.int64)
             elif ids is None:
                 raise InputError("the ids of this index are texts; give one per vector")
             else:
@@ -376,16 +399,31 @@ class LivingIndex:
                 self._maintainer.start_what_is_due()
         return len(there)
 
+    def clear(self) -> int:
+        """Delete all rows; numbers for rows without ids begin with 0 again. Returns how many rows there were.
+
+        What is being sealed or merged is finished first. Raises InputError where the folder cannot be written.
+        """
+        rows = self._maintainer.clear()
+        self._forget_texts()
+        return rows
+
     def flush(self) -> None:
         """Wait until all changes so far are on disk."""
         with self._stack.lock:
             self._stack.flush()
 
     def refresh(self) -> None:
-        """Of an index opened `read_only`: see what its writer has done since."""
+        """Of an index opened `read_only`: see what its writer has done since; cheap where that is not much.
+
+        Raises InputError where the files are gone or damaged; what was seen before can still be searched.
+        """
         if self.read_only:
             with self._stack.lock:
-                self._stack.load()
+                try:
+                    self._stack.follow()
+                except OSError as error:
+                    raise InputError(f"{error.filename or self.path}: {error.strerror}") from None
 
     def compact(self) -> None:
         """Make one segment of all rows, and give back the room of deleted ones; others may go on meanwhile.
@@ -393,10 +431,7 @@ class LivingIndex:
         Raises InputError where the disk has no room for it.
         """
         self._maintainer.compact(_native.usable_cores())
-        if self._names is not None:
-            with self._stack.lock:
-                self._stack.flush()  # no text goes whose row might come back
-                self._names.drop_others(self._stack.holds)
+        self._forget_texts()
 
     def calibrate(
         self, queries: np.ndarray | None = None, *, threads: int | None = None, progress: Progress = no_progress
@@ -411,7 +446,7 @@ class LivingIndex:
         start = 0
         while start < len(rows):
             rest = {name: column[start:] for name, column in attributes.items()}
-            outcome = f"the first {start:,} of {len(rows):,} rows were {done}"
+            outcome = f"the first {start:,} of {len(rows):,} rows were {done}" if start else f"nothing was {done}"
             start += self._stack.put(rows[start:], ids[start:], rest, outcome)
             self._maintainer.start_what_is_due()
 
@@ -421,6 +456,13 @@ class LivingIndex:
             return check_numbers(ids, count, unique=unique)
         texts = check_names(ids, count, unique=unique)  # type: ignore[arg-type]
         return self._names.numbers(texts, self._stack.next_id if new else None)
+
+    def _forget_texts(self) -> None:
+        """Drop the texts of rows that are gone."""
+        if self._names is not None:
+            with self._stack.lock:
+                self._stack.flush()  # no text goes whose row might come back
+                self._names.drop_others(self._stack.holds)
 
     def _check_there(self, numbers: np.ndarray, ids: Ids) -> None:
         missing = np.flatnonzero(~self._stack.holds(numbers))
@@ -485,7 +527,7 @@ def verify_living(path: Path) -> list[str]:
                     pass
             except InputError as error:
                 damaged.append(str(error))
-    return damaged + (check_names_file(path / NAMES_FILE) if snapshot.ids == "string" else [])
+    return damaged + (check_table_file(path / NAMES_FILE) if snapshot.ids == "string" else [])
 
 
 def _adopt(path: Path) -> None:

@@ -20,7 +20,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.storage import sync_folder
 
-__all__ = ["ADD", "DELETE", "Durability", "Log", "Record", "read_log"]
+__all__ = ["ADD", "DELETE", "LOG_START", "Durability", "Log", "Record", "read_log"]
 
 Durability = Literal["always", "batch", "none"]
 """When a change is on disk: before the call returns; when a batch is full or flushed; when the system likes."""
@@ -30,6 +30,9 @@ _ADVICE = "restore the file from a copy, or move it away to go on without the ch
 _MAGIC = b"TENFLOG\0"
 _VERSION = 1
 _START = struct.Struct("<8sI4x")
+LOG_START = _START.size
+"""Where the first record of a log begins."""
+
 _HEAD = struct.Struct("<IIQQB")
 _BODY = struct.Struct("<QQB")
 _BATCH_BYTES, _BATCH_RECORDS = 4 << 20, 1024
@@ -42,6 +45,11 @@ class Record(NamedTuple):
     sequence: int
     operation: int
     payload: bytes
+
+    @property
+    def size(self) -> int:
+        """Its bytes in the log."""
+        return _HEAD.size + len(self.payload)
 
 
 class Log:
@@ -111,8 +119,8 @@ class Log:
             left = left[written:]
 
 
-def read_log(path: Path) -> Iterator[Record]:
-    """The whole records of a log, in order.
+def read_log(path: Path, start: int = LOG_START) -> Iterator[Record]:
+    """The whole records of a log, in order, from the byte `start` on, where one begins.
 
     Raises InputError where it is no log, of a newer version, not readable, or damaged before its end.
     """
@@ -120,12 +128,14 @@ def read_log(path: Path) -> Iterator[Record]:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             _check_start(path, file.read(_START.size), size)
-            start = file.tell()
+            file.seek(start)
             while (record := _next(file, size)) is not None:
                 start = file.tell()
                 yield record
             file.seek(start)
-            if _was_synced(file.read(min(_SEARCHED, size - start)), start):  # not what a writer appends meanwhile
+            if _was_synced(
+                file.read(max(0, min(_SEARCHED, size - start))), start
+            ):  # not what a writer appends meanwhile
                 raise InputError(f"{path}: the record at byte {start:,} is damaged; {_ADVICE}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
@@ -135,7 +145,7 @@ def _whole_bytes(path: Path) -> int:
     """Up to where a log is whole."""
     if path.stat().st_size < _START.size:
         return 0  # a crash right after it was made
-    return _START.size + sum(_HEAD.size + len(record.payload) for record in read_log(path))
+    return LOG_START + sum(record.size for record in read_log(path))
 
 
 def _check_start(path: Path, start: bytes, size: int) -> None:

@@ -4,7 +4,8 @@ import json
 import math
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from tenfold.search.sealing import Job, run_job
 from tenfold.search.segments import Sealed, is_set
 from tenfold.search.snapshot import Part
 from tenfold.search.stack import Stack
-from tenfold.search.storage import replace_file, save_array
+from tenfold.search.storage import NO_ROOM, replace_file, save_array
 
 __all__ = ["Maintainer"]
 
@@ -33,6 +34,7 @@ class Maintainer:
         self._changed = threading.Condition(stack.lock)
         self._thread: threading.Thread | None = None
         self.trouble: InputError | None = None
+        self._retry_at = 0  # rows in the delta
 
     @property
     def is_busy(self) -> bool:
@@ -52,6 +54,8 @@ class Maintainer:
     def start_what_is_due(self) -> None:
         """After a change, the stack's lock held: have full deltas sealed, and segments merged, in the background."""
         self._freeze_full()
+        if self.trouble is not None and self._stack.delta.rows >= self._retry_at:
+            self.trouble = None
         if self._thread is None and self.trouble is None and self._next_task() is not None:
             self._thread = threading.Thread(target=self._run, name="tenfold-maintenance", daemon=True)
             self._thread.start()
@@ -69,6 +73,16 @@ class Maintainer:
                 self._seal(threads)
             if len(stack.parts) > 1 or any(part.alive < part.rows for part in stack.parts):
                 self._merge(stack.parts, threads)
+
+    def clear(self) -> int:
+        """Delete all rows, once what is being made is finished; how many there were."""
+        stack = self._stack
+        with self._working, stack.lock:
+            rows = sum(part.alive for part in stack.parts) + sum(len(delta) for delta in stack.deltas())
+            stack.clear()
+            self.trouble = None
+            self._changed.notify_all()
+        return rows
 
     def calibrate(self, calibrate: Callable[[Sealed], None]) -> None:
         """Do something to every segment while none is replaced."""
@@ -93,18 +107,24 @@ class Maintainer:
                         return
                 try:
                     task()
-                except (InputError, OSError) as error:
+                except BaseException as error:
                     with self._stack.lock:
-                        self.trouble = error if isinstance(error, InputError) else InputError(str(error))
+                        self.trouble = error if isinstance(error, InputError) else InputError(repr(error))
+                        self._retry_at = self._stack.delta.rows + _DELTA_ROWS
                         self._thread = None
                         self._changed.notify_all()
+                    if not isinstance(error, InputError):
+                        raise
                     return
 
     def _freeze_full(self) -> None:
         stack = self._stack
         if stack.is_open and stack.delta.rows >= _DELTA_ROWS and stack.frozen is None:
-            stack.freeze()
-            self.trouble = None  # it is tried again
+            try:
+                stack.freeze()
+                self.trouble = None  # it is tried again
+            except InputError as error:  # of the disk; whoever made the change that is in the log has done all right
+                self.trouble, self._retry_at = error, stack.delta.rows + _DELTA_ROWS
 
     def _next_task(self) -> Callable[[], None] | None:
         if not self._stack.is_open:
@@ -122,45 +142,54 @@ class Maintainer:
             assert frozen is not None
             vectors, ids, values = frozen.delta.sorted_rows()
             name, rows = f"segment-{stack.number():06d}", f"rows-{stack.number():06d}"
-        made: list[Sealed] = []
-        if len(ids):
-            save_array(stack.path / f"{rows}.npy", vectors)
-            save_array(stack.path / f"{rows}-ids.npy", ids)
-            with replace_file(stack.path / f"{rows}-columns.json") as file:
-                file.write(json.dumps(values).encode())
-            made.append(self._build(name, rows, (), threads))
-        with stack.lock:
-            gone = ids[~frozen.delta.holds(ids)]
-            stack.frozen = None
-            stack.install((*stack.parts, *(part.less(gone) for part in made)), frozen.next_log)
-            self._changed.notify_all()
+        with self._making():
+            made: list[Sealed] = []
+            if len(ids):
+                save_array(stack.path / f"{rows}.npy", vectors)
+                save_array(stack.path / f"{rows}-ids.npy", ids)
+                with replace_file(stack.path / f"{rows}-columns.json") as file:
+                    file.write(json.dumps(values).encode())
+                made.append(self._build(name, rows, (), threads))
+            with stack.lock:
+                gone = ids[~frozen.delta.holds(ids)]
+                stack.install((*stack.parts, *(part.less(gone) for part in made)), frozen.next_log, None)
+                self._changed.notify_all()
 
     def _merge(self, parts: Sequence[Sealed], threads: int) -> None:
         """Make one segment of several, or of one with deleted rows."""
         stack = self._stack
         self._check_disk(parts)
-        with stack.lock:
-            folders = {part.segment.folder for part in parts}
-            before = stack.save_hidden([part for part in stack.parts if part.segment.folder in folders])
-            name = f"segment-{stack.number():06d}"
-        inputs = [(part.segment.folder.name, part.hidden) for part in before]
-        made = [self._build(name, None, inputs, threads)] if any(part.alive for part in before) else []
-        with stack.lock:
-            now = {part.segment.folder: part for part in stack.parts}
-            for part in before:
-                gone = part.segment.ids_at(_cleared(part, now[part.segment.folder]))
-                made = [one.less(gone) for one in made]
-            rest = [part for part in stack.parts if part.segment.folder not in folders]
-            stack.install((*rest, *made), stack.snapshot.first_log)
+        with self._making():
+            with stack.lock:
+                folders = {part.segment.folder for part in parts}
+                before = stack.save_hidden([part for part in stack.parts if part.segment.folder in folders])
+                name = f"segment-{stack.number():06d}"
+            inputs = [(part.segment.folder.name, part.hidden) for part in before]
+            made = [self._build(name, None, inputs, threads)] if any(part.alive for part in before) else []
+            with stack.lock:
+                now = {part.segment.folder: part for part in stack.parts}
+                for part in before:
+                    gone = part.segment.ids_at(_cleared(part, now[part.segment.folder]))
+                    made = [one.less(gone) for one in made]
+                rest = [part for part in stack.parts if part.segment.folder not in folders]
+                stack.install((*rest, *made), stack.snapshot.first_log, stack.frozen)
 
     def _build(self, name: str, rows: str | None, inputs: Sequence[tuple[str, str | None]], threads: int) -> Sealed:
         stack = self._stack
+        run_job(stack.path, Job(name, rows, inputs, stack.snapshot.columns, stack.snapshot.settings, threads))
+        return stack.open_part(Part(name))
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """Where a segment cannot be made, remove what there is of it, and say why in an InputError."""
         try:
-            run_job(stack.path, Job(name, rows, inputs, stack.snapshot.columns, stack.snapshot.settings, threads))
-            return stack.open_part(Part(name))
-        except BaseException:
-            with stack.lock:
-                stack.tidy()
+            yield
+        except BaseException as error:
+            with self._stack.lock, suppress(InputError, OSError):
+                self._stack.tidy()
+            if isinstance(error, OSError):
+                advice = "; make room, nothing is lost meanwhile" if error.errno in NO_ROOM else ""
+                raise InputError(f"{self._stack.path}: {error.strerror or error}{advice}") from None
             raise
 
     def _check_disk(self, parts: Sequence[Sealed]) -> None:

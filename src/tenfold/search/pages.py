@@ -3,8 +3,9 @@
 A row's place, its position, counts rows in the order of lists on disk; its label is the id it had in the source.
 """
 
+import os
+import weakref
 from collections.abc import Iterator
-from typing import IO
 
 import numpy as np
 
@@ -64,25 +65,28 @@ class PageWriter:
 class StoredRows(VectorSource):
     """The vectors of an index in their order on disk: a source for exact search, and rows by position.
 
-    Reading raises InputError at a page that does not match its checksum.
+    Reading raises InputError at a page that does not match its checksum. The file is open as long as this object is
+    there, so that who removes or replaces it takes nothing from those who read.
     """
 
     def __init__(self, file: SectionFile, rows: int, dim: int, dtype: np.dtype) -> None:
         super().__init__(str(file.path), rows, dim, dtype)
-        self._vectors = file
+        self._pages_offset = file.section("pages").offset
+        self._labels, self._page_crc = file.array("labels", "<u4"), file.array("page_crc", "<u4")
         self._per_page, self._stride = page_layout(dim * dtype.itemsize)
+        self._file = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Vectors (n, dim) by position."""
         rows = np.empty((len(positions), self.dim), self.dtype)
-        with self._vectors.path.open("rb") as file:
-            for number, position in enumerate(positions.tolist()):
-                rows[number] = self._pages(file, position // self._per_page, 1)[position % self._per_page]
+        for number, position in enumerate(positions.tolist()):
+            rows[number] = self._pages(position // self._per_page, 1)[position % self._per_page]
         return rows
 
     def labels(self) -> np.ndarray:
         """Labels (rows,) by position, uint32, a memory map."""
-        return self._vectors.array("labels", "<u4")
+        return self._labels
 
     def distances_to(self, queries: np.ndarray, ids: np.ndarray, metric: Metric) -> np.ndarray:
         """Exact distances (q, n) float32, ascending, of each query to the rows of the given ids; inf for -1.
@@ -105,18 +109,16 @@ class StoredRows(VectorSource):
 
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
         last = -(-self.rows // self._per_page)
-        with self._vectors.path.open("rb") as file:
-            while start < self.rows:
-                first = start // self._per_page
-                pages = self._pages(file, first, min(max(1, block_rows // self._per_page), last - first))
-                rows = pages[start % self._per_page : self.rows - first * self._per_page]
-                yield from (rows[at : at + block_rows] for at in range(0, len(rows), block_rows))
-                start += len(rows)
+        while start < self.rows:
+            first = start // self._per_page
+            pages = self._pages(first, min(max(1, block_rows // self._per_page), last - first))
+            rows = pages[start % self._per_page : self.rows - first * self._per_page]
+            yield from (rows[at : at + block_rows] for at in range(0, len(rows), block_rows))
+            start += len(rows)
 
-    def _pages(self, file: IO[bytes], first: int, count: int) -> np.ndarray:
-        file.seek(self._vectors.section("pages").offset + first * self._stride)
-        raw = np.frombuffer(file.read(count * self._stride), np.uint8)
-        wanted = self._vectors.array("page_crc", "<u4")[first : first + count]
+    def _pages(self, first: int, count: int) -> np.ndarray:
+        raw = self._read(self._pages_offset + first * self._stride, count * self._stride)
+        wanted = self._page_crc[first : first + count]
         whole = raw.size == count * self._stride
         if not whole or not np.array_equal(_native.page_checksums(raw, self._stride), wanted):
             raise InputError(f"{self.name}: a page does not match its checksum; it is damaged: {REPAIR}")
@@ -124,3 +126,10 @@ class StoredRows(VectorSource):
         rows = np.ascontiguousarray(raw.reshape(-1, self._stride)[:, :used])
         found: np.ndarray = rows.view(self.dtype).reshape(-1, self.dim)
         return found
+
+    def _read(self, offset: int, size: int) -> np.ndarray:
+        """Bytes of the file, (size,) or fewer where it ends."""
+        raw, done = np.empty(size, np.uint8), 0
+        while done < size and (count := os.preadv(self._file, [raw[done:].data], offset + done)):
+            done += count
+        return raw[:done]

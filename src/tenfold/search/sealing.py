@@ -142,7 +142,10 @@ def _scratch(path: Path, dtype: str, rows: int) -> np.ndarray:
     """Zeros in a file; an array in memory where there are none."""
     if rows == 0:
         return np.zeros(0, dtype)
-    return np.lib.format.open_memmap(path, "w+", dtype, (rows,))
+    mapped = np.lib.format.open_memmap(path, "w+", dtype, (rows,))
+    with path.open("r+b") as file:  # a full disk shows now; at the first write to the map it would end the process
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped
 
 
 def run_job(folder: Path, job: Job) -> None:

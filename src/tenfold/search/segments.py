@@ -58,6 +58,11 @@ class Segment:
             raise InputError(f"{folder / IDS_FILE}: names rows that are not there; {REPAIR}")
         self.columns = read_columns(folder, columns, sealed.rows)
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._file = (folder / IDS_FILE).stat().st_ino
+
+    def lies_there(self) -> bool:
+        """Whether it is still this one that lies in its folder. Raises OSError."""
+        return (self.folder / IDS_FILE).stat().st_ino == self._file
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Positions (n,) int64 of ids (n,) int64; -1 for those that it does not hold."""
@@ -132,6 +137,19 @@ class Sealed(NamedTuple):
         positions = self.find(ids)
         positions = positions[positions >= 0]
         return self.without(positions) if len(positions) else self
+
+    def alive_ids(self) -> np.ndarray:
+        """Ids of the rows that are not deleted, rising, (n,) int64."""
+        segment = self.segment
+        found: np.ndarray = segment.ids[is_set(self.bits, segment.positions)]
+        return found
+
+    def blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids (n,) and vectors (n, dim) of the rows that are not deleted, up to `rows` at a time."""
+        positions = np.flatnonzero(is_set(self.bits, np.arange(self.rows)))
+        for start in range(0, len(positions), rows):
+            some = positions[start : start + rows]
+            yield self.segment.ids_at(some), self.segment.index.stored.at(some)
 
     def search(
         self, queries: np.ndarray, k: int, tuning: Tuning, rerank: Rerank, chosen: Filter | None, threads: int

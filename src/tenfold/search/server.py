@@ -28,7 +28,6 @@ from tenfold.search.bodies import NPY, pack
 from tenfold.search.columns import Values
 from tenfold.search.exact import check_queries
 from tenfold.search.filters import parse_filter
-from tenfold.search.ids import check_numbers
 from tenfold.search.index import Index
 from tenfold.search.living import LivingIndex
 from tenfold.search.memory import resident_bytes
@@ -157,19 +156,9 @@ class Served:
 
     def get(self, ids: Any) -> np.ndarray:
         """Vectors (n, dim) by ids (n,); InputError for an id that is not there."""
-        if isinstance(self.index, LivingIndex):
-            return self.index.get(ids)
         if isinstance(self.index, ShardedIndex):
             raise InputError(f"{self.name} is in shards, which are only searched; read its vectors from their source")
-        numbers = check_numbers(ids, unique=False)
-        labels = self.index.stored.labels()
-        places = np.flatnonzero(np.isin(labels, numbers))
-        places = places[np.argsort(labels[places])]
-        found = np.searchsorted(labels[places], numbers)
-        missing = np.flatnonzero(~np.isin(numbers, labels[places]))
-        if len(missing):
-            raise InputError(f"id {numbers[missing[0]]} is not there")
-        return self.index.stored.at(places[found])
+        return self.index.get(ids)
 
     def attributes(self, ids: Any) -> Values:
         """Attributes by ids: by column, one value per id."""
@@ -237,7 +226,7 @@ class IndexRoutes:
     async def get(self, name: str, request: Request) -> Response:
         """Vectors by their ids; an id that is not there is refused."""
         served, fields = await self._read(name, request, BY_IDS)
-        vectors = await run_in_threadpool(served.get, fields["ids"])
+        vectors = await run_in_threadpool(served.index.get, fields["ids"])
         if _wants_npy(request, vectors):
             return Response(pack(vectors), media_type=NPY)
         return await _work(vectors.nbytes, lambda: _json({"vectors": vectors.tolist()}))

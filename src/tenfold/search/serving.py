@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,7 @@ _BACKLOG = 2048  # connections that wait to be accepted
 _KEEP_ALIVE = 75  # seconds that a connection may be idle
 _TURN = 0.0005  # seconds that a thread with a finished search waits for the event loop's turn to end
 _GRACE = 20  # seconds for requests under way, once the server stops
+_REFRESH = 0.2  # seconds between looks at what the writer of a read-only index has done
 _LEAST_BODY, _MOST_BODY = 1 << 10, 16 << 30
 _MOST_COUNT = 1 << 24
 _LEAST_RESULTS = 1_000_000  # of a request: queries times k
@@ -71,7 +72,7 @@ def serve(
         host: Address to listen on; beyond this machine only with a token.
         port: Port to listen on; 0 takes a free one.
         token_file: File with the bearer token that clients must send.
-        read_only: Take no updates, and leave the folders as they are.
+        read_only: Take no updates, leave the folders as they are, and follow what another process writes there.
         durability: When changes are on the disk: always, before they are acknowledged; batch; none.
         io: How pages are read from disk.
         cache: Memory for pages read lately, for each thread.
@@ -168,6 +169,8 @@ def _open_all(paths: Sequence[Path], how: Callable[[Path], AnyIndex], stack: Exi
         one = opened[name] = how(path)
         if not isinstance(one, Index):
             stack.enter_context(one)
+            if isinstance(one, LivingIndex) and one.read_only:
+                stack.enter_context(_followed(one))
     if not opened:
         raise InputError("there is nothing to serve: name an index folder")
     return opened
@@ -188,6 +191,32 @@ def _open(
     if read_only and not is_living(path):
         return Index.open(path, io=io, cache=cache)
     return LivingIndex.open(path, read_only=read_only, durability=durability, io=io, cache=cache)
+
+
+@contextmanager
+def _followed(index: LivingIndex) -> Iterator[None]:
+    """Have an index that is open for reading see what its writer does, in a thread, so that no search waits for it."""
+    stopping = threading.Event()
+
+    def follow() -> None:
+        trouble = ""
+        while not stopping.wait(_REFRESH):
+            try:
+                index.refresh()
+                said = ""
+            except InputError as error:
+                said = str(error)
+            if said != trouble:
+                print(f"tenfold: {said or f'{index.path}: can be read again'}", file=sys.stderr, flush=True)
+            trouble = said
+
+    thread = threading.Thread(target=follow, name="tenfold-follower", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
 
 
 def _start_log() -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ from tenfold.core.errors import InputError
 from tenfold.search.columns import Values
 from tenfold.search.delta import Delta, DeltaView
 from tenfold.search.index import IoBackend
-from tenfold.search.log import ADD, DELETE, Durability, Log, read_log
+from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, read_log
 from tenfold.search.segments import Sealed, Segment, is_set, read_hidden, write_hidden
 from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
+from tenfold.search.storage import LIVING_FILE, NO_ROOM
 from tenfold.search.workplace import discard
 
 __all__ = ["Opening", "Stack", "View", "numbers_in", "remove"]
@@ -74,6 +75,9 @@ class Stack:
         self.path, self._opening = path, opening
         self.lock = threading.RLock()
         self._log: Log | None = None
+        self.parts: tuple[Sealed, ...] = ()
+        self.frozen: Frozen | None = None
+        self._replayed: dict[str, int] = {}  # by log, up to which byte
         self.load()
 
     # --- from and to the disk -------------------------------------------------------------------------------
@@ -81,56 +85,101 @@ class Stack:
     def load(self) -> None:
         """Open the segments and replay the logs; again where a writer has replaced them meanwhile."""
         while True:
-            snapshot = read_snapshot(self.path)
+            snapshot, state = read_snapshot(self.path), self._state()
             try:
-                return self._load(snapshot)
+                self._load(snapshot)
             except (InputError, OSError):
                 if read_snapshot(self.path) == snapshot:
                     raise
+            else:
+                self._seen = state
+                return
+
+    def follow(self) -> None:
+        """See what a writer has done since; hardly any work where that is nothing, and little where it is not much."""
+        state = self._state()
+        if state == self._seen:
+            return
+        is_longer = all(state.get(name, (0,))[0] >= read for name, read in self._replayed.items())
+        if is_longer and read_snapshot(self.path) == self.snapshot:
+            self._replay_logs(self._logs(state))
+            self._seen = state
+            self.publish()
+        else:
+            self.load()
+
+    def _state(self) -> dict[str, tuple[int, ...]]:
+        """What tells whether a writer has done anything: of the snapshot and of each log size, time and file."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in (LIVING_FILE, *(name for name in numbers_in(self.path) if name.startswith("log-"))):
+            with contextlib.suppress(FileNotFoundError):  # it has just gone
+                facts = (self.path / name).stat()
+                found[name] = facts.st_size, facts.st_mtime_ns, facts.st_ino
+        return found
 
     def _load(self, snapshot: Snapshot) -> None:
-        self.snapshot, numbers = snapshot, numbers_in(self.path)
+        numbers = numbers_in(self.path)
         if not self._opening.read_only:
-            self._tidy(numbers)
-        self.parts = tuple(self.open_part(part) for part in snapshot.parts)
+            self._tidy([snapshot], numbers)
+        known = {part.segment.folder: part.segment for part in self.parts}
+        self.parts = tuple(self._open_part(part, snapshot, known) for part in snapshot.parts)
+        self.snapshot, self.frozen = snapshot, None
         self.delta = self.fresh_delta()
-        self.frozen: Frozen | None = None
         self.next_id, self._sequence = snapshot.next_id, 0
         self._next_number = max(snapshot.next_number, 1 + max(numbers.values(), default=0))
-        logs = sorted(n for name, n in numbers.items() if name.startswith("log-") and n >= snapshot.first_log)
-        for number in logs:
-            for record in read_log(snapshot.log_path(self.path, number)):
-                self._replay(record.operation, record.payload)
-                self._sequence = record.sequence
+        self._replayed = {}
+        logs = self._logs(numbers)
+        self._replay_logs(logs)
         if not self._opening.read_only:
             last = logs[-1] if logs else self.number()
             self._log = Log(snapshot.log_path(self.path, last), self._opening.durability)
         self.publish()
 
+    def _logs(self, names: Iterable[str]) -> list[int]:
+        """The numbers of the logs among some files that go on where the segments end."""
+        named = [int(name.removeprefix("log-")) for name in names if name.startswith("log-")]
+        return sorted(number for number in named if number >= self.snapshot.first_log)
+
+    def _replay_logs(self, logs: Sequence[int]) -> None:
+        """Do what logs say beyond the byte up to which they were replayed."""
+        for number in logs:
+            path = self.snapshot.log_path(self.path, number)
+            for record in read_log(path, self._replayed.setdefault(path.name, LOG_START)):
+                self._replay(record.operation, record.payload)
+                self._sequence = record.sequence
+                self._replayed[path.name] += record.size
+
     def open_part(self, part: Part) -> Sealed:
         """Open a segment."""
-        segment = Segment(self.path / part.folder, self.snapshot.columns, self._opening.io, self._opening.cache)
+        return self._open_part(part, self.snapshot, {})
+
+    def _open_part(self, part: Part, snapshot: Snapshot, known: Mapping[Path, Segment]) -> Sealed:
+        """Open a segment, or take it from those that are open if it is still the one that lies there."""
+        segment = known.get(self.path / part.folder)
+        if segment is None or not segment.lies_there():
+            segment = Segment(self.path / part.folder, snapshot.columns, self._opening.io, self._opening.cache)
         rows = segment.index.rows
         if part.hidden is None:
             return Sealed(segment, None, rows)
         bits = read_hidden(self.path / part.hidden, rows)
         return Sealed(segment, bits, int(is_set(bits, np.arange(rows)).sum()), part.hidden)
 
-    def install(self, parts: Sequence[Sealed], first_log: int) -> None:
-        """Put these segments in place of those there are: on disk first, then for searches.
+    def install(self, parts: Sequence[Sealed], first_log: int, frozen: Frozen | None) -> None:
+        """Put these segments in place of those there are, and that frozen delta: on disk first, then for searches.
 
         Which rows are deleted follows from the log, so that must be on disk before it: else a power cut could leave
-        neither a row nor what replaced it.
+        neither a row nor what replaced it. Raises OSError, after which everything is as it was.
         """
         if self._log is not None:
             self._log.sync()
-        self.parts = tuple(self.save_hidden([part for part in parts if part.alive]))
-        self.snapshot = replace(
+        saved = tuple(self.save_hidden([part for part in parts if part.alive]))
+        snapshot = replace(
             self.snapshot,
-            parts=tuple(Part(part.segment.folder.name, part.hidden) for part in self.parts),
+            parts=tuple(Part(part.segment.folder.name, part.hidden) for part in saved),
             first_log=first_log, next_number=self._next_number, next_id=self.next_id,
         )  # fmt: skip
-        write_snapshot(self.path, self.snapshot)
+        write_snapshot(self.path, snapshot)
+        self.snapshot, self.parts, self.frozen = snapshot, saved, frozen
         self.publish()
         self.tidy()
 
@@ -146,13 +195,15 @@ class Stack:
         return saved
 
     def tidy(self) -> None:
-        """Remove numbered files that the snapshot does not name: what a crash, a merge or a failed build left."""
-        self._tidy(numbers_in(self.path))
+        """Remove numbered files that no snapshot names: what a crash, a merge or a failed build left."""
+        # That on the disk may be newer: it was replaced, but the disk could not say so.
+        self._tidy((self.snapshot, read_snapshot(self.path)), numbers_in(self.path))
 
-    def _tidy(self, numbers: dict[str, int]) -> None:
-        kept = {name for part in self.snapshot.parts for name in (part.folder, part.hidden)}
+    def _tidy(self, snapshots: Sequence[Snapshot], numbers: Mapping[str, int]) -> None:
+        kept = {name for one in snapshots for part in one.parts for name in (part.folder, part.hidden)}
+        first_log = min(one.first_log for one in snapshots)
         for name, number in numbers.items():
-            if name not in kept and not (name.startswith("log-") and number >= self.snapshot.first_log):
+            if name not in kept and not (name.startswith("log-") and number >= first_log):
                 remove(self.path / name)
 
     def number(self) -> int:
@@ -195,15 +246,34 @@ class Stack:
 
     def freeze(self) -> None:
         """Begin a new delta with a new log; the old delta waits to be sealed."""
+        number = self._begin_log()
+        self.frozen, self.delta = Frozen(self.delta, number), self.fresh_delta()
+        self.publish()
+
+    def clear(self) -> None:
+        """Forget all rows: on disk in one step, then for searches."""
+        number = self._begin_log()  # first, so that no change is written to a log that the new snapshot passes over
+        empty = replace(self.snapshot, parts=(), first_log=number, next_number=self._next_number, next_id=0)
+        try:
+            write_snapshot(self.path, empty)
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror or error}; nothing was deleted") from None
+        self.snapshot, self.parts, self.next_id = empty, (), 0
+        self.delta, self.frozen = self.fresh_delta(), None
+        self.publish()
+        self.tidy()
+
+    def _begin_log(self) -> int:
+        """Go on in a new log, once the old one is on disk; its number."""
         log, number = self.writer(), self.number()
         try:
+            log.sync()  # while the log can still go on if that fails
             fresh = Log(self.snapshot.log_path(self.path, number), self._opening.durability)
-            log.close()
         except OSError as error:
             raise _trouble(log, error) from None
         self._log = fresh
-        self.frozen, self.delta = Frozen(self.delta, number), self.fresh_delta()
-        self.publish()
+        log.close()
+        return number
 
     def _record(self, operation: int, payload: bytes, outcome: str) -> None:
         log = self.writer()
@@ -326,4 +396,5 @@ def remove(path: Path) -> None:
 
 
 def _trouble(log: Log, error: OSError, outcome: str = "changes may be lost in a power cut") -> InputError:
-    return InputError(f"{log.path}: {error.strerror or error}; {outcome}")
+    advice = "; make room and try again" if error.errno in NO_ROOM else ""
+    return InputError(f"{log.path}: {error.strerror or error}; {outcome}{advice}")

@@ -7,6 +7,7 @@ columns, u32 CRC-32C of the section. Sections start on 4,096-byte boundaries. No
 is believed before it has been checked against the file.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ __all__ = [
     "FORMAT_VERSION",
     "INDEX_FILES",
     "LIVING_FILE",
+    "NO_ROOM",
     "PAGE",
     "REPAIR",
     "SHARDS_FILE",
@@ -37,6 +39,9 @@ __all__ = [
     "sync_folder",
     "write_all",
 ]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk on which making room helps."""
 
 INDEX_FILES = {"vectors.bin": "vectors", "codes.bin": "codes", "lists.bin": "lists", "graph.bin": "graph",
                "codebook.bin": "codebook"}  # fmt: skip

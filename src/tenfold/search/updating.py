@@ -1,4 +1,4 @@
-"""The verbs of `tenfold search` that change an index: create, add, delete, compact."""
+"""The verbs of `tenfold search` that change an index: create, add, delete, compact, runbook."""
 
 import json as json_format
 import re
@@ -12,14 +12,16 @@ import tyro
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
+from tenfold.core.reports import Table
 from tenfold.search.columns import Columns, Values, check_value
 from tenfold.search.data import open_vectors
 from tenfold.search.living import LivingIndex
 from tenfold.search.log import Durability
+from tenfold.search.runbook import read_runbook, run_runbook
 from tenfold.search.snapshot import IdKind
 from tenfold.search.space import Metric
 
-__all__ = ["add", "compact", "create", "delete"]
+__all__ = ["add", "compact", "create", "delete", "runbook"]
 
 _BLOCK_ROWS = 8192
 _MOST_ID_BYTES = 1 << 33
@@ -158,6 +160,54 @@ def compact(index: Path, json: bool = False) -> None:
         after = opened.stats()["index_bytes"]
         rows = len(opened)
     _say(json, {"bytes_before": before, "bytes_after": after, "rows": rows})
+
+
+def runbook(
+    runbook: Path,
+    base: Path,
+    queries: Path,
+    index: Path,
+    dataset: str = "",
+    metric: Metric = "l2",
+    k: int = 10,
+    recall: float = 0.95,
+    truth: Path | None = None,
+    memory_budget: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "1GB",
+    json: bool = False,
+) -> None:
+    """Play a streaming runbook of big-ann-benchmarks, and measure the recall of each of its searches.
+
+    Example: tenfold search runbook runbook.yaml base.u8bin query.u8bin my_index
+
+    Args:
+        runbook: YAML file of steps.
+        base: File of the vectors that the steps name.
+        queries: File of the queries for every search.
+        index: Folder to make.
+        dataset: The steps for which data set; default: the only one in the file.
+        metric: How nearness is measured.
+        k: Neighbours per query.
+        recall: Wanted share of the true neighbours.
+        truth: Folder with a file stepN.gt100 for each search; default: found by exact search.
+        memory_budget: What sealing and merging may hold.
+        json: Print a JSON object per step instead of a table.
+    """
+    steps, source = read_runbook(runbook, dataset), open_vectors(base)
+    asked = open_vectors(queries)
+    rows = np.concatenate([np.zeros((0, asked.dim), asked.dtype), *asked.blocks(_BLOCK_ROWS)])
+    made = LivingIndex.create(
+        index, source.dim, dtype=source.dtype, metric=metric, memory_budget=memory_budget, durability="none"
+    )
+    done = []
+    with made, progress_bar() as progress:
+        for one in run_runbook(steps, source, rows, made, k, recall=recall, truth=truth, progress=progress):
+            done.append(one)
+            if json:
+                print(json_format.dumps(one.to_json()), flush=True)
+    if not json:
+        header = ["step", "operation", "rows", "seconds", f"recall@{k}", "queries per second"]
+        cells = [[o.step, o.operation, o.rows, o.seconds, o.recall, o.qps] for o in done]
+        Table(f"{steps.name}: {len(done)} steps, {len(rows):,} queries", header, cells).print()
 
 
 def _say(json: bool, facts: dict[str, Any]) -> None:

@@ -20,7 +20,15 @@ from typing import Any
 
 from tenfold.core.errors import InputError
 from tenfold.search.manifest import read_manifest
-from tenfold.search.storage import INDEX_FILES, LIVING_FILE, SHARDS_FILE, is_section_file, replace_file, sync_folder
+from tenfold.search.storage import (
+    INDEX_FILES,
+    LIVING_FILE,
+    NO_ROOM,
+    SHARDS_FILE,
+    is_section_file,
+    replace_file,
+    sync_folder,
+)
 
 __all__ = [
     "check_place",
@@ -39,7 +47,6 @@ __all__ = [
 _INDEX_NAMES = (*INDEX_FILES, "ids.bin", "columns.bin", "manifest.json", "build.json", "lock")
 _BUILD_NAMES = (*_INDEX_NAMES, "sample.npy", "tree.bin", "spill")
 _SPILLED = re.compile(r"((rows|labels|entries)-\d+|counts\.npy)(\.partial)?")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ELSEWHERE = (
     errno.EROFS,
     errno.EACCES,
@@ -60,7 +67,7 @@ def partial_of(path: Path) -> Path:
 
 def disk_trouble(error: OSError, folder: Path) -> InputError:
     """What to tell whoever builds in `folder` when the system refuses something."""
-    if error.errno in _FULL:
+    if error.errno in NO_ROOM:
         advice = "make room or choose another place and run it again: it goes on behind the last finished phase"
     elif error.errno in _ELSEWHERE:
         advice = "choose another place"

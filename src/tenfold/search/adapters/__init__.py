@@ -4,6 +4,7 @@
 |---|---|
 | `neighbors` | scikit-learn: a transformer into graphs of nearest neighbours |
 | `faiss_like` | code written for faiss |
+| `langchain` | LangChain: a vector store, with the documents beside the index (`documents`) |
 | `arrow` | Arrow tables, in memory |
 | `ann_benchmarks`, `big_ann` | the two benchmarks of those names |
 """

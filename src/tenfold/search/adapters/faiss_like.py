@@ -4,7 +4,6 @@ n rows of a call · k results
 """
 
 import weakref
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,9 +14,7 @@ from tenfold.core.errors import InputError
 from tenfold.search.adapters.folders import TemporaryFolder
 from tenfold.search.living import LivingIndex
 from tenfold.search.log import Durability
-from tenfold.search.snapshot import read_snapshot, write_snapshot
 from tenfold.search.space import Metric
-from tenfold.search.stack import numbers_in
 
 __all__ = ["METRIC_INNER_PRODUCT", "METRIC_L2", "IndexTenfold"]
 
@@ -69,8 +66,8 @@ class IndexTenfold:
         place = Path(path) if path is not None else self._folder.path / "index"  # type: ignore[union-attr]
         if not place.is_dir() or not any(place.iterdir()):
             LivingIndex.create(place, d, dtype=dtype, metric=_METRICS[metric]).close()
-        self._open(place, durability)
-        living = self.living
+        living = self.living = LivingIndex.open(place, durability=durability)
+        self._close = weakref.finalize(self, living.close)  # faiss's users do not close
         found = living.dim, living.dtype.name, living.metric, living.ids
         wanted = d, np.dtype(dtype).name, _METRICS[metric], "int64"
         if found != wanted:
@@ -79,10 +76,6 @@ class IndexTenfold:
                 f"{place}: dimension, dtype, metric and ids of the index there are {', '.join(map(str, found))}, "
                 f"not {', '.join(map(str, wanted))}; give those or another path"
             )
-
-    def _open(self, place: Path, durability: Durability) -> None:
-        self._durability, self.living = durability, LivingIndex.open(place, durability=durability)
-        self._close = weakref.finalize(self, self.living.close)  # faiss's users do not close
 
     @property
     def ntotal(self) -> int:
@@ -121,15 +114,7 @@ class IndexTenfold:
 
     def reset(self) -> None:
         """Delete all rows; ids begin with 0 again."""
-        path = self.living.path
-        self.close()
-        snapshot = read_snapshot(path)
-        beyond = max([snapshot.next_number - 1, *numbers_in(path).values()]) + 1
-        try:  # in one step: what the new snapshot does not name goes when it is opened
-            write_snapshot(path, replace(snapshot, parts=(), first_log=beyond, next_number=beyond, next_id=0))
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; nothing was deleted, open it anew") from None
-        self._open(path, self._durability)
+        self.living.clear()
 
     def close(self) -> None:
         """Bring all changes to disk and let others write; happens by itself when the object goes."""
