@@ -226,7 +226,7 @@ class IndexRoutes:
     async def get(self, name: str, request: Request) -> Response:
         """Vectors by their ids; an id that is not there is refused."""
         served, fields = await self._read(name, request, BY_IDS)
-        vectors = await run_in_threadpool(served.index.get, fields["ids"])
+        vectors = await run_in_threadpool(served.get, fields["ids"])
         if _wants_npy(request, vectors):
             return Response(pack(vectors), media_type=NPY)
         return await _work(vectors.nbytes, lambda: _json({"vectors": vectors.tolist()}))
