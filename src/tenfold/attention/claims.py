@@ -52,7 +52,7 @@ CLAIMS = {
 }
 
 _QUICK = Effort(width=64, layers=2, length=128, batch=8, steps=120, recall_steps=120, longest=512)
-_FULL = Effort()
+_FULL = Effort(layers=2, steps=400, recall_steps=1200)
 _CHARACTERS = 3 << 20  # of the default text
 
 
