@@ -220,13 +220,13 @@ def kinds_of(rows: int) -> Ids:
 
 def main() -> None:
     """Run every peer and print what came of it."""
-    from tenfold.core.reports import Table  # noqa: PLC0415
-    from tenfold.search import as_source, exact_search  # noqa: PLC0415
-
     options = parse()
     if options.worker:
         work(options.worker, options.folder, options.data, options.queries_path, options.queries)
         return
+    from tenfold.core.reports import Table  # noqa: PLC0415
+    from tenfold.search import as_source, exact_search  # noqa: PLC0415
+
     base_path, query_path, folder = prepare(options)
     base, asked = vectors.loaded(base_path), vectors.loaded(query_path)[: options.queries]
     kinds = kinds_of(len(base))
