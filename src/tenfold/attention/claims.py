@@ -224,7 +224,8 @@ def _report(
     )
     notes = [
         f"Text: {about}; the last tenth is held back. Models of {effort.layers} layers of {effort.width}, "
-        f"{effort.steps} steps of {effort.batch} samples of {effort.length} bytes; MQAR {effort.recall_steps} steps of 64.",
+        f"{effort.steps} steps of {effort.batch} samples of {effort.length} bytes; "
+        f"MQAR {effort.recall_steps} steps of 64.",
         f"{seeds} seeds. Tenfold {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.processor() or platform.machine()}.",
         "The paper's figures are of models a thousand times as large; here only the order of the mixers is compared.",

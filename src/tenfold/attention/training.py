@@ -84,7 +84,8 @@ def train_language_model(
         return {"loss": found.loss} | ({"bits_per_byte": found.bits_per_byte} if found.bits_per_byte else {})
 
     def save(trained: nn.Module, place: Path) -> None:
-        save_language_model(trained, place, tokenizer, card(model.config, measured, data or {}, license))
+        known = measured if "best" in place.name else {}  # `last` is saved before it is measured
+        save_language_model(trained, place, tokenizer, card(model.config, known, data or {}, license))
 
     return train(
         model,
