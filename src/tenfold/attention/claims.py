@@ -132,6 +132,9 @@ def _texts(folder: Path | None, effort: Effort) -> tuple[Blocks, Blocks, str]:
         blocks = pack(read_texts([folder]), byte_tokenizer(), effort.length)
         about = f"{folder.name}, {len(blocks.tokens):,} bytes"
     train, held = blocks.split(0.1)
+    if len(held.tokens) < 2 * effort.length + 1:
+        least = 20 * effort.length + 10
+        raise InputError(f"{about}: too little to measure beyond {effort.length} bytes; give {least:,} or more")
     most = 32 * effort.longest  # enough to tell losses apart by a thousandth
     return train, Blocks(held.tokens[: most + 1], effort.length), about
 

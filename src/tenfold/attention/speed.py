@@ -135,14 +135,19 @@ def _alternate(
 ) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Median, least and greatest seconds of every work."""
     seconds: dict[tuple[str, str], list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            gc.collect()
-            _wait(device)
-            start = time.perf_counter()
-            work()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - start)
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through before each run
+    try:
+        for _ in range(repeats + 1):
+            for name, work in works.items():
+                gc.collect()
+                _wait(device)
+                start = time.perf_counter()
+                work()
+                _wait(device)
+                seconds[name].append(time.perf_counter() - start)
+    finally:
+        gc.unfreeze()
     return {name: (statistics.median(own[1:]), min(own[1:]), max(own[1:])) for name, own in seconds.items()}
 
 
