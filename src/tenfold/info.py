@@ -114,8 +114,8 @@ def _list_gpus() -> list[str]:
 
 
 def _extras_in_use() -> list[str]:
-    """Those of the rooms that work, then those that no room is named after."""
-    return [*(room.extra for room in SYSTEMS if room.state == "works"), "gpu", "reports"]
+    """Those of the rooms that work, then those that no room is named after. Of extras within extras see those."""
+    return [*(room.extra for room in SYSTEMS if room.state == "works"), "harness", "training", "gpu", "reports"]
 
 
 def _find_extra(extra: str) -> dict[str, str | None]:
@@ -123,7 +123,7 @@ def _find_extra(extra: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for requirement in importlib.metadata.requires("tenfold") or []:
         match = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", requirement)
-        if match is None or match.group(2).replace("-", "_") != extra:
+        if match is None or match.group(1) == "tenfold" or match.group(2).replace("-", "_") != extra:
             continue
         try:
             found[match.group(1)] = importlib.metadata.version(match.group(1))

@@ -132,6 +132,9 @@ def _texts(folder: Path | None, effort: Effort) -> tuple[Blocks, Blocks, str]:
         blocks = pack(read_texts([folder]), byte_tokenizer(), effort.length)
         about = f"{folder.name}, {len(blocks.tokens):,} bytes"
     train, held = blocks.split(0.1)
+    if len(held.tokens) < 2 * effort.length + 1:
+        least = 20 * effort.length + 10
+        raise InputError(f"{about}: too little to measure beyond {effort.length} bytes; give {least:,} or more")
     most = 32 * effort.longest  # enough to tell losses apart by a thousandth
     return train, Blocks(held.tokens[: most + 1], effort.length), about
 
@@ -224,7 +227,8 @@ def _report(
     )
     notes = [
         f"Text: {about}; the last tenth is held back. Models of {effort.layers} layers of {effort.width}, "
-        f"{effort.steps} steps of {effort.batch} samples of {effort.length} bytes; MQAR {effort.recall_steps} steps of 64.",
+        f"{effort.steps} steps of {effort.batch} samples of {effort.length} bytes; "
+        f"MQAR {effort.recall_steps} steps of 64.",
         f"{seeds} seeds. Tenfold {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.processor() or platform.machine()}.",
         "The paper's figures are of models a thousand times as large; here only the order of the mixers is compared.",

@@ -1,6 +1,7 @@
 """The verbs of `tenfold attention`."""
 
 import json as json_format
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,10 @@ from tenfold.attention.layers import MixerName
 from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.mqar import MQAR
 from tenfold.attention.recall import evaluate_recall, read_recall
-from tenfold.attention.speed import compare_blocks
+from tenfold.attention.speed import check_device, compare_blocks
 from tenfold.attention.tokens import byte_tokenizer, count_bytes, load_tokenizer, train_tokenizer
 from tenfold.attention.training import make_model, train_language_model, train_recall
+from tenfold.core.artifacts import find
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Cell, Table
@@ -37,7 +39,7 @@ Share = Annotated[float, tyro.conf.arg(metavar="SHARE")]
 def train(
     data: Path,
     out: Path,
-    start: Path | None = None,
+    start: str | None = None,
     mixer: MixerName = "gsa",
     hidden_size: int = 256,
     layers: int = 4,
@@ -70,7 +72,8 @@ def train(
     Args:
         data: Text: a file (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet) or a folder of such.
         out: Folder of the run.
-        start: A model folder to train further, such as `convert` makes; mixer, sizes and tokenizer are then its own.
+        start: A model to train further, as `convert` makes it: a folder, or a name on the Hub. Mixer, sizes and
+            tokenizer are then its own.
         mixer: What mixes tokens: gsa, or what it is compared with.
         hidden_size: Width.
         layers: Blocks.
@@ -83,7 +86,7 @@ def train(
         batch_size: Samples in one forward pass of one process.
         accumulate: Forward passes in a step.
         learning_rate: The highest.
-        warmup: Steps in which the rate rises to it.
+        warmup: Steps in which the rate rises to it; with few steps, give fewer.
         validation: Share of the text, its end, that is kept for evaluation.
         pattern: Which files of a folder are read, such as '*.py'.
         precision: What is computed in.
@@ -93,7 +96,7 @@ def train(
         seed: Of weights and order.
         json: Print one JSON object instead of a table.
     """
-    words = load_tokenizer(start) if start is not None else _tokenizer(tokenizer, data, pattern)
+    words = _tokenizer(tokenizer, data, pattern) if start is None else load_tokenizer(find_model(start))
     blocks, held = pack(read_texts([data], pattern=pattern), words, length).split(validation)
     if start is not None:
         model = _load(start, "cpu").float()  # AdamW wants whole precision; `precision` says what is computed in
@@ -116,7 +119,7 @@ def train(
         batch_size=batch_size,
         accumulate=accumulate,
         learning_rate=learning_rate,
-        warmup=min(warmup, steps // 10),
+        warmup=warmup,
         precision=precision,
         device=device,
         evaluate_every=evaluate_every,
@@ -124,7 +127,7 @@ def train(
         seed=seed,
     )
     result = train_language_model(
-        model, blocks, out, settings, validation=held, tokenizer=words, data={data.name: "as its owner says"}
+        model, blocks, out, settings, validation=held, tokenizer=words, data={data.resolve().name: "as its owner says"}
     )
     _print_run(result, out, {"validation loss": result.best}, json)
 
@@ -184,7 +187,7 @@ def mqar(
 
 
 def evaluate(
-    model: Path,
+    model: str,
     measure: Literal["ppl", "recall", "mqar"],
     data: Path | None = None,
     length: int = 0,
@@ -241,7 +244,7 @@ def evaluate(
 
 
 def generate(
-    model: Path,
+    model: str,
     prompt: str = "",
     tokens: int = 200,
     temperature: float = 0.8,
@@ -265,7 +268,7 @@ def generate(
         json: Print one JSON object at the end instead.
     """
     opened, words = _load(model, device), load_tokenizer(find_model(model))
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _read_standard_input() if prompt == "-" else prompt
     pieces = stream_text(opened, words, text, tokens, temperature=temperature, top_p=top_p, seed=seed)
     if json:
         print(json_format.dumps({"prompt": text, "text": "".join(pieces)}))
@@ -278,7 +281,7 @@ def generate(
 
 
 def convert(
-    source: Path,
+    source: str,
     out: Path,
     slots: int = 64,
     gate_init: GateInit = "key",
@@ -368,20 +371,30 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # --- what the verbs share ---------------------------------------------------------------------------------------------
 
 
-def find_model(path: Path) -> Path:
-    """A model folder itself, or the best, else the last, of a run's folder."""
-    for folder in (path / "best", path / "last"):
+def find_model(name: str) -> Path:
+    """The folder of a model: the best, else the last, of a run; a model folder itself; or a copy of one on the Hub."""
+    for folder in (Path(name, "best"), Path(name, "last")):
         if (folder / "config.json").exists():
             return folder
-    return path
+    return find(name)
 
 
-def _load(path: Path, device: str = "auto") -> GSAForCausalLM:
-    model: GSAForCausalLM = GSAForCausalLM.from_pretrained(find_model(path))
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if chosen == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but torch finds no NVIDIA GPU; take cpu")
-    return model.to(chosen).eval()
+def _load(name: str, device: str = "auto") -> GSAForCausalLM:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    model: GSAForCausalLM = GSAForCausalLM.from_pretrained(find_model(name))
+    model.to(device).eval()
+    return model
+
+
+def _read_standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input: is not UTF-8: byte {error.start:,}; convert it, for instance with iconv"
+        ) from None
 
 
 def _tokenizer(name: str, data: Path, pattern: str) -> PreTrainedTokenizerFast:
@@ -419,6 +432,7 @@ def _print_run(result: TrainingResult, out: Path, measured: dict[str, float | No
 
 def _print(title: str, facts: dict[str, Any], json: bool) -> None:
     if json:
-        print(json_format.dumps(facts))
+        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in facts.items()}
+        print(json_format.dumps(finite))
         return
     Table(title, ["what", "value"], [[name, value] for name, value in facts.items() if value is not None]).print()

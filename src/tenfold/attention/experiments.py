@@ -86,8 +86,11 @@ def measure_language(mixer: MixerName, slots: int, blocks: Blocks, held: Blocks,
     """Train a language model of bytes and measure it."""
     model = make_model(_language_config(mixer, slots, effort), seed)
     _train(model, blocks, effort.steps, effort.batch, 2e-3, seed)
-    longer = Blocks(held.tokens, min(effort.longest, len(held.tokens) - 1))
-    places = loss_by_position(model, longer, batch_size=1)
+    longest = min(effort.longest, len(held.tokens) - 1)
+    edges = [0, effort.length]  # so that the first range is what it was trained on
+    while 2 * edges[-1] < longest:
+        edges.append(2 * edges[-1])
+    places = loss_by_position(model, Blocks(held.tokens, longest), [*edges, longest], batch_size=1)
     with torch.inference_mode():
         cache = model(held[0]["input_ids"][None].to(model.device), use_cache=True).cache
     return Language(

@@ -1,11 +1,13 @@
 """Writing text, token by token, in memory that does not grow with it."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tenfold.attention.cache import SlotCache
 from tenfold.attention.losses import device_of, evaluating
 from tenfold.attention.model import GSAForCausalLM
 from tenfold.core.errors import InputError
@@ -13,6 +15,8 @@ from tenfold.core.errors import InputError
 __all__ = ["generate_tokens", "stream_text"]
 
 _PREFILL = 4096  # tokens of a prompt read at a time
+_CONTEXT = 16  # tokens that are decoded before new ones
+_LONGEST_CHARACTER = 8  # tokens that wait for the rest of a character at most
 
 
 def generate_tokens(
@@ -24,7 +28,7 @@ def generate_tokens(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> Iterator[int]:
-    """Yield tokens one by one; what is kept between them is the state of the layers alone.
+    """Tokens one by one; what is kept between them is the state of the layers alone.
 
     Args:
         model: With any mixer; with softmax attention the state grows all the same.
@@ -39,24 +43,26 @@ def generate_tokens(
     """
     if not prompt:
         raise InputError("the prompt is empty; give at least one token")
-    if max_new_tokens < 0 or temperature < 0 or not 0 < top_p <= 1:
+    if max_new_tokens < 0 or not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise InputError(
             f"{max_new_tokens} tokens, temperature {temperature:g}, top_p {top_p:g}: need 0 or more, 0 or more, and a "
             "share above 0"
         )
+    return _generate(model, prompt, max_new_tokens, temperature, top_p, torch.Generator().manual_seed(seed))
+
+
+def _generate(
+    model: GSAForCausalLM, prompt: list[int], most: int, temperature: float, top_p: float, generator: torch.Generator
+) -> Iterator[int]:
     end = model.config.eos_token_id
     ends = set(end if isinstance(end, list) else [end])
-    device = device_of(model)
-    generator = torch.Generator().manual_seed(seed)
-    with evaluating(model):
-        logits_N, cache = _read(model, torch.tensor([prompt], device=device))
-        for _ in range(max_new_tokens):
-            token = _choose(logits_N.float().cpu(), temperature, top_p, generator)
-            if token in ends:
-                return
-            yield token
-            output = model(torch.tensor([[token]], device=device), cache=cache, use_cache=True)
-            logits_N = output.logits[0, -1]
+    cache, unread = SlotCache(model.config.num_hidden_layers), prompt
+    for _ in range(most):
+        token = _choose(_read(model, unread, cache), temperature, top_p, generator)
+        if token in ends:
+            return
+        yield token
+        unread = [token]
 
 
 def stream_text(
@@ -69,31 +75,46 @@ def stream_text(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Yield what follows on a prompt, in pieces of whole characters. See `generate_tokens`.
+    """What follows on a prompt, in pieces of whole characters. See `generate_tokens`.
 
     An empty prompt begins with the tokenizer's bos.
     """
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     if not ids and tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id]
-    held: list[int] = []
-    for token in generate_tokens(model, ids, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed):
+    tokens = generate_tokens(model, ids, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return _whole_characters(tokens, tokenizer, ids[-_CONTEXT:])
+
+
+def _whole_characters(tokens: Iterator[int], tokenizer: PreTrainedTokenizerFast, context: list[int]) -> Iterator[str]:
+    """Decode tokens behind those before them: alone, many tokenizers would drop the space that a word begins with."""
+    before, held = _decode(tokenizer, context), list[int]()
+    for token in tokens:
         held.append(token)
-        text = tokenizer.decode(held, skip_special_tokens=True)
-        if text and (not text.endswith("\ufffd") or len(held) > 8):  # a character may take several tokens
-            yield text
-            held = []
+        text = _decode(tokenizer, context + held)
+        if len(text) > len(before) and (not text.endswith("\ufffd") or len(held) > _LONGEST_CHARACTER):
+            yield text[len(before) :]
+            context, held = (context + held)[-_CONTEXT:], []
+            before = _decode(tokenizer, context)
     if held:
-        yield tokenizer.decode(held, skip_special_tokens=True)
+        yield _decode(tokenizer, context + held)[len(before) :]
 
 
-def _read(model: GSAForCausalLM, ids_1T: Tensor) -> tuple[Tensor, object]:
-    """Logits after the last token of a prompt (N,), and the cache."""
-    cache = None
-    for piece_1T in ids_1T.split(_PREFILL, 1):
-        output = model(piece_1T, cache=cache, use_cache=True, logits_to_keep=1)
-        cache = output.cache
-    return output.logits[0, -1], cache
+def _decode(tokenizer: PreTrainedTokenizerFast, tokens: list[int]) -> str:
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    return text
+
+
+def _read(model: GSAForCausalLM, tokens: list[int], cache: SlotCache) -> Tensor:
+    """Logits after the last of these tokens (N,), which the cache has seen then.
+
+    Modes of torch are set here and not around the loop: what a generator sets holds for its caller too.
+    """
+    with evaluating(model):
+        for piece_1T in torch.tensor([tokens], device=device_of(model)).split(_PREFILL, 1):
+            output = model(piece_1T, cache=cache, use_cache=True, logits_to_keep=1)
+        logits_N: Tensor = output.logits[0, -1].float().cpu()
+    return logits_N
 
 
 def _choose(logits_N: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:

@@ -54,9 +54,12 @@ class GSAConfig(PreTrainedConfig):
         initializer_range: Deviation of initial weights.
         use_cache: Outside training, give a cache for the next call.
         tie_word_embeddings: Embeddings are the output's weights too.
-        expand_k, expand_v: Must be 1.
-        bos_token_id, eos_token_id, pad_token_id: Tokens with a meaning.
-        others: Settings of transformers; those that published configs hold and no code reads are kept and ignored.
+        expand_k: Must be 1.
+        expand_v: Must be 1.
+        bos_token_id: Begins texts.
+        eos_token_id: Ends them, and generation.
+        pad_token_id: Fills batches.
+        **others: Settings of transformers; those that published configs hold and no code reads are kept and ignored.
 
     Raises InputError for what does not fit together, and for published options that change the method and are not
     there: hybrid layers (`attn`), rotary positions in GSA (`use_rope`) and others that `others` may hold.

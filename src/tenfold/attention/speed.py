@@ -11,9 +11,10 @@ import torch
 from tenfold.attention.cache import SlotCache
 from tenfold.attention.layers import MixerName
 from tenfold.attention.model import Block, GSAConfig
+from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
-__all__ = ["BlockSpeed", "compare_blocks"]
+__all__ = ["BlockSpeed", "check_device", "compare_blocks"]
 
 _DECODED = 32  # tokens one after the other for a decoding time
 
@@ -61,7 +62,13 @@ def compare_blocks(
         repeats: Rounds after one that does not count.
         device: Where.
         progress: Called with "speed", the lengths done and all.
+
+    Raises:
+        InputError: Numbers below 1, a width that the heads do not divide, a device that is not there.
     """
+    if repeats < 1 or not lengths or min(lengths) < 1:
+        raise InputError(f"lengths {list(lengths)}, {repeats} repeats: give at least one length, and 1 or more of each")
+    check_device(device)
     found = []
     blocks = {mixer: _block(mixer, hidden_size, num_heads, device) for mixer in mixers}
     for done, tokens in enumerate(lengths):
@@ -94,8 +101,16 @@ def _block(mixer: MixerName, hidden_size: int, num_heads: int, device: str) -> B
         mixer=mixer,
         num_slots=hidden_size // num_heads,
     )
-    torch.manual_seed(0)
-    return Block(config).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block: Block = Block(config).to(device)
+        return block
+
+
+def check_device(device: str) -> None:
+    """Raise InputError for a GPU that is not there."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device is '{device}', but torch finds no NVIDIA GPU here; take cpu")
 
 
 def _prefill(block: Block, x: torch.Tensor) -> None:
@@ -121,14 +136,19 @@ def _alternate(
 ) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Median, least and greatest seconds of every work."""
     seconds: dict[tuple[str, str], list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            gc.collect()
-            _wait(device)
-            start = time.perf_counter()
-            work()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - start)
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through before each run
+    try:
+        for _ in range(repeats + 1):
+            for name, work in works.items():
+                gc.collect()
+                _wait(device)
+                start = time.perf_counter()
+                work()
+                _wait(device)
+                seconds[name].append(time.perf_counter() - start)
+    finally:
+        gc.unfreeze()
     return {name: (statistics.median(own[1:]), min(own[1:]), max(own[1:])) for name, own in seconds.items()}
 
 

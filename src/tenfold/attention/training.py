@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tenfold.attention.blocks import Blocks
 from tenfold.attention.evaluation import evaluate_mqar, perplexity
+from tenfold.attention.losses import check_vocabulary
 from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.mqar import IGNORED, MQAR
 from tenfold.attention.tokens import count_bytes
@@ -38,6 +39,8 @@ def make_model(config: GSAConfig, seed: int = 0) -> GSAForCausalLM:
 def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Mean cross-entropy in nats of a batch of `input_ids` and aligned `labels`, (B, T), -100 where none counts."""
     logits_BTN = model(batch["input_ids"], use_cache=False).logits
+    if not logits_BTN.is_cuda:  # there a look at the labels would wait for the GPU
+        check_vocabulary(batch["labels"], logits_BTN.shape[-1])
     return functional.cross_entropy(logits_BTN.flatten(0, 1).float(), batch["labels"].flatten(), ignore_index=IGNORED)
 
 
@@ -72,8 +75,11 @@ def train_language_model(
         What the run came to; with validation, `best` is the loss per token in nats.
 
     Raises:
-        InputError: As `tenfold.core.training.train`.
+        InputError: As `tenfold.core.training.train`, and tokens that the model does not have.
     """
+    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+        sizes = f"{len(tokenizer):,} tokens, the model {model.config.vocab_size:,}"
+        raise InputError(f"the tokenizer has {sizes}; is this its tokenizer?")
     measured: dict[str, float] = {}
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
@@ -84,7 +90,8 @@ def train_language_model(
         return {"loss": found.loss} | ({"bits_per_byte": found.bits_per_byte} if found.bits_per_byte else {})
 
     def save(trained: nn.Module, place: Path) -> None:
-        save_language_model(trained, place, tokenizer, card(model.config, measured, data or {}, license))
+        known = measured if "best" in place.name else {}  # `last` is saved before it is measured
+        save_language_model(trained, place, tokenizer, card(model.config, known, data or {}, license))
 
     return train(
         model,
