@@ -103,7 +103,8 @@ def _block(mixer: MixerName, hidden_size: int, num_heads: int, device: str) -> B
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Block(config).to(device)
+        block: Block = Block(config).to(device)
+    return block
 
 
 def check_device(device: str) -> None:
