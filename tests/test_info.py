@@ -127,3 +127,11 @@ def test_this_machine() -> None:
     assert facts["cores"] >= 1
     assert facts["memory_bytes"] > 2**26
     assert set(facts["extras"]["search"]) == {"h5py", "pyarrow"}
+
+
+def test_extras_of_what_works_are_told_with_their_packages() -> None:
+    """Without those that an extra takes from another, which are listed there."""
+    extras = describe_machine()["extras"]
+    assert {"search", "attention", "harness", "training", "gpu", "reports"} <= set(extras)
+    assert all("tenfold" not in packages for packages in extras.values())
+    assert "torch" in extras["training"]

@@ -19,6 +19,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tenfold.attention.commands import COMMANDS
 from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.tokens import byte_tokenizer, train_tokenizer
 from tenfold.cli import main
@@ -165,6 +166,14 @@ def test_a_transformer_is_converted_trained_and_writes(
     assert call(capsys, "generate", tmp_path / "tuned", "--prompt", "1", "--tokens", "5")["text"]
     assert main(["attention", "convert", str(place / "llama"), str(tmp_path / "gla"), "--mixer", "gla"]) == 0
     assert "copied bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_of_every_verb_shows_an_example_of_it(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["attention", verb, "--help"])
+    assert end.value.code == 0
+    assert f"Example: tenfold attention {verb} " in capsys.readouterr().out
 
 
 def test_models_may_be_named_as_on_the_hub(

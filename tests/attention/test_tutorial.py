@@ -31,6 +31,7 @@ def test_every_code_block_runs(
         for line in code.splitlines():
             command, *arguments = shlex.split(line)
             assert command == "tenfold"
+            capsys.readouterr()
             assert main(arguments) == 0, line
             if arguments[1] == "generate":
                 assert capsys.readouterr().out.startswith("def read(")

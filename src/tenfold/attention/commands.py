@@ -2,6 +2,7 @@
 
 import json as json_format
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -426,6 +427,8 @@ def _measure_text(
 
 
 def _print_run(result: TrainingResult, out: Path, measured: dict[str, float | None], json: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun all processes have the same result, and one tells it
     facts: dict[str, Any] = {"steps": result.steps, **measured, "seconds": result.seconds}
     _print(f"Run {out}", facts | {"samples per second": result.samples_per_second, "folder": str(out)}, json)
 

@@ -104,7 +104,7 @@ def _block(mixer: MixerName, hidden_size: int, num_heads: int, device: str) -> B
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         block: Block = Block(config).to(device)
-        return block
+    return block
 
 
 def check_device(device: str) -> None:
