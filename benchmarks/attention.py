@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -211,40 +210,49 @@ def learn(block: torch.nn.Module, name: str, x: torch.Tensor) -> None:
 
 
 def memory_table(counts: tuple[int, ...]) -> Table:
-    """Streaming through one mixer: what it remembers, and what the process needs."""
+    """Streaming through one mixer: what it remembers, and what a process needs for it."""
     rows: list[list[Cell]] = []
     for name in ("gsa", "softmax"):
-        mixer = MIXERS[name](MixerConfig(hidden_size=256, num_heads=4, num_kv_heads=4))  # type: ignore[index]
-        state: dict[str, torch.Tensor] = {}
-        seen = 0
-        for count in counts:
-            with torch.inference_mode():
-                while seen < count:
-                    step = 1 if name == "gsa" or seen < 1 else min(4096, count - seen)
-                    mixer(torch.zeros(1, step, 256), None, state)
-                    seen += step
-            size = sum(x.numel() * x.element_size() for x in state.values())
-            rows.append([name, count, size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
-    return Table(
-        "State of one layer of width 256", ["mixer", "tokens", "bytes of state", "peak MB of the process"], rows
-    )
+        rows += [[name, count, *run_child(name, "stream", count, 256)] for count in counts]
+    columns = ["mixer", "tokens", "bytes of state", "peak MB above the mixer"]
+    return Table("Streaming through one layer of width 256", columns, rows)
 
 
-def run_child(name: str, work: str, tokens: int, width: int) -> float:
-    """Peak memory of a process that does the work, above what the block alone takes."""
+def run_child(name: str, work: str, tokens: int, width: int) -> Any:
+    """What a process of its own finds: MB, or bytes of state and MB."""
     command = [sys.executable, __file__, "--child", name, work, str(tokens), str(width)]
-    return float(
-        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    )
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def peak_of(name: str, work: str, tokens: str, width: str) -> float:
-    """MB of this process above the block and its input."""
+def peak_of(name: str, work: str, tokens: str, width: str) -> Any:
+    """MB of this process above the block and its input; streaming, the bytes of state before that."""
+    if work == "stream":
+        return stream(name, int(tokens), int(width))
     block, x = make_block(name, int(width)), torch.randn(1, int(tokens), int(width))
     prepare(block, name, work, x[:, :64])()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_megabytes()
     prepare(block, name, work, x)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_megabytes() - before
+
+
+def stream(name: str, count: int, width: int) -> tuple[int, float]:
+    """Bytes of state after so many tokens through one layer, and the MB that took."""
+    mixer = MIXERS[name](MixerConfig(hidden_size=width, num_heads=4, num_kv_heads=4))  # type: ignore[index]
+    state: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        mixer(torch.zeros(1, 1, width), None, {})
+        before, seen = peak_megabytes(), 0
+        while seen < count:
+            step = 1 if name == "gsa" else min(1024, count - seen)  # one by one would take softmax hours
+            mixer(torch.zeros(1, step, width), None, state)
+            seen += step
+    return sum(x.numel() * x.element_size() for x in state.values()), peak_megabytes() - before
+
+
+def peak_megabytes() -> float:
+    """Of this process; the system's ru_maxrss would begin with that of the process which started it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 # --- time ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tenfold.attention import chunked
 from tenfold.attention import operator as module
 from tenfold.attention.operator import abc_gates, gsa, gsa_step
 from tenfold.core.errors import InputError
@@ -222,6 +223,25 @@ def test_streaming_is_one_shot(cuts: list[int], lowest: float, backend: Any) -> 
         parts.append(o)
     assert now is not None and end is not None
     agree({"o": torch.cat(parts, 1), "hk": now[0], "hv": now[1]}, {"o": wanted, "hk": end[0], "hv": end[1]}, 1e-5)
+
+
+@pytest.mark.parametrize("T", [40, 64, 71])
+def test_stretches_change_nothing(T: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worked out at a time makes no difference to outputs, states and gradients."""
+    results = []
+    for size in (1 << 20, 24):
+        monkeypatch.setattr(chunked, "_STRETCH", size)
+        torch.manual_seed(3)
+        q, k, v = (torch.randn(2, T, heads, 5, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+        g = -torch.rand(2, T, 2, 6, dtype=torch.float64)
+        given = [q, k, v, torch.rand_like(g).requires_grad_(), g.requires_grad_()]
+        first = [torch.randn(2, 2, *shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 6), (6, 5))]
+        o, last = gsa(*given, initial_state=(first[0], first[1]), output_final_state=True, chunk_size=8)
+        assert last is not None
+        gradients = torch.autograd.grad([x.square().sum() for x in (o, *last)], [*given, *first])
+        results.append([o, *last, *gradients])
+    for whole, cut in zip(*results, strict=True):
+        torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_steps_are_one_shot() -> None:

@@ -20,6 +20,7 @@ __all__ = ["backward", "forward", "read", "read_back"]
 
 # exp(+-60) times anything a network computes is finite in float32, with its full relative precision.
 _WIDEST = 120.0
+_STRETCH = 2048  # tokens worked out at a time
 _STEP = 16  # tokens of a part of a chunk, where the gates forget too much for one factorisation
 
 
@@ -130,14 +131,13 @@ def forward(
         starts: None for B sequences; else B = 1, and where each of the S packed sequences begins, and T.
         length: Tokens of a chunk, at most; chunks are no longer than the longest sequence wants.
     """
-    layout = _Layout.of(k_BTHK, starts, length)
-    gates = _Gates.of(layout, s_BTHM, g_BTHM)
-    q_YGCK, k_YCK, v_YCV = layout.cut(q_BTQK), layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
-    hk_YKM, last_hk_SKM = layout.on(k_YCK.mT @ gates.write_YCM, hk_SHKM.flatten(0, 1), gates.forget_YM[:, None])
-    z_YGCM = gates.decay_YCM[:, None] * _times(q_YGCK, scale * hk_YKM)
-    z_YGCM += gates.within.over_j(_times(q_YGCK, scale * k_YCK.mT))
-    o_YGCV, last_hv_SMV = _read(layout, gates, torch.softmax(z_YGCM, -1), v_YCV, hv_SHMV)
-    return layout.join(o_YGCV), layout.join(z_YGCM), last_hk_SKM.view(hk_SHKM.shape), last_hv_SMV
+    outputs = []
+    for part in _stretches(k_BTHK.shape[1], starts, length):
+        given = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        o_BTQV, z_BTQM, hk_SHKM, hv_SHMV = _forward(*given, scale, hk_SHKM, hv_SHMV, starts, length)
+        outputs.append((o_BTQV, z_BTQM))
+    o_BTQV, z_BTQM = (torch.cat(pieces, 1) for pieces in zip(*outputs, strict=True))
+    return o_BTQV, z_BTQM, hk_SHKM, hv_SHMV
 
 
 def backward(
@@ -157,6 +157,78 @@ def backward(
     dhv_SHMV: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, s, g and of the initial states, each in the shape of what it belongs to."""
+    stretches = _stretches(k_BTHK.shape[1], starts, length)
+    states = [(hk_SHKM, hv_SHMV)]
+    for part in stretches[:-1]:
+        states.append(_pass_on(*(x[:, part] for x in (k_BTHK, v_BTHV, s_BTHM, g_BTHM)), *states[-1], length))
+    found = []
+    for part, (hk, hv) in zip(reversed(stretches), reversed(states), strict=True):
+        given = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        into = z_BTQM[:, part], do_BTQV[:, part], dhk_SHKM, dhv_SHMV
+        *gradients, dhk_SHKM, dhv_SHMV = _backward(*given, scale, hk, hv, starts, length, *into)
+        found.append(gradients)
+    dq, dk, dv, ds, dg = (torch.cat(pieces, 1) for pieces in zip(*reversed(found), strict=True))
+    return dq, dk, dv, ds, dg, dhk_SHKM, dhv_SHMV
+
+
+def _stretches(tokens: int, starts: list[int] | None, length: int) -> list[slice]:
+    """What is worked out at a time: its temporaries stay small, and in the processor's cache."""
+    size = tokens if starts is not None else max(1, _STRETCH // length) * length
+    return [slice(low, min(low + size, tokens)) for low in range(0, tokens, size)]
+
+
+def _pass_on(
+    k_BTHK: Tensor, v_BTHV: Tensor, s_BTHM: Tensor, g_BTHM: Tensor, hk_BHKM: Tensor, hv_BHMV: Tensor, length: int
+) -> tuple[Tensor, Tensor]:
+    """States behind a stretch."""
+    layout = _Layout.of(k_BTHK, None, length)
+    gates = _Gates.of(layout, s_BTHM, g_BTHM)
+    k_YCK, v_YCV = layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
+    _, hk_SKM = layout.on(k_YCK.mT @ gates.write_YCM, hk_BHKM.flatten(0, 1), gates.forget_YM[:, None])
+    _, hv_SMV = layout.on(gates.write_YCM.mT @ v_YCV, hv_BHMV.flatten(0, 1), gates.forget_YM[..., None])
+    return hk_SKM.view(hk_BHKM.shape), hv_SMV.view(hv_BHMV.shape)
+
+
+def _forward(
+    q_BTQK: Tensor,
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    s_BTHM: Tensor,
+    g_BTHM: Tensor,
+    scale: float,
+    hk_SHKM: Tensor,
+    hv_SHMV: Tensor,
+    starts: list[int] | None,
+    length: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`forward` of one stretch."""
+    layout = _Layout.of(k_BTHK, starts, length)
+    gates = _Gates.of(layout, s_BTHM, g_BTHM)
+    q_YGCK, k_YCK, v_YCV = layout.cut(q_BTQK), layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
+    hk_YKM, last_hk_SKM = layout.on(k_YCK.mT @ gates.write_YCM, hk_SHKM.flatten(0, 1), gates.forget_YM[:, None])
+    z_YGCM = gates.decay_YCM[:, None] * _times(q_YGCK, scale * hk_YKM)
+    z_YGCM += gates.within.over_j(_times(q_YGCK, scale * k_YCK.mT))
+    o_YGCV, last_hv_SMV = _read(layout, gates, torch.softmax(z_YGCM, -1), v_YCV, hv_SHMV)
+    return layout.join(o_YGCV), layout.join(z_YGCM), last_hk_SKM.view(hk_SHKM.shape), last_hv_SMV
+
+
+def _backward(
+    q_BTQK: Tensor,
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    s_BTHM: Tensor,
+    g_BTHM: Tensor,
+    scale: float,
+    hk_SHKM: Tensor,
+    hv_SHMV: Tensor,
+    starts: list[int] | None,
+    length: int,
+    z_BTQM: Tensor,
+    do_BTQV: Tensor,
+    dhk_SHKM: Tensor,
+    dhv_SHMV: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`backward` of one stretch."""
     layout = _Layout.of(k_BTHK, starts, length)
     gates = _Gates.of(layout, s_BTHM, g_BTHM)
     q_YGCK, k_YCK, v_YCV = layout.cut(q_BTQK), layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
