@@ -133,8 +133,8 @@ def forward(
     """
     outputs = []
     for part in _stretches(k_BTHK.shape[1], starts, length):
-        given = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
-        o_BTQV, z_BTQM, hk_SHKM, hv_SHMV = _forward(*given, scale, hk_SHKM, hv_SHMV, starts, length)
+        q, k, v, s, g = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        o_BTQV, z_BTQM, hk_SHKM, hv_SHMV = _forward(q, k, v, s, g, scale, hk_SHKM, hv_SHMV, starts, length)
         outputs.append((o_BTQV, z_BTQM))
     o_BTQV, z_BTQM = (torch.cat(pieces, 1) for pieces in zip(*outputs, strict=True))
     return o_BTQV, z_BTQM, hk_SHKM, hv_SHMV
@@ -160,12 +160,15 @@ def backward(
     stretches = _stretches(k_BTHK.shape[1], starts, length)
     states = [(hk_SHKM, hv_SHMV)]
     for part in stretches[:-1]:
-        states.append(_pass_on(*(x[:, part] for x in (k_BTHK, v_BTHV, s_BTHM, g_BTHM)), *states[-1], length))
+        k, v, s, g = (x[:, part] for x in (k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        states.append(_pass_on(k, v, s, g, *states[-1], length))
     found = []
     for part, (hk, hv) in zip(reversed(stretches), reversed(states), strict=True):
-        given = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
-        into = z_BTQM[:, part], do_BTQV[:, part], dhk_SHKM, dhv_SHMV
-        *gradients, dhk_SHKM, dhv_SHMV = _backward(*given, scale, hk, hv, starts, length, *into)
+        q, k, v, s, g = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        z, do = z_BTQM[:, part], do_BTQV[:, part]
+        *gradients, dhk_SHKM, dhv_SHMV = _backward(
+            q, k, v, s, g, scale, hk, hv, starts, length, z, do, dhk_SHKM, dhv_SHMV
+        )
         found.append(gradients)
     dq, dk, dv, ds, dg = (torch.cat(pieces, 1) for pieces in zip(*reversed(found), strict=True))
     return dq, dk, dv, ds, dg, dhk_SHKM, dhv_SHMV
