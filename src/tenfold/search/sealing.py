@@ -30,6 +30,8 @@ __all__ = ["Job", "MergedRows", "run_job"]
 
 _CHUNK = 1 << 18
 _NICE = 10
+# NumPy would use every core for its products, whatever the job may.
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def run_job(folder: Path, job: Job) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "tenfold.search.sealing", str(place)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            env=os.environ | dict.fromkeys(_BLAS_THREADS, str(job.threads)),
         )  # fmt: skip
     finally:
         place.unlink(missing_ok=True)
