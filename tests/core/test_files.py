@@ -31,7 +31,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # as on NFS
+        monkeypatch.setattr(files, "exchange", lambda one, other: False)  # as on NFS
     path = tmp_path / "made" / "folder"
     for text in ("one", "two"):
         with replace_folder(path) as partial:

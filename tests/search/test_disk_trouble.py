@@ -117,7 +117,7 @@ def test_a_letter_inside_the_folder_of_a_build_is_kept(place: str, tmp_path: Pat
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_folders_called_replaced_are_kept(exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not exchanges:
-        monkeypatch.setattr("tenfold.search.workplace._exchange", lambda one, other: False)
+        monkeypatch.setattr("tenfold.search.workplace.exchange", lambda one, other: False)
     (tmp_path / "index.replaced").mkdir()
     (tmp_path / "index.replaced" / "letter.txt").write_text("mine")
     for rows in (300, 7):
@@ -368,7 +368,7 @@ def test_killed_while_taking_the_place(
 
     with monkeypatch.context() as patch:
         if not exchanges:
-            patch.setattr("tenfold.search.workplace._exchange", lambda one, other: False)
+            patch.setattr("tenfold.search.workplace.exchange", lambda one, other: False)
         if moment == "before":
             patch.setattr("tenfold.search.workplace._swap", killed)
         elif moment == "behind":

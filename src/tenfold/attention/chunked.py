@@ -267,7 +267,7 @@ def read(
     starts: list[int] | None,
     length: int,
 ) -> tuple[Tensor, Tensor]:
-    """The second pass alone, o = p Hv for any p and s: gated linear attention (arXiv 2312.06635, equation 4)."""
+    """The second pass alone, o = p Hv for any p and s: gated linear attention (arXiv 2312.06635)."""
     layout = _Layout.of(v_BTHV, starts, length)
     gates = _Gates.of(layout, s_BTHM, g_BTHM)
     o_YGCV, last_hv = _read(layout, gates, layout.cut(p_BTQM), layout.cut(v_BTHV)[:, 0], hv_SHMV)

@@ -4,7 +4,7 @@
     print(conversion)
 
 Embeddings, norms, feed-forward layers and the projections of queries, keys, values and outputs are the source's; rotary
-positions are gone, and gates are new (arXiv 2409.07146, section 4.2). What comes out is no language model yet: all its
+positions are gone, and gates are new (arXiv 2409.07146). What comes out is no language model yet: all its
 parameters are then trained a little, on the loss of the next token.
 """
 

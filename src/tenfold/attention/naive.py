@@ -19,7 +19,7 @@ def step(
     hk_BHKM: Tensor,
     hv_BHMV: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One token: slots forget and are written, then read (arXiv 2409.07146, equations of section 3.1).
+    """One token: slots forget and are written, then read (arXiv 2409.07146).
 
     Returns:
         The output (B, Q, V) and the new state, keys (B, H, K, M) and values (B, H, M, V) of the slots.

@@ -138,7 +138,7 @@ def abc_gates(
     cu_seqlens: Sequence[int] | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Write strengths and gates that make GSA the ungated memory of ABC (arXiv 2110.02488, section 4).
+    """Write strengths and gates that make GSA the ungated memory of ABC (arXiv 2110.02488).
 
     With Z_t = log sum_{j <= t} exp(logits_j) they are exp(logits_t - Z_t) and Z_{t-1} - Z_t.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replace_file", "replace_folder", "restore_folder"]
+__all__ = ["exchange", "replace_file", "replace_folder", "restore_folder"]
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -67,14 +67,14 @@ def _previous(path: Path) -> Path:
 
 
 def _put(partial: Path, path: Path) -> None:
-    if path.exists() and not _exchange(partial, path):
+    if path.exists() and not exchange(partial, path):
         path.rename(_previous(path))
     if not path.exists():
         partial.rename(path)
     _sync(path.parent)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def exchange(one: Path, other: Path) -> bool:
     """Let two names change places in one step; False where the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2

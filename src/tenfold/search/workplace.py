@@ -6,7 +6,6 @@ again. Only files of names that Tenfold uses are ever removed, and no folder tha
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.core.errors import InputError
+from tenfold.core.files import exchange
 from tenfold.search.manifest import read_manifest
 from tenfold.search.storage import (
     INDEX_FILES,
@@ -57,7 +57,6 @@ _ELSEWHERE = (
     errno.EEXIST,
     errno.ELOOP,
 )
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def partial_of(path: Path) -> Path:
@@ -264,21 +263,13 @@ def publish(folder: Path, path: Path, overwrite: bool) -> None:
 
 def _swap(folder: Path, path: Path) -> Path:
     """Put `folder` in the place of `path`; where the older index lies now."""
-    if _exchange(folder, path):
+    if exchange(folder, path):
         return folder
     old = path.with_name(f"{path.name[:200]}.replaced-{secrets.token_hex(4)}")
     write_notes(folder, read_notes(folder) | {"replaced": old.name})
     path.rename(old)
     folder.rename(path)
     return old
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change names in one step; False where the system has no such call or refuses it."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def is_published(path: Path, identity: dict[str, Any], overwrite: bool) -> bool:
