@@ -169,7 +169,7 @@ def test_killed_at_every_change_while_replacing(
     Where the system can exchange two folders, one of them is there at every moment.
     """
     if not exchanges:
-        monkeypatch.setattr("tenfold.search.workplace._exchange", lambda one, other: False)
+        monkeypatch.setattr("tenfold.search.workplace.exchange", lambda one, other: False)
     old = make_vectors(300, 16, "float32", seed=5)
     build_old, build_new = builder(old, target), builder(source, target, overwrite=True)
     before, after = reference(build_old, target), reference(build_new, target)
