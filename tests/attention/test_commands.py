@@ -19,7 +19,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tenfold.attention import commands
 from tenfold.attention.commands import COMMANDS
+from tenfold.attention.convert import GateInit
+from tenfold.attention.layers import MixerName
 from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.tokens import byte_tokenizer, train_tokenizer
 from tenfold.cli import main
@@ -57,6 +60,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "run/best", folder / "foreign_words")
     train_tokenizer([TEXT], 300).save_pretrained(folder / "foreign_words")
     return folder
+
+
+def test_the_choices_of_verbs_are_those_of_the_room() -> None:
+    assert (commands.MixerName, commands.GateInit) == (MixerName, GateInit)
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(place: Path, tmp_path: Path) -> None:
