@@ -36,10 +36,12 @@ SIZES = (*TRAINING, "--hidden-size", "32", "--layers", "1", "--heads", "2")
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dict[str, Any]:
-    """The JSON that a verb prints."""
+    """The JSON that a verb prints, and nothing beside it."""
     capsys.readouterr()
     assert main(["attention", *map(str, args), "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found: dict[str, Any] = json.loads(printed.out, parse_constant=lambda name: pytest.fail(name))
     return found
 
 
@@ -216,7 +218,7 @@ BAD = [
     ("train text.txt out --tokenizer nowhere", "nowhere: has no tokenizer.json"),
     ("train text.txt out --heads 3", "hidden_size is 256, num_heads 3"),
     ("train text.txt out --steps 0", "steps is 0"),
-    ("train text.txt out --start llama", "`tenfold attention convert` makes one of it"),
+    ("train text.txt out --start llama", "`tenfold attention convert` makes one of a Llama or Mistral"),
     ("train text.txt out --start foreign_words --length 32", "the tokenizer has 300 tokens, the model 259"),
     ("train text.txt out --precision fp16 --device cpu", "fp16"),
     pytest.param("train text.txt out --device cuda", "no NVIDIA GPU", marks=NO_GPU),

@@ -91,6 +91,7 @@ def train(
     from tenfold.attention import GSAConfig, load_tokenizer, make_model, pack, read_texts, train_language_model
     from tenfold.core.training import TrainingConfig
 
+    _without_bars()
     words = _tokenizer(tokenizer, data, pattern) if start is None else load_tokenizer(find_model(start))
     blocks, held = pack(read_texts([data], pattern=pattern), words, length).split(validation)
     if start is not None:
@@ -170,6 +171,7 @@ def mqar(
     from tenfold.attention import MQAR, GSAConfig, make_model, train_recall
     from tenfold.core.training import TrainingConfig
 
+    _without_bars()
     config = GSAConfig(
         vocab_size=vocab, hidden_size=hidden_size, num_hidden_layers=layers, num_heads=heads,
         num_slots=slots or None, mixer=mixer, bos_token_id=None, eos_token_id=None,
@@ -308,7 +310,7 @@ def convert(
     """
     from tenfold.attention import convert_folder
 
-    _quiet_loading()
+    _without_bars()
     made = convert_folder(
         source, out, slots, license=license or None, mixer=mixer, gate_init=gate_init if mixer == "gsa" else "random"
     )
@@ -393,7 +395,7 @@ def _load(name: str, device: str = "auto") -> "GSAForCausalLM":
     from tenfold.attention import GSAForCausalLM
     from tenfold.attention.speed import check_device
 
-    _quiet_loading()
+    _without_bars()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
@@ -402,8 +404,8 @@ def _load(name: str, device: str = "auto") -> "GSAForCausalLM":
     return model
 
 
-def _quiet_loading() -> None:
-    """No bars of transformers: they would stand between the lines of what is asked for."""
+def _without_bars() -> None:
+    """Bars of transformers, for weights read or written, would stand between the lines of what is asked for."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
