@@ -166,11 +166,20 @@ def made_by_hand(vocab: int) -> GSAForCausalLM:
 
 def test_two_layers_can_do_it() -> None:
     """Without convolutions or positions, gates as published: what is not answered is what came twice."""
-    data = MQAR(300, 64, 8, 64, seed=0)
     model = made_by_hand(64)
-    assert evaluate_mqar(model, data) > 0.9
-    between = np.ones((300, 64), bool)
-    between[:, :16] = False
-    np.put_along_axis(between, data.query_at, False, axis=1)
-    data.inputs[between] = 0  # as Zoology's own experiments have it, nothing comes twice
-    assert evaluate_mqar(model, data) == 1
+    assert evaluate_mqar(model, MQAR(300, 64, 8, 64)) > 0.9
+    assert evaluate_mqar(model, MQAR(300, 64, 8, 64, filler="zeros")) == 1
+
+
+def test_zeros_fill_what_is_no_pair_and_no_query() -> None:
+    """Queries and values are those of the random filler."""
+    random, zeros = (MQAR(50, 40, 6, 32, filler=filler) for filler in ("random", "zeros"))
+    between = np.ones((50, 40), bool)
+    between[:, :12] = False
+    np.put_along_axis(between, random.query_at, False, axis=1)
+    assert (zeros.inputs == np.where(between, 0, random.inputs)).all() and (zeros.query_at == random.query_at).all()
+
+
+def test_a_filler_that_is_not_known() -> None:
+    with pytest.raises(InputError, match="filler 'ones' is not known; choose random or zeros"):
+        MQAR(1, 8, 1, 8, filler="ones")  # type: ignore[arg-type]
