@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 from tenfold.attention.cache import SlotCache
@@ -384,6 +384,7 @@ def test_training_is_the_same_twice() -> None:
         ({"input_ids": prompt(1), "cu_seqlens": [0, 9], "cache": SlotCache(2)}, "cu_seqlens goes without"),
         ({"input_ids": prompt(1), "cu_seqlens": [0, 5, 3, 9]}, r"\[0, 5, 3, 9\]"),
         ({"input_ids": prompt(), "cu_seqlens": [0, 9]}, r"\(2, 9, 32\)"),
+        ({"input_ids": prompt(), "past_key_values": DynamicCache()}, "cache is a DynamicCache; give a SlotCache"),
         ({"input_ids": prompt(), "cache": SlotCache(3)}, "cache is of 3 layers, the model has 2"),
         ({"input_ids": prompt(), "labels": prompt(2, 8)}, r"labels has shape \(2, 8\), the tokens \(2, 9\)"),
         ({"input_ids": prompt(), "labels": prompt() + 10}, "labels holds 4"),

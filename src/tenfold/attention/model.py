@@ -329,6 +329,10 @@ class GSAModel(GSAPreTrainedModel):
         if cu_seqlens is not None and (attention_mask is not None or cache is not None):
             raise InputError("cu_seqlens goes without attention_mask and cache")
         if cache is not None:
+            if not isinstance(cache, SlotCache):
+                raise InputError(
+                    f"the cache is a {type(cache).__name__}; give a SlotCache, or none for the model's own"
+                )
             cache.check(len(self.layers), x_BTD.shape[0])
         starts = check_starts(cu_seqlens, x_BTD)
         mask_BT = _mask(attention_mask, x_BTD, cache.tokens if cache is not None else 0)
