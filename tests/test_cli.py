@@ -100,7 +100,13 @@ def test_info_for_people_and_for_programs() -> None:
 
 @pytest.mark.parametrize(
     ("args", "absent"),
-    [(["--version"], ["numpy", "tenfold.search"]), (["--help"], ["numpy", "tenfold.search"]), (["info"], ["torch"])],
+    [
+        (["--version"], ["numpy", "tenfold.search"]),
+        (["--help"], ["numpy", "tenfold.search"]),
+        (["info"], ["torch"]),
+        (["completion", "bash"], ["torch"]),
+        (["attention", "train", "--help"], ["torch"]),
+    ],
 )
 def test_nothing_heavy_is_imported_without_need(args: list[str], absent: list[str]) -> None:
     code = (
@@ -118,7 +124,7 @@ def test_nothing_heavy_is_imported_without_need(args: list[str], absent: list[st
 def test_completion_knows_rooms_and_verbs(shell: str) -> None:
     answer = run("completion", shell)
     assert answer.returncode == 0
-    for word in ["search", "evaluate", "completion"]:
+    for word in ["search", "evaluate", "completion", "mqar", "gate-init"]:
         assert word in answer.stdout
 
 
@@ -142,6 +148,27 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.wait(timeout=60) == 141
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
+    code = """
+import sys
+from tenfold.cli import main
+class WithoutTorch:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, WithoutTorch)
+for args in (["attention", "generate", "x"], ["reproduce", "attention"], ["attention", "train", "--help"]):
+    try:
+        print(main(args))
+    except SystemExit:
+        print("help")
+"""
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert answer.stdout.splitlines()[:2] == ["2", "2"] and answer.stdout.endswith("help\n")
+    assert answer.stderr.splitlines() == ["tenfold: attention needs torch; pip install 'tenfold[attention]'"] * 2
 
 
 def raises(error: BaseException) -> Callable[[], None]:

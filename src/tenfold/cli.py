@@ -6,11 +6,13 @@ imported only when one of them is called.
 """
 
 import importlib
+import importlib.util
 import json as json_format
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -111,7 +113,8 @@ def reproduce(
     except OSError as error:
         raise InputError(f"{out}: no folder can be made there: {error.strerror}") from None
     need_reports()
-    claims = importlib.import_module(f"tenfold.{room}.claims")
+    with _explained(next(system for system in SYSTEMS if system.name == room)):
+        claims = importlib.import_module(f"tenfold.{room}.claims")
     with progress_bar() as progress:
         report: Report = claims.reproduce(data, out, seeds=seeds, quick=quick, progress=progress)
     written = report.write(out, room)
@@ -182,15 +185,35 @@ def _run(args: list[str]) -> None:
         _dispatch("tenfold", OWN_COMMANDS, SYSTEMS, WELCOME, args)
         return
     about = f"{room.title}: {room.summary}."
-    _dispatch(f"tenfold {room.name}", _load(room), (), about, args[1:])
+    with _explained(room):
+        _dispatch(f"tenfold {room.name}", _load(room), (), about, args[1:])
 
 
 def _load(room: System) -> Commands:
-    """Import the verbs of a room, and with them what they need."""
+    """The verbs of a room, from their file and without the room's package, which may import much."""
     if room.state == "planned":
         raise InputError(f"{room.name}: this room is planned and has no commands yet")
-    commands: Commands = importlib.import_module(f"tenfold.{room.name}.commands").COMMANDS
+    name = f"tenfold.{room.name}.commands"
+    module = sys.modules.get(name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(room.name) / "commands.py")
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{name} cannot be loaded; install Tenfold again")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    commands: Commands = module.COMMANDS
     return commands
+
+
+@contextmanager
+def _explained(room: System) -> Iterator[None]:
+    """Say which extra brings a package that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "tenfold").partition(".")[0] == "tenfold":
+            raise
+        raise InputError(f"{room.name} needs {error.name}; pip install 'tenfold[{room.extra}]'") from error
 
 
 def _dispatch(prog: str, commands: Commands, rooms: Sequence[System], about: str, args: list[str]) -> None:

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from tenfold.attention import claims
 from tenfold.attention.blocks import pack
-from tenfold.attention.experiments import Effort, measure_language, measure_recall, sized_alike
+from tenfold.attention.experiments import Effort, language_config, measure_language, measure_recall, sized_alike
 from tenfold.attention.layers import MIXERS, MixerName
 from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.tokens import byte_tokenizer
@@ -16,7 +17,7 @@ from tenfold.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = Effort(width=16, layers=1, length=16, batch=2, steps=10, recall_steps=2, longest=64, slots=4)
+TINY = Effort(width=16, layers=1, length=16, batch=2, steps=10, recall_steps=2, longest=64)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_the_command_reports_every_claim(
     numbers = [x for one in report["tables"] for row in one["rows"] for x in row.values() if isinstance(x, float)]
     assert numbers and all(math.isfinite(x) for x in numbers)
     page = (out / "attention.html").read_text()
-    assert "text.txt" in page and "2 seeds" in page
+    assert "text.txt" in page and "Seeds: 2" in page
 
 
 @pytest.mark.parametrize("seeds", ["0", "17", "-1"])
@@ -76,6 +77,16 @@ def test_models_are_made_of_one_size(mixer: MixerName) -> None:
     assert abs(parameters - 60_000) <= 3 * 32 * 2 / 2
     changed = {name for name, value in sized.to_dict().items() if config.to_dict().get(name) != value}
     assert changed == {"intermediate_size"}
+
+
+@pytest.mark.parametrize("effort", [claims._QUICK, claims._FULL])
+def test_states_are_of_one_size(effort: Effort) -> None:
+    """Those of GSA, ABC, GLA and RetNet: but for a sum for each slot, and a count in each layer."""
+    sizes = {}
+    for mixer in ("gsa", "abc", "gla", "retnet"):
+        model = GSAForCausalLM(language_config(mixer, effort.slots, effort))
+        sizes[mixer] = model(torch.zeros(1, 1, dtype=torch.long), use_cache=True).cache.nbytes() / effort.layers
+    assert sizes["gsa"] == sizes["gla"] - 8 == sizes["retnet"] - 8 == sizes["abc"] - 2 * effort.slots * 4
 
 
 def test_recall_is_a_share() -> None:

@@ -19,7 +19,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tenfold.attention import commands
 from tenfold.attention.commands import COMMANDS
+from tenfold.attention.convert import GateInit
+from tenfold.attention.layers import MixerName
 from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.tokens import byte_tokenizer, train_tokenizer
 from tenfold.cli import main
@@ -33,10 +36,12 @@ SIZES = (*TRAINING, "--hidden-size", "32", "--layers", "1", "--heads", "2")
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dict[str, Any]:
-    """The JSON that a verb prints."""
+    """The JSON that a verb prints, and nothing beside it."""
     capsys.readouterr()
     assert main(["attention", *map(str, args), "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found: dict[str, Any] = json.loads(printed.out, parse_constant=lambda name: pytest.fail(name))
     return found
 
 
@@ -57,6 +62,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "run/best", folder / "foreign_words")
     train_tokenizer([TEXT], 300).save_pretrained(folder / "foreign_words")
     return folder
+
+
+def test_the_choices_of_verbs_are_those_of_the_room() -> None:
+    assert (commands.MixerName, commands.GateInit) == (MixerName, GateInit)
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(place: Path, tmp_path: Path) -> None:
@@ -209,7 +218,7 @@ BAD = [
     ("train text.txt out --tokenizer nowhere", "nowhere: has no tokenizer.json"),
     ("train text.txt out --heads 3", "hidden_size is 256, num_heads 3"),
     ("train text.txt out --steps 0", "steps is 0"),
-    ("train text.txt out --start llama", "`tenfold attention convert` makes one of it"),
+    ("train text.txt out --start llama", "`tenfold attention convert` makes one of a Llama or Mistral"),
     ("train text.txt out --start foreign_words --length 32", "the tokenizer has 300 tokens, the model 259"),
     ("train text.txt out --precision fp16 --device cpu", "fp16"),
     pytest.param("train text.txt out --device cuda", "no NVIDIA GPU", marks=NO_GPU),

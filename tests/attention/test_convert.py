@@ -320,7 +320,7 @@ def test_heads_of_odd_size_are_refused() -> None:
         ({"gate_init": "key", "num_slots": 9}, "more than the 8 keys"),
         ({"gate_init": "key", "mixer": "gla"}, "goes with mixer 'gsa'"),
         ({"gate_logit_normalizer": 0}, "gate_logit_normalizer"),
-        ({"vocab_size": 0}, "vocab_size 0"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
         ({"vocab_size": 257}, "eos_token_id is 257"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 from tenfold.attention.cache import SlotCache
@@ -378,13 +378,17 @@ def test_training_is_the_same_twice() -> None:
         ({"inputs_embeds": torch.zeros(2, 0, 32)}, r"inputs_embeds has shape \(2, 0, 32\)"),
         ({"input_ids": prompt(), "attention_mask": torch.ones(2, 8)}, r"attention_mask has shape \(2, 8\)"),
         ({"input_ids": prompt(), "attention_mask": torch.ones(2, 1, 9, 9)}, r"\(2, 1, 9, 9\); \(2, 9\)"),
+        ({"input_ids": prompt(), "attention_mask": torch.ones(2, 12)}, r"shape \(2, 12\); \(2, 9\) is needed"),
+        ({"input_ids": prompt(), "position_ids": torch.arange(9)[None]}, "position_ids is not read here; say with cu"),
         ({"input_ids": prompt(1), "cu_seqlens": [0, 9], "attention_mask": torch.ones(1, 9)}, "cu_seqlens goes without"),
         ({"input_ids": prompt(1), "cu_seqlens": [0, 9], "cache": SlotCache(2)}, "cu_seqlens goes without"),
         ({"input_ids": prompt(1), "cu_seqlens": [0, 5, 3, 9]}, r"\[0, 5, 3, 9\]"),
         ({"input_ids": prompt(), "cu_seqlens": [0, 9]}, r"\(2, 9, 32\)"),
+        ({"input_ids": prompt(), "past_key_values": DynamicCache()}, "cache is a DynamicCache; give a SlotCache"),
         ({"input_ids": prompt(), "cache": SlotCache(3)}, "cache is of 3 layers, the model has 2"),
         ({"input_ids": prompt(), "labels": prompt(2, 8)}, r"labels has shape \(2, 8\), the tokens \(2, 9\)"),
         ({"input_ids": prompt(), "labels": prompt() + 10}, "labels holds 4"),
+        ({"input_ids": prompt(), "labels": prompt() * 0 - 1}, "labels holds -1"),
         ({"input_ids": prompt(), "labels": prompt(), "logits_to_keep": 1}, "labels goes without logits_to_keep"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
@@ -400,6 +404,13 @@ def test_a_cache_of_another_batch() -> None:
     for T in (1, 4):
         with pytest.raises(InputError, match=r"cache is of 3 sequences, the input has 2"):
             model(prompt(2, T), cache=cache)
+
+
+def test_a_mask_that_is_of_other_tokens_than_the_cache() -> None:
+    model = small()
+    cache = model(prompt(2, 4), use_cache=True).cache
+    with pytest.raises(InputError, match=r"\(2, 9\); \(2, 3\), or with all tokens so far \(2, 7\), is needed"):
+        model(prompt(2, 3), cache=cache, attention_mask=torch.ones(2, 9))
 
 
 @pytest.mark.parametrize(

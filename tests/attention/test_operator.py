@@ -225,18 +225,32 @@ def test_streaming_is_one_shot(cuts: list[int], lowest: float, backend: Any) -> 
     agree({"o": torch.cat(parts, 1), "hk": now[0], "hv": now[1]}, {"o": wanted, "hk": end[0], "hv": end[1]}, 1e-5)
 
 
-@pytest.mark.parametrize("T", [40, 64, 71])
-def test_stretches_change_nothing(T: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is worked out at a time makes no difference to outputs, states and gradients."""
+@pytest.mark.parametrize(
+    ("T", "starts"),
+    [
+        (40, None),
+        (64, None),
+        (71, None),
+        (71, [0, 5, 24, 30, 70, 71]),
+        (71, [0, 71]),
+        (64, [0, 23, 25, 48, 64]),
+        (30, [*range(31)]),
+    ],
+)
+def test_stretches_change_nothing(T: int, starts: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worked out at a time makes no difference to outputs, states and gradients, packed or not."""
+    batch, sequences = (2, 2) if starts is None else (1, len(starts) - 1)
     results = []
     for size in (1 << 20, 24):
         monkeypatch.setattr(chunked, "_STRETCH", size)
         torch.manual_seed(3)
-        q, k, v = (torch.randn(2, T, heads, 5, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
-        g = -torch.rand(2, T, 2, 6, dtype=torch.float64)
+        q, k, v = (torch.randn(batch, T, heads, 5, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+        g = -torch.rand(batch, T, 2, 6, dtype=torch.float64)
         given = [q, k, v, torch.rand_like(g).requires_grad_(), g.requires_grad_()]
-        first = [torch.randn(2, 2, *shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 6), (6, 5))]
-        o, last = gsa(*given, initial_state=(first[0], first[1]), output_final_state=True, chunk_size=8)
+        first = [
+            torch.randn(sequences, 2, *shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 6), (6, 5))
+        ]
+        o, last = gsa(*given, 1.0, (first[0], first[1]), True, starts, chunk_size=8)
         assert last is not None
         gradients = torch.autograd.grad([x.square().sum() for x in (o, *last)], [*given, *first])
         results.append([o, *last, *gradients])
@@ -456,6 +470,7 @@ BAD = {
     "packed, nothing": (bad(cu_seqlens=[]), r"\[\]"),
     "packed, two dimensions": (bad(cu_seqlens=torch.tensor([[0, 6]])), r"shape \(1, 2\)"),
     "packed, no whole numbers": (bad(cu_seqlens=torch.tensor([0.0, 6.0])), "torch.float32"),
+    "packed, fractions": (bad(cu_seqlens=[0, 2.5, 6]), "holds fractions"),
     "packed, several rows": (tensors(6, B=2) | {"cu_seqlens": [0, 6]}, r"\(2, 6, 2, 4\)"),
     "chunk size": (bad(chunk_size=0), "chunk_size is 0"),
     "chunk size of parts": (bad(chunk_size=8.5), "chunk_size is 8.5"),
@@ -473,6 +488,28 @@ def test_bad_input(given: dict[str, Any], message: str) -> None:
 def test_bad_state_of_a_step(first: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match=r"state has shape \(.*\) where \(2, 2, .*\) is needed"):
         gsa_step(*(x[:, 0] for x in tensors(1, B=2).values()), first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": ZEROS(2, 3, 4)}, r"q has shape \(2, 3, 4\), k \(2, 2, 4\)"),
+        ({"q": ZEROS(2, 2, 4, dtype=torch.int64)}, "q is torch.int64"),
+        ({"q": ZEROS(2, 4)}, r"q has shape \(2, 4\); three dimensions"),
+        ({"k": ZEROS(2, 0, 4)}, r"k has shape \(2, 0, 4\)"),
+        ({"v": ZEROS(1, 2, 3)}, r"v has shape \(1, 2, 3\) on cpu"),
+        ({"v": ZEROS(2, 1, 3)}, r"v \(2, 1, 3\)"),
+        ({"g": ZEROS(2, 2, 4)}, "and g with s"),
+        ({"s": ZEROS(2, 2, 5, device="meta")}, "on meta"),
+        ({"state": (ZEROS(2, 2, 4, 5),)}, "state has 1 parts"),
+        ({"state": (ZEROS(2, 2, 4, 5).int(), ZEROS(2, 2, 5, 3))}, "state is torch.int32"),
+    ],
+)
+def test_bad_input_of_a_step(changes: dict[str, Any], message: str) -> None:
+    sizes = {"q": 4, "k": 4, "v": 3, "s": 5, "g": 5}
+    given = {name: ZEROS(2, 2, size) for name, size in sizes.items()}
+    with pytest.raises(InputError, match=message):
+        gsa_step(**{**given, "state": (ZEROS(2, 2, 4, 5), ZEROS(2, 2, 5, 3)), **changes})
 
 
 @pytest.mark.parametrize(

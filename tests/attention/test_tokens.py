@@ -47,6 +47,12 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, tokenizer: PreTrainedTo
     assert load_tokenizer(tmp_path / "tokenizer.json")("the")["input_ids"] == tokenizer("the")["input_ids"]
 
 
+@BOTH
+def test_what_it_gives_is_what_a_model_takes(tokenizer: PreTrainedTokenizerFast) -> None:
+    """`model(**tokenizer(text))` and `model.generate(**tokenizer(text))` refuse names that they do not know."""
+    assert set(tokenizer("the")) == {"input_ids", "attention_mask"}
+
+
 def test_training_keeps_to_the_size_compresses_and_repeats_itself(attention_data: Path) -> None:
     text = read_text(attention_data / "tinyshakespeare.txt")[:200_000]
     first, second = (train_tokenizer(iter([text]), 512) for _ in range(2))
@@ -69,6 +75,9 @@ def test_bad_input(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
     with pytest.raises(InputError, match=r"has no tokenizer\.json"):
         load_tokenizer(tmp_path / "none")
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has vocab\.json, but no tokenizer\.json; AutoTokenizer"):
+        load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         with pytest.raises(InputError, match="is no tokenizer that can be read"):

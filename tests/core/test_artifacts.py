@@ -403,10 +403,11 @@ def ask(endpoint: str, cache: Path, *names: str) -> list[str]:
 def test_a_model_of_the_hub_is_fetched_without_pickles_and_kept(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", config={"from": "afar"})
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with hub(files | {"pytorch_model.bin": b"pickle", "run.py": b"import os"}) as endpoint:
+    words = {"tokenizer.model": b"pieces", "chat_template.jinja": b"{{ messages }}"}
+    with hub(files | words | {"pytorch_model.bin": b"pickle", "run.py": b"import os", "net.model": b"?"}) as endpoint:
         found, missing = ask(endpoint, tmp_path / "cache", "owner/model", "owner/nothing")
         assert found == "{'from': 'afar'}"
-        assert set(Hub.asked) == {"config.json", "model.safetensors", "README.md"}
+        assert set(Hub.asked) == {"config.json", "model.safetensors", "README.md", *words}
         assert missing == "owner/nothing: neither a folder here nor a model on the Hub; check the name"
     found, missing = ask(
         endpoint, tmp_path / "cache", "owner/model", "owner/nothing"

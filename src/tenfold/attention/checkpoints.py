@@ -26,7 +26,8 @@ def open_checkpoint(name: Path | str, revision: str | None = None) -> tuple[Path
     if config.get("model_type") != "gsa":
         kind = config.get("model_type")
         raise InputError(
-            f"{folder}: is a model of type {kind!r}, not 'gsa'; `tenfold attention convert` makes one of it"
+            f"{folder}: is a model of type {kind!r}, not 'gsa'; `tenfold attention convert` makes one of a Llama or "
+            "Mistral"
         )
     return folder, config, rename_old_layout(state)
 

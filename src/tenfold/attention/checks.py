@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tenfold.core.errors import InputError
 
-__all__ = ["check_chunk_size", "check_heads", "check_starts", "check_state", "check_tensors"]
+__all__ = ["check_chunk_size", "check_heads", "check_starts", "check_state", "check_step", "check_tensors"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -57,6 +57,35 @@ def check_state(state: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
         raise InputError(f"initial_state is on {state.device}, q on {q.device}; move them to one device")
 
 
+def check_step(given: Mapping[str, Tensor], state: tuple[Tensor, Tensor]) -> None:
+    """One token's q, k, v, s and g, of three dimensions, and the state before it; quick, for it is called per token."""
+    q, k, v, s, g = given.values()
+    for name, x in given.items():
+        if x.dim() != 3 or 0 in x.shape[1:]:
+            raise InputError(
+                f"{name} has shape {tuple(x.shape)}; three dimensions of at least 1 are needed: batch, heads, size"
+            )
+        if not x.is_floating_point():
+            raise InputError(f"{name} is {x.dtype}; give float32, float64, bfloat16 or float16")
+        if x.shape[0] != q.shape[0] or x.device != q.device:
+            where = f"{tuple(x.shape)} on {x.device}, q {tuple(q.shape)} on {q.device}"
+            raise InputError(f"{name} has shape {where}; batch and device must agree")
+    if q.shape[1] % k.shape[1] or q.shape[2] != k.shape[2]:
+        raise InputError(
+            f"q has shape {tuple(q.shape)}, k {tuple(k.shape)}; the heads must be a multiple, the sizes agree"
+        )
+    if v.shape[1] != k.shape[1] or s.shape[1] != k.shape[1] or g.shape != s.shape:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
+        raise InputError(f"the shapes are {shapes}; heads of k, v, s and g must agree, and g with s")
+    if len(state) != 2:
+        raise InputError(f"state has {len(state)} parts; give two tensors, the slots' keys and values")
+    for part, shape in zip(state, ((*k.shape, s.shape[2]), (*s.shape, v.shape[2])), strict=True):
+        if part.shape != shape:
+            raise InputError(f"state has shape {tuple(part.shape)} where {tuple(shape)} is needed")
+        if not part.is_floating_point() or part.device != q.device:
+            raise InputError(f"state is {part.dtype} on {part.device}; give floating-point numbers on {q.device}")
+
+
 def check_chunk_size(chunk_size: int) -> None:
     """At least one token."""
     if not isinstance(chunk_size, int) or chunk_size < 1:
@@ -73,6 +102,8 @@ def check_starts(cu_seqlens: Tensor | Sequence[int] | None, q: Tensor) -> list[i
             raise InputError(f"cu_seqlens has shape {shape}, {cu_seqlens.dtype}; give whole numbers in one dimension")
         cu_seqlens = cu_seqlens.tolist()
     starts = [int(start) for start in cu_seqlens]
+    if any(start != given for start, given in zip(starts, cu_seqlens, strict=True)):
+        raise InputError("cu_seqlens holds fractions; give whole numbers")
     if q.shape[0] != 1:
         raise InputError(f"cu_seqlens goes with one row of packed sequences, q has shape {tuple(q.shape)}")
     if len(starts) < 2 or starts[0] != 0 or starts[-1] != q.shape[1] or any(a >= b for a, b in pairwise(starts)):

@@ -10,6 +10,7 @@ The first pass is z = scale q Hk, the second o = softmax(z) Hv; D serves both. T
 attention. Backward passes are derived from the recurrence; nothing here is differentiated by autograd.
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -132,9 +133,13 @@ def forward(
         length: Tokens of a chunk, at most; chunks are no longer than the longest sequence wants.
     """
     outputs = []
+    hk_SHKM, hv_SHMV = hk_SHKM.clone(), hv_SHMV.clone()
     for part in _stretches(k_BTHK.shape[1], starts, length):
-        q, k, v, s, g = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
-        o_BTQV, z_BTQM, hk_SHKM, hv_SHMV = _forward(q, k, v, s, g, scale, hk_SHKM, hv_SHMV, starts, length)
+        q, k, v, s, g = (x[:, part.tokens] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        own = part.sequences
+        o_BTQV, z_BTQM, hk_SHKM[own], hv_SHMV[own] = _forward(
+            q, k, v, s, g, scale, hk_SHKM[own], hv_SHMV[own], part.starts, length
+        )
         outputs.append((o_BTQV, z_BTQM))
     o_BTQV, z_BTQM = (torch.cat(pieces, 1) for pieces in zip(*outputs, strict=True))
     return o_BTQV, z_BTQM, hk_SHKM, hv_SHMV
@@ -158,38 +163,67 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, s, g and of the initial states, each in the shape of what it belongs to."""
     stretches = _stretches(k_BTHK.shape[1], starts, length)
-    states = [(hk_SHKM, hv_SHMV)]
-    for part in stretches[:-1]:
-        k, v, s, g = (x[:, part] for x in (k_BTHK, v_BTHV, s_BTHM, g_BTHM))
-        states.append(_pass_on(k, v, s, g, *states[-1], length))
+    states = []
+    hk_SHKM, hv_SHMV = hk_SHKM.clone(), hv_SHMV.clone()
+    for part in stretches:
+        own = part.sequences
+        states.append((hk_SHKM[own].clone(), hv_SHMV[own].clone()))
+        if part is not stretches[-1]:
+            k, v, s, g = (x[:, part.tokens] for x in (k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+            hk_SHKM[own], hv_SHMV[own] = _pass_on(k, v, s, g, *states[-1], part.starts, length)
     found = []
+    dhk_SHKM, dhv_SHMV = dhk_SHKM.clone(), dhv_SHMV.clone()
     for part, (hk, hv) in zip(reversed(stretches), reversed(states), strict=True):
-        q, k, v, s, g = (x[:, part] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
-        z, do = z_BTQM[:, part], do_BTQV[:, part]
-        *gradients, dhk_SHKM, dhv_SHMV = _backward(
-            q, k, v, s, g, scale, hk, hv, starts, length, z, do, dhk_SHKM, dhv_SHMV
+        q, k, v, s, g = (x[:, part.tokens] for x in (q_BTQK, k_BTHK, v_BTHV, s_BTHM, g_BTHM))
+        z, do, own = z_BTQM[:, part.tokens], do_BTQV[:, part.tokens], part.sequences
+        *gradients, dhk_SHKM[own], dhv_SHMV[own] = _backward(
+            q, k, v, s, g, scale, hk, hv, part.starts, length, z, do, dhk_SHKM[own], dhv_SHMV[own]
         )
         found.append(gradients)
     dq, dk, dv, ds, dg = (torch.cat(pieces, 1) for pieces in zip(*reversed(found), strict=True))
     return dq, dk, dv, ds, dg, dhk_SHKM, dhv_SHMV
 
 
-def _stretches(tokens: int, starts: list[int] | None, length: int) -> list[slice]:
+@dataclass(frozen=True)
+class _Stretch:
     """What is worked out at a time: its temporaries stay small, and in the processor's cache."""
-    size = tokens if starts is not None else max(1, _STRETCH // length) * length
-    return [slice(low, min(low + size, tokens)) for low in range(0, tokens, size)]
+
+    tokens: slice
+    sequences: slice  # whose tokens these are
+    starts: list[int] | None  # of packed sequences, within the stretch
+
+
+def _stretches(tokens: int, starts: list[int] | None, length: int) -> list[_Stretch]:
+    size = max(1, _STRETCH // length) * length
+    found = []
+    for low in range(0, tokens, size):
+        high = min(low + size, tokens)
+        if starts is None:
+            found.append(_Stretch(slice(low, high), slice(None), None))
+            continue
+        first, last = bisect_right(starts, low) - 1, bisect_left(starts, high)
+        inner = [max(low, start) - low for start in starts[first:last]]
+        found.append(_Stretch(slice(low, high), slice(first, last), [*inner, high - low]))
+    return found
 
 
 def _pass_on(
-    k_BTHK: Tensor, v_BTHV: Tensor, s_BTHM: Tensor, g_BTHM: Tensor, hk_BHKM: Tensor, hv_BHMV: Tensor, length: int
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    s_BTHM: Tensor,
+    g_BTHM: Tensor,
+    hk_SHKM: Tensor,
+    hv_SHMV: Tensor,
+    starts: list[int] | None,
+    length: int,
 ) -> tuple[Tensor, Tensor]:
     """States behind a stretch."""
-    layout = _Layout.of(k_BTHK, None, length)
+    layout = _Layout.of(k_BTHK, starts, length)
     gates = _Gates.of(layout, s_BTHM, g_BTHM)
     k_YCK, v_YCV = layout.cut(k_BTHK)[:, 0], layout.cut(v_BTHV)[:, 0]
-    _, hk_SKM = layout.on(k_YCK.mT @ gates.write_YCM, hk_BHKM.flatten(0, 1), gates.forget_YM[:, None])
-    _, hv_SMV = layout.on(gates.write_YCM.mT @ v_YCV, hv_BHMV.flatten(0, 1), gates.forget_YM[..., None])
-    return hk_SKM.view(hk_BHKM.shape), hv_SMV.view(hv_BHMV.shape)
+    _, hk_SKM = layout.on(k_YCK.mT @ gates.write_YCM, hk_SHKM.flatten(0, 1), gates.forget_YM[:, None])
+    _, hv_SMV = layout.on(gates.write_YCM.mT @ v_YCV, hv_SHMV.flatten(0, 1), gates.forget_YM[..., None])
+    return hk_SKM.view(hk_SHKM.shape), hv_SMV.view(hv_SHMV.shape)
 
 
 def _forward(

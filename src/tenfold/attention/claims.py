@@ -234,8 +234,9 @@ def _report(
         f"Text: {about}; the last tenth is held back. Models of {effort.layers} layers of {effort.width}, "
         f"{effort.steps} steps of {effort.batch} samples of {effort.length} bytes; "
         f"MQAR {effort.recall_steps} steps of 64.",
-        f"{seeds} seeds. Tenfold {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"Seeds: {seeds}. Tenfold {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.processor() or platform.machine()}.",
+        "Converted models have random gates, as in the paper, and no warm-up of their layers.",
         "The paper's figures are of models a thousand times as large; here only the order of the mixers is compared.",
     ]
     findings = _findings(effort, runs, recalls, transfers)

@@ -1,4 +1,4 @@
-"""The verbs of `tenfold attention`."""
+"""The verbs of `tenfold attention`. Each imports what it needs: their help, and completion, do without torch."""
 
 import json as json_format
 import math
@@ -6,35 +6,26 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
-from tenfold.attention.blocks import Blocks, pack
-from tenfold.attention.convert import GateInit, convert_folder
-from tenfold.attention.data import read_texts
-from tenfold.attention.documents import document_perplexity
-from tenfold.attention.evaluation import evaluate_mqar, loss_by_position, perplexity, recall_slice
-from tenfold.attention.generation import stream_text
-from tenfold.attention.layers import MixerName
-from tenfold.attention.model import GSAConfig, GSAForCausalLM
-from tenfold.attention.mqar import MQAR
-from tenfold.attention.recall import evaluate_recall, read_recall
-from tenfold.attention.speed import check_device, compare_blocks
-from tenfold.attention.tokens import byte_tokenizer, count_bytes, load_tokenizer, train_tokenizer
-from tenfold.attention.training import make_model, train_language_model, train_recall
-from tenfold.core.artifacts import find
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Cell, Table
-from tenfold.core.training import TrainingConfig, TrainingResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from tenfold.attention.blocks import Blocks
+    from tenfold.attention.model import GSAForCausalLM
+    from tenfold.core.training import TrainingResult
 
 __all__ = ["COMMANDS"]
 
 Share = Annotated[float, tyro.conf.arg(metavar="SHARE")]
+MixerName = Literal["gsa", "abc", "gla", "retnet", "softmax"]  # of layers.py and convert.py, which need torch
+GateInit = Literal["random", "key"]
 
 
 def train(
@@ -97,6 +88,10 @@ def train(
         seed: Of weights and order.
         json: Print one JSON object instead of a table.
     """
+    from tenfold.attention import GSAConfig, load_tokenizer, make_model, pack, read_texts, train_language_model
+    from tenfold.core.training import TrainingConfig
+
+    _without_bars()
     words = _tokenizer(tokenizer, data, pattern) if start is None else load_tokenizer(find_model(start))
     blocks, held = pack(read_texts([data], pattern=pattern), words, length).split(validation)
     if start is not None:
@@ -173,6 +168,10 @@ def mqar(
         seed: Of task, weights and order.
         json: Print one JSON object instead of a table.
     """
+    from tenfold.attention import MQAR, GSAConfig, make_model, train_recall
+    from tenfold.core.training import TrainingConfig
+
+    _without_bars()
     config = GSAConfig(
         vocab_size=vocab, hidden_size=hidden_size, num_hidden_layers=layers, num_heads=heads,
         num_slots=slots or None, mixer=mixer, bos_token_id=None, eos_token_id=None,
@@ -220,6 +219,8 @@ def evaluate(
         seed: Of the test set (mqar).
         json: Print one JSON object instead of a table.
     """
+    from tenfold.attention import MQAR, evaluate_mqar, evaluate_recall, load_tokenizer, read_recall
+
     opened = _load(model, device)
     if measure == "mqar":
         test = MQAR(samples, length or 128, pairs, opened.config.vocab_size // 2 * 2, seed, test=True)
@@ -268,6 +269,8 @@ def generate(
         seed: Of the draws.
         json: Print one JSON object at the end instead.
     """
+    from tenfold.attention import load_tokenizer, stream_text
+
     opened, words = _load(model, device), load_tokenizer(find_model(model))
     text = _read_standard_input() if prompt == "-" else prompt
     pieces = stream_text(opened, words, text, tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -305,6 +308,9 @@ def convert(
         license: Of the weights, for the model card; that of the source's card if empty.
         json: Print one JSON object instead of text.
     """
+    from tenfold.attention import convert_folder
+
+    _without_bars()
     made = convert_folder(
         source, out, slots, license=license or None, mixer=mixer, gate_init=gate_init if mixer == "gsa" else "random"
     )
@@ -336,6 +342,10 @@ def bench(
         device: Where.
         json: Print one JSON object instead of a table.
     """
+    import torch
+
+    from tenfold.attention import compare_blocks
+
     with progress_bar() as progress:
         found = compare_blocks(
             ("gsa", "softmax", "gla"), lengths, hidden_size=hidden_size, num_heads=heads, repeats=repeats,
@@ -356,9 +366,6 @@ def bench(
     Table(f"A block of width {hidden_size} on {device}, {torch.get_num_threads()} threads", columns, rows).print()
 
 
-# Bars for the loading of weights would stand between the lines of what is asked for.
-transformers_logging.disable_progress_bar()
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "mqar": mqar,
@@ -374,19 +381,34 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def find_model(name: str) -> Path:
     """The folder of a model: the best, else the last, of a run; a model folder itself; or a copy of one on the Hub."""
+    from tenfold.core.artifacts import find
+
     for folder in (Path(name, "best"), Path(name, "last")):
         if (folder / "config.json").exists():
             return folder
     return find(name)
 
 
-def _load(name: str, device: str = "auto") -> GSAForCausalLM:
+def _load(name: str, device: str = "auto") -> "GSAForCausalLM":
+    import torch
+
+    from tenfold.attention import GSAForCausalLM
+    from tenfold.attention.speed import check_device
+
+    _without_bars()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
     model: GSAForCausalLM = GSAForCausalLM.from_pretrained(find_model(name))
     model.to(device).eval()
     return model
+
+
+def _without_bars() -> None:
+    """Bars of transformers, for weights read or written, would stand between the lines of what is asked for."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _read_standard_input() -> str:
@@ -398,7 +420,9 @@ def _read_standard_input() -> str:
         ) from None
 
 
-def _tokenizer(name: str, data: Path, pattern: str) -> PreTrainedTokenizerFast:
+def _tokenizer(name: str, data: Path, pattern: str) -> "PreTrainedTokenizerFast":
+    from tenfold.attention import byte_tokenizer, load_tokenizer, read_texts, train_tokenizer
+
     if name == "bytes":
         return byte_tokenizer()
     if name.startswith("bpe:"):
@@ -409,8 +433,18 @@ def _tokenizer(name: str, data: Path, pattern: str) -> PreTrainedTokenizerFast:
 
 
 def _measure_text(
-    model: GSAForCausalLM, words: PreTrainedTokenizerFast, data: Path, pattern: str, length: int, batch_size: int
+    model: "GSAForCausalLM", words: "PreTrainedTokenizerFast", data: Path, pattern: str, length: int, batch_size: int
 ) -> dict[str, Any]:
+    from tenfold.attention import (
+        count_bytes,
+        document_perplexity,
+        loss_by_position,
+        pack,
+        perplexity,
+        read_texts,
+        recall_slice,
+    )
+
     blocks: Blocks = pack(read_texts([data], pattern=pattern), words, length)
     with progress_bar() as progress:
         size = count_bytes(blocks.labels, words)
@@ -426,7 +460,7 @@ def _measure_text(
     return found
 
 
-def _print_run(result: TrainingResult, out: Path, measured: dict[str, float | None], json: bool) -> None:
+def _print_run(result: "TrainingResult", out: Path, measured: dict[str, float | None], json: bool) -> None:
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun all processes have the same result, and one tells it
     facts: dict[str, Any] = {"steps": result.steps, **measured, "seconds": result.seconds}

@@ -125,8 +125,9 @@ def from_transformer(
     """
     if mixer not in ("gsa", "gla"):
         raise InputError(f"mixer {mixer!r} is not what a transformer is converted to; choose gsa or gla")
-    if num_slots < 1 or (vocab_size is not None and vocab_size < 1):
-        raise InputError(f"num_slots is {num_slots}, vocab_size {vocab_size}; each must be at least 1")
+    for name, size in (("num_slots", num_slots), ("vocab_size", vocab_size)):
+        if size is not None and size < 1:
+            raise InputError(f"{name} is {size}; it must be at least 1")
     given = read_pretrained(source)
     _check_gates(gate_init, mixer, num_slots, given.config.head_dim)
     config = _config(given, num_slots, mixer, gate_logit_normalizer, vocab_size)

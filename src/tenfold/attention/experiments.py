@@ -15,7 +15,16 @@ from tenfold.attention.mqar import MQAR
 from tenfold.attention.training import make_model, next_token_loss
 from tenfold.core.training import TrainingConfig, train
 
-__all__ = ["Effort", "Language", "Transfer", "measure_language", "measure_recall", "measure_transfer", "sized_alike"]
+__all__ = [
+    "Effort",
+    "Language",
+    "Transfer",
+    "language_config",
+    "measure_language",
+    "measure_recall",
+    "measure_transfer",
+    "sized_alike",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,6 @@ class Effort:
         steps: Of the language models.
         recall_steps: Of the models that learn MQAR.
         longest: Tokens of the samples that test length.
-        slots: Of GSA and ABC in the language models, so that their state has the size of GLA's.
     """
 
     width: int = 128
@@ -40,7 +48,11 @@ class Effort:
     steps: int = 800
     recall_steps: int = 3000
     longest: int = 4096
-    slots: int = 16
+
+    @property
+    def slots(self) -> int:
+        """Of GSA and ABC in the language models, so that their state, 2 M D, has the size of GLA's, D^2 / 4."""
+        return self.width // 8
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ def sized_alike(config: GSAConfig, parameters: int) -> GSAConfig:
 
 def measure_language(mixer: MixerName, slots: int, blocks: Blocks, held: Blocks, effort: Effort, seed: int) -> Language:
     """Train a language model of bytes and measure it."""
-    model = make_model(_language_config(mixer, slots, effort), seed)
+    model = make_model(language_config(mixer, slots, effort), seed)
     _train(model, blocks, effort.steps, effort.batch, 2e-3, seed)
     longest = min(effort.longest, len(held.tokens) - 1)
     edges = [0, effort.length]  # so that the first range is what it was trained on
@@ -137,7 +149,9 @@ def measure_transfer(blocks: Blocks, held: Blocks, effort: Effort, seed: int) ->
     return Transfer(scratch=perplexity(scratch, held).loss, **losses)
 
 
-def _language_config(mixer: MixerName, slots: int, effort: Effort) -> GSAConfig:
+def language_config(mixer: MixerName, slots: int, effort: Effort) -> GSAConfig:
+    """Of a language model with as many parameters as that of softmax attention."""
+
     def of(kind: MixerName) -> GSAConfig:
         return GSAConfig(
             vocab_size=259, hidden_size=effort.width, num_hidden_layers=effort.layers, num_heads=2, num_slots=slots,

@@ -30,6 +30,8 @@ from tenfold.core.errors import InputError
 
 __all__ = ["GSAConfig", "GSAForCausalLM", "GSAModel", "GSAOutput"]
 
+_UNREAD = ("position_ids", "cu_seq_lens_q", "cu_seq_lens_k")  # by which other models know packed sequences
+
 
 class GSAConfig(PreTrainedConfig):
     """What a model is made of; the names are those of the published configs.
@@ -297,7 +299,7 @@ class GSAModel(GSAPreTrainedModel):
         output_hidden_states: bool | None = None,
         past_key_values: SlotCache | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        **others: Any,
     ) -> GSAOutput | tuple[Any, ...]:
         """Tokens to hidden states.
 
@@ -311,9 +313,14 @@ class GSAModel(GSAPreTrainedModel):
             output_hidden_states: Return what goes into every block too.
             past_key_values: The cache under its older name.
             return_dict: False returns a tuple.
+            others: What other models take and this one has no use for, such as token_type_ids, is passed over.
 
-        Raises InputError for tokens that the vocabulary does not have and shapes that do not fit.
+        Raises InputError for tokens that the vocabulary does not have (on a CPU; a GPU would have to wait for it), for
+        shapes that do not fit, and for position_ids: positions follow from attention_mask and cu_seqlens.
         """
+        for name in _UNREAD:
+            if others.get(name) is not None:
+                raise InputError(f"{name} is not read here; say with cu_seqlens where packed sequences begin")
         cache = cache if cache is not None else past_key_values
         x_BTD = self._embed(input_ids, inputs_embeds)
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
@@ -322,9 +329,13 @@ class GSAModel(GSAPreTrainedModel):
         if cu_seqlens is not None and (attention_mask is not None or cache is not None):
             raise InputError("cu_seqlens goes without attention_mask and cache")
         if cache is not None:
+            if not isinstance(cache, SlotCache):
+                raise InputError(
+                    f"the cache is a {type(cache).__name__}; give a SlotCache, or none for the model's own"
+                )
             cache.check(len(self.layers), x_BTD.shape[0])
         starts = check_starts(cu_seqlens, x_BTD)
-        mask_BT = _mask(attention_mask, x_BTD)
+        mask_BT = _mask(attention_mask, x_BTD, cache.tokens if cache is not None else 0)
         hidden = []
         for number, layer in enumerate(self.layers):
             hidden.append(x_BTD)
@@ -366,13 +377,14 @@ class GSAModel(GSAPreTrainedModel):
         return x_BTD
 
 
-def _mask(attention_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
-    """True for tokens, (B, T); None where nothing is padding."""
+def _mask(attention_mask: Tensor | None, x_BTD: Tensor, seen: int) -> Tensor | None:
+    """True for tokens, (B, T), of a mask of these or of all so far; None where nothing is padding."""
     if attention_mask is None:
         return None
     batch, time = x_BTD.shape[:2]
-    if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < time:
-        raise InputError(f"attention_mask has shape {tuple(attention_mask.shape)}; ({batch}, {time}) is needed")
+    if attention_mask.shape not in ((batch, time), (batch, seen + time)):
+        or_all = f", or with all tokens so far ({batch}, {seen + time})," if seen else ""
+        raise InputError(f"attention_mask has shape {tuple(attention_mask.shape)}; ({batch}, {time}){or_all} is needed")
     mask_BT = attention_mask[:, attention_mask.shape[1] - time :].bool()
     return None if not torch.compiler.is_compiling() and bool(mask_BT.all()) else mask_BT
 
@@ -450,8 +462,13 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
     def _loss(self, logits_BTN: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
         if labels.shape != logits_BTN.shape[:2]:
             raise InputError(f"labels has shape {tuple(labels.shape)}, the tokens {tuple(logits_BTN.shape[:2])}")
-        if not torch.compiler.is_compiling() and not labels.is_cuda and int(labels.max()) >= self.config.vocab_size:
-            raise InputError(f"labels holds {int(labels.max())}; the vocabulary has {self.config.vocab_size} tokens")
+        if not torch.compiler.is_compiling() and not labels.is_cuda:
+            wrong = labels[(labels >= self.config.vocab_size) | (labels < 0) & (labels != -100)]
+            if wrong.numel():
+                size = self.config.vocab_size
+                raise InputError(
+                    f"labels holds {int(wrong[0])}; the vocabulary has {size} tokens, and -100 does not count"
+                )
         logits_XN, labels_X = logits_BTN[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
         loss: Tensor = functional.cross_entropy(logits_XN, labels_X, reduction="mean" if items is None else "sum")
         return loss if items is None else loss / items

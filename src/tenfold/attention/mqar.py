@@ -1,6 +1,6 @@
 """Multi-query associative recall: does a model find the value that it saw beside a key?
 
-The task of Zoology (Arora et al. 2023, arXiv 2312.04927, section 4 and appendix; with random tokens between queries):
+The task of Zoology (Arora et al. 2023, arXiv 2312.04927, section 4 and appendix):
 
     input    k1 v1 k2 v2 .. kP vP  ?  ?  k2 ?  ?  ?  k1 ? ..
     label    .  .  .  .  .. .  .   .  .  v2 .  .  .  v1 . ..
@@ -10,6 +10,8 @@ other with probability proportional to a (g + 1)^(a - 1): for a = 0.01 most keys
 texts do; a = 1 is uniform.
 """
 
+from typing import Literal, get_args
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -17,6 +19,8 @@ from torch.utils.data import Dataset
 from tenfold.core.errors import InputError
 
 __all__ = ["IGNORED", "MQAR"]
+
+Filler = Literal["random", "zeros"]
 
 IGNORED = -100
 """The label of positions that are not scored."""
@@ -28,8 +32,8 @@ class MQAR(Dataset):
     """Examples of the task: `input_ids` and `labels`, int64 (length,); `labels[t]` is what `logits[t]` is to predict.
 
     Keys are drawn from 1 .. vocab/2 - 1, values from vocab/2 .. vocab - 1, both without repetition in an example;
-    the rest of `input_ids` is random over the whole vocabulary. Labels elsewhere are -100. Held in memory,
-    2 bytes a token, or 4 for vocabularies above 65,536.
+    the rest of `input_ids` is `filler`. Labels elsewhere are -100. Held in memory, 2 bytes a token, or 4 for
+    vocabularies above 65,536.
 
     Args:
         samples: Number of examples.
@@ -38,6 +42,8 @@ class MQAR(Dataset):
         vocab: Even; it holds `pairs` different keys and values. Zoology takes 8,192.
         seed: The same arguments give the same examples.
         power_a: The a of the law of gaps, above 0.
+        filler: Between queries, `random` tokens of the whole vocabulary, which may pass for keys and values, or
+            `zeros`, as in Zoology's own experiments: a token that is neither. Much easier for a bounded memory.
         test: Draw from another stream of random numbers, so that no seed of training gives the examples of the test.
 
     Raises:
@@ -52,10 +58,14 @@ class MQAR(Dataset):
         vocab: int = 8192,
         seed: int = 0,
         power_a: float = 0.01,
+        filler: Filler = "random",
         *,
         test: bool = False,
     ) -> None:
         _check(samples, length, pairs, vocab, seed, power_a)
+        if filler not in get_args(Filler):
+            raise InputError(f"filler '{filler}' is not known; choose random or zeros")
+        self.filler = filler
         self.samples, self.length, self.pairs, self.vocab, self.power_a = samples, length, pairs, vocab, power_a
         rng = np.random.default_rng([seed, int(test)])
         kind = np.uint16 if vocab <= 1 << 16 else np.uint32
@@ -85,6 +95,8 @@ class MQAR(Dataset):
         places = (self.length - context) // 2
         weights = np.arange(1, places + 1) ** (self.power_a - 1)
         query_at = context + 2 * _first(rng.standard_exponential((rows, places)) / weights, self.pairs)
+        if self.filler == "zeros":
+            inputs[:, context:] = 0
         np.put_along_axis(inputs, query_at, keys, axis=1)
         return inputs, query_at
 

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from tenfold.attention import chunked, naive
-from tenfold.attention.checks import check_chunk_size, check_heads, check_starts, check_state, check_tensors
+from tenfold.attention.checks import (
+    check_chunk_size,
+    check_heads,
+    check_starts,
+    check_state,
+    check_step,
+    check_tensors,
+)
 from tenfold.core.errors import InputError
 
 __all__ = ["LOWEST_GATE", "Backend", "abc_gates", "full_precision", "gsa", "gsa_step"]
@@ -112,11 +119,9 @@ def gsa_step(
         Outputs (B, Q, V) in the dtype of q, and the new state.
 
     Raises:
-        InputError: A state of other shapes, which torch might stretch in silence.
+        InputError: Shapes, dtypes or devices that do not fit together, which torch might stretch in silence.
     """
-    for given, shape in zip(state, ((*k.shape, s.shape[-1]), (*s.shape, v.shape[-1])), strict=True):
-        if given.shape != shape:
-            raise InputError(f"state has shape {tuple(given.shape)} where {tuple(shape)} is needed")
+    check_step({"q": q, "k": k, "v": v, "s": s, "g": g}, state)
     work = state[0].dtype
     if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _TRITON:
         o, hk, hv = _kernels().step(q, k, v, s, g, scale, *state)

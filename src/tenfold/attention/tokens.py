@@ -17,6 +17,7 @@ from tenfold.core.errors import InputError
 __all__ = ["byte_tokenizer", "count_bytes", "load_tokenizer", "train_tokenizer"]
 
 _SPECIAL = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
+_OTHER_KINDS = ("tokenizer.model", "vocab.json")  # of slow tokenizers, which need packages of their own
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -61,6 +62,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
+        others = [name for name in _OTHER_KINDS if (path / name).is_file()]
+        if others:
+            how = f'AutoTokenizer.from_pretrained("{path}").save_pretrained("{path}") of transformers makes one'
+            raise InputError(f"{path}: has {others[0]}, but no tokenizer.json; {how}")
         raise InputError(f"{path}: has no tokenizer.json; give the folder of a model or a tokenizer")
     try:
         if path.is_dir():
@@ -92,5 +97,9 @@ def _finish(tokenizer: Tokenizer, *, use_regex: bool) -> PreTrainedTokenizerFast
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, split_special_tokens=True, clean_up_tokenization_spaces=False, **_SPECIAL
+        tokenizer_object=tokenizer,
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **_SPECIAL,
     )

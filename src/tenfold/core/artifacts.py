@@ -21,6 +21,7 @@ __all__ = ["ModelCard", "find", "load_into", "load_weights", "read_tensors", "sa
 
 _CONFIG, _WEIGHTS, _INDEX, _CARD = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 _KINDS = (".json", ".safetensors", ".txt", ".md")
+_FETCHED = (*(f"*{kind}" for kind in _KINDS), "tokenizer.model", "*.jinja")  # a model's tokenizer goes with it
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PACKAGES = ("tenfold", "torch", "safetensors", "numpy")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -173,8 +174,9 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
 def find(path_or_id: Path | str, revision: str | None = None) -> Path:
     """The local folder of a model: a folder of that path, else a copy of that repository of the Hub.
 
-    From the Hub only .json, .safetensors, .txt and .md files are fetched, into its cache; `revision` is a branch, tag
-    or commit there. Raises InputError where there is neither, or the Hub cannot be reached and has no copy here.
+    From the Hub only .json, .safetensors, .txt and .md files, chat templates (.jinja) and `tokenizer.model` are
+    fetched, into its cache; `revision` is a branch, tag or commit there. Raises InputError where there is neither, or
+    the Hub cannot be reached and has no copy here.
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
@@ -197,7 +199,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[f"*{kind}" for kind in _KINDS]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FETCHED)))
     except GatedRepoError:
         raise InputError(f"{name}: the Hub asks for permission; accept its terms there and log in") from None
     except RevisionNotFoundError:
