@@ -17,7 +17,7 @@ from tenfold.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = Effort(width=16, layers=1, length=16, batch=2, steps=10, recall_steps=2, longest=64)
+TINY = Effort(width=16, layers=1, length=16, batch=2, steps=10, recall_steps=1, longest=64)
 
 
 @pytest.fixture
