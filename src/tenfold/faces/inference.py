@@ -4,26 +4,42 @@ Batch norm in evaluation is y = g (x - m) / sqrt(v + e) + b, so a convolution W 
 with W' = W g / sqrt(v + e) and c' = (c - m) g / sqrt(v + e) + b: the same numbers in fewer steps.
 """
 
-# B batch · S side of a crop · r side of the network's input · C = 3 channels
+# N faces · S side of a crop · C = 3 channels
 
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from tenfold.core.artifacts import find
 from tenfold.core.errors import InputError
+from tenfold.faces.degradation import enlarge, shrink
 
-__all__ = ["check_crops", "fingerprint", "fold", "resize"]
+__all__ = [
+    "NOT_STATED",
+    "check_crops",
+    "fingerprint",
+    "first_line",
+    "fold",
+    "model_folder",
+    "open_session",
+    "read_licence",
+    "resize",
+]
 
+NOT_STATED = "not stated"
 _HASH_LETTERS = 32
+_LICENCE = re.compile(r"^license:[ \t]*\"?([^\"\n]+)\"?$", re.MULTILINE)
 
 
 def check_crops(crops_NSSC: NDArray[Any], name: str = "crops") -> None:
@@ -35,49 +51,32 @@ def check_crops(crops_NSSC: NDArray[Any], name: str = "crops") -> None:
         raise InputError(f"{name}: have shape {shape}; give (faces, side, side, 3), RGB")
 
 
-def resize(crops_BSSC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Crops of another side, uint8 (B, side, side, 3): areas averaged when smaller, bilinear when larger."""
-    import cv2  # noqa: PLC0415 - training on crops of the right side needs no OpenCV
-
-    have = crops_BSSC.shape[1]
+def resize(crops_NSSC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Crops of another side, uint8 (N, side, side, 3): areas averaged when smaller, bicubic when larger."""
+    have = crops_NSSC.shape[1]
     if have == side:
-        return crops_BSSC
-    how = cv2.INTER_AREA if side < have else cv2.INTER_LINEAR
-    resized = np.empty((len(crops_BSSC), side, side, 3), np.uint8)
-    for row, crop in enumerate(crops_BSSC):
-        resized[row] = cv2.resize(np.ascontiguousarray(crop), (side, side), interpolation=how)
-    return resized
+        return crops_NSSC
+    return shrink(crops_NSSC, side) if side < have else enlarge(crops_NSSC, side)
 
 
 def fold(net: nn.Module) -> nn.Module:
-    """A copy of a traceable network for evaluation: no batch norm after convolutions, no gradients, channels last.
+    """A copy of a network for evaluation: no batch norm after convolutions, no gradients, channels last.
 
-    The network given is left as it is. Answers agree to rounding, about 1e-6 of their size.
+    A batch norm that a module registers right after a convolution or a linear layer is taken to follow it, as in all
+    networks here. Answers agree to rounding. The network given is left as it is.
     """
-    traced = symbolic_trace(copy.deepcopy(net).eval())
-    modules = dict(traced.named_modules())
-    for node in list(traced.graph.nodes):
-        if _is(node, modules, nn.BatchNorm1d, nn.BatchNorm2d) and _feeds_only(source := node.args[0], modules):
-            _fuse(traced, modules, source, node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced.requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def _is(node: Any, modules: Mapping[str, nn.Module], *kinds: type[nn.Module]) -> bool:
-    return isinstance(node, Node) and node.op == "call_module" and isinstance(modules[str(node.target)], kinds)
-
-
-def _feeds_only(source: Any, modules: Mapping[str, nn.Module]) -> bool:
-    return _is(source, modules, nn.Conv2d, nn.Linear) and len(source.users) == 1
-
-
-def _fuse(traced: GraphModule, modules: dict[str, nn.Module], source: Node, norm: Node) -> None:
-    layer, batch_norm = modules[str(source.target)], modules[str(norm.target)]
-    fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-    traced.set_submodule(str(source.target), fuse(layer, batch_norm))
-    norm.replace_all_uses_with(source)
-    traced.graph.erase_node(norm)
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    for module in list(net.modules()):
+        children = list(module.named_children())
+        for (name, layer), (norm_name, norm) in pairwise(children):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(layer, norm))
+            elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+                setattr(module, name, fuse_linear_bn_eval(layer, norm))
+            else:
+                continue
+            setattr(module, norm_name, nn.Identity())
+    return net.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def fingerprint(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
@@ -93,3 +92,40 @@ def fingerprint(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         digest.update(f"\n{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:_HASH_LETTERS]
+
+
+def model_folder(path_or_id: Path | str) -> Path:
+    """The local folder that holds the weights; a run's folder stands for its best model, else its last.
+
+    Raises InputError where there is no such folder, and none on the Hub.
+    """
+    folder = find(path_or_id)
+    inner = (folder / name for name in ("best", "last"))
+    return next((place for place in inner if (place / "model.safetensors").is_file()), folder)
+
+
+def read_licence(folder: Path) -> str:
+    """The licence on the model card of a folder; `not stated` where it names none."""
+    card = folder / "README.md"
+    found = _LICENCE.search(card.read_text(errors="replace")) if card.is_file() else None
+    return found[1] if found else NOT_STATED
+
+
+def open_session(path: Path) -> Any:
+    """A session of onnxruntime on the CPU, with as many threads as torch has; InputError where it is no such file."""
+    import onnxruntime  # noqa: PLC0415 - 50 MB that models of torch do without
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds
+        raise InputError(f"{path}: is no ONNX file that onnxruntime reads ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, fit for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -24,10 +24,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tenfold.core.artifacts import load_into, load_weights, read_tensors
+from tenfold.core.artifacts import load_into, read_tensors
 from tenfold.core.errors import InputError
 from tenfold.faces.inception_resnet import InceptionResnetV1
-from tenfold.faces.inference import check_crops, fingerprint, fold, resize
+from tenfold.faces.inference import (
+    NOT_STATED,
+    check_crops,
+    fingerprint,
+    first_line,
+    fold,
+    model_folder,
+    open_session,
+    read_licence,
+    resize,
+)
+from tenfold.faces.model import load_teacher_net
 from tenfold.faces.resnet50 import ResNet50
 
 __all__ = [
@@ -42,10 +53,11 @@ __all__ = [
 ]
 
 _DECLARATION = "teacher.json"
-_NOT_STATED = "not stated"
 _BATCH = 32
 _LARGEST_SIDE = 1024
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_TEXTS = ("file", "preset", "licence", "output")
+_INPUTS = ("size", "colour", "mean", "scale")
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -92,7 +104,8 @@ class TeacherInput:
         numbers = [*self.mean, self.scale] if isinstance(self.mean, tuple | list) and len(self.mean) == 3 else [None]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers) or self.scale <= 0:
             raise InputError(f"mean {self.mean!r}, scale {self.scale!r}: give three finite numbers, and one above 0")
-        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "scale", float(self.scale))
 
     def prepare(self, crops_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The network's input, float32 (B, 3, size, size), of crops uint8 (B, S, S, 3) RGB."""
@@ -133,9 +146,9 @@ class OnnxTeacher:
         self, path: Path | str, config: TeacherInput | str, licence: str | None = None, output: str | None = None
     ) -> None:
         self._path = Path(path)
-        self._input, preset_licence = _preset(config) if isinstance(config, str) else (config, _NOT_STATED)
+        self._input, preset_licence = _preset(config) if isinstance(config, str) else (config, NOT_STATED)
         self.size, self.licence = self._input.size, licence or preset_licence
-        self._session = _open_session(self._path)
+        self._session = open_session(self._path)
         self._feed, self._is_last, self._is_bytes, self._batch = self._check_input()
         self._output = self._check_output(output)
         self.dimension = self._try_batches()
@@ -148,7 +161,9 @@ class OnnxTeacher:
             raise InputError(f"{self._path}: has {len(inputs)} inputs; a teacher has one, the faces")
         name, shape, kind = inputs[0].name, list(inputs[0].shape), inputs[0].type
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise InputError(f"{self._path}: input {name} has shape {shape}, not (batch, 3, side, side) or channels last")
+            raise InputError(
+                f"{self._path}: input {name} has shape {shape}, not (batch, 3, side, side) or channels last"
+            )
         if kind not in ("tensor(float)", "tensor(uint8)"):
             raise InputError(f"{self._path}: input {name} is {kind}; export it with float32 or uint8")
         if kind == "tensor(uint8)" and (any(self._input.mean) or self._input.scale != 1):
@@ -195,7 +210,7 @@ class OnnxTeacher:
         try:
             features = self._session.run([self._output], {self._feed: input_BCSS})[0]
         except Exception as error:  # onnxruntime's own kinds
-            raise InputError(f"{self._path}: does not run ({_first_line(error)}); is it a whole network?") from None
+            raise InputError(f"{self._path}: does not run ({first_line(error)}); is it a whole network?") from None
         if features.ndim < 2 or len(features) != batch:
             raise InputError(f"{self._path}: output {self._output} has shape {features.shape} for {batch} faces")
         features_BD: NDArray[np.float32] = features.reshape(batch, -1)[:count].astype(np.float32)
@@ -213,24 +228,6 @@ def _preset(name: str) -> tuple[TeacherInput, str]:
     if name not in PRESETS:
         raise InputError(f"preset {name}: unknown; there are {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def _open_session(path: Path) -> Any:
-    import onnxruntime  # noqa: PLC0415 - 50 MB that teachers of torch do without
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path}: is no ONNX file that onnxruntime reads ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _file_identity(path: Path, config: Mapping[str, Any]) -> str:
@@ -272,7 +269,7 @@ class InceptionResnetV1Teacher(_TorchTeacher):
     Raises InputError, with the names, where weights are missing, unexpected or of another shape.
     """
 
-    def __init__(self, path: Path | str, licence: str = _NOT_STATED) -> None:
+    def __init__(self, path: Path | str, licence: str = NOT_STATED) -> None:
         config = TeacherInput(160, "RGB", (127.5, 127.5, 127.5), 128.0)
         net, identity = _load_published(InceptionResnetV1(), Path(path), "logits.", config)
         super().__init__(net, config, identity, licence)
@@ -289,7 +286,7 @@ class VGGFace2ResNet50Teacher(_TorchTeacher):
     Raises InputError, with the names, where weights are missing, unexpected or of another shape.
     """
 
-    def __init__(self, path: Path | str, licence: str = _NOT_STATED) -> None:
+    def __init__(self, path: Path | str, licence: str = NOT_STATED) -> None:
         config = TeacherInput(224, "BGR", (91.4953, 103.8827, 131.0912), 1.0)
         net, identity = _load_published(ResNet50(), Path(path), "fc.", config)
         super().__init__(net, config, identity, licence)
@@ -308,7 +305,7 @@ def _load_published(net: nn.Module, path: Path, classifier: str, config: Teacher
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a .safetensors file or of torch's own kind, out of the wrappers that people put around them."""
+    """Tensors by name of a .safetensors file or of torch's own kind, out of what people wrap them in."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     state: Any = read_tensors(path) if path.suffix == ".safetensors" else _load_tensors_only(path)
@@ -327,6 +324,96 @@ def _load_tensors_only(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip files and torch
         raise InputError(
-            f"{path}: is no file of tensors alone ({_first_line(error)}); pickles of other things are not opened, "
+            f"{path}: is no file of tensors alone ({first_line(error)}); pickles of other things are not opened, "
             "convert it to .safetensors where you trust it"
         ) from None
+
+
+class SmallTeacher(_TorchTeacher):
+    """The network that `train_teacher` makes, for 112 pixels, from its folder or a Hub id.
+
+    Raises InputError where the folder is of another kind, or damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        folder = model_folder(folder)
+        net, config = load_teacher_net(folder)
+        super().__init__(net, TeacherInput(), fingerprint(config, net.state_dict()), read_licence(folder))
+
+
+# --- which of them ---------------------------------------------------------------------------------------------------
+
+
+def load_teacher(path: Path | str) -> Teacher:
+    """The teacher in a file or folder, told apart by what is in it and by a `teacher.json` beside it.
+
+    Args:
+        path: A folder that `train_teacher` wrote, or a Hub id of one; an .onnx file; published weights as
+            .safetensors or .pt; or a folder with such a file and its `teacher.json`.
+
+    Raises InputError where it is none of these, or where an .onnx file's input is not declared.
+    """
+    place = Path(path)
+    declared: dict[str, Any] = {}
+    if place.is_file():
+        declared = _declaration(place.parent / _DECLARATION)
+        if declared.get("file", place.name) != place.name:
+            declared = {}  # it is of another file
+    elif (place / _DECLARATION).is_file():
+        declared = _declaration(place / _DECLARATION)
+        if "file" not in declared:
+            raise InputError(f'{place / _DECLARATION}: does not name its file; add "file"')
+        place = place / declared["file"]
+    else:
+        return SmallTeacher(path)
+    if place.suffix == ".onnx":
+        return _declared_onnx(place, declared)
+    if place.suffix in _WEIGHT_FILES:
+        return _published(place, declared.get("licence", NOT_STATED))
+    raise InputError(f"{place}: is no teacher; give an .onnx, .safetensors or .pt file, or a folder")
+
+
+def _declaration(path: Path) -> dict[str, Any]:
+    """What a `teacher.json` says, its names and kinds checked; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        declared = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not readable as JSON ({first_line(error)}); mend it") from None
+    known = [*_TEXTS, *_INPUTS]
+    if not isinstance(declared, dict) or (unknown := [name for name in declared if name not in known]):
+        named = f"does not know {', '.join(unknown)}" if isinstance(declared, dict) else "is no mapping"
+        raise InputError(f"{path}: {named}; it may hold {', '.join(known)}")
+    for name in _TEXTS:
+        if not isinstance(declared.get(name, ""), str):
+            raise InputError(f"{path}: {name} is {declared[name]!r}; give a text")
+    if Path(declared.get("file", "")).name != declared.get("file", ""):
+        raise InputError(f"{path}: file {declared['file']!r} is not in this folder; give a bare name")
+    return declared
+
+
+def _declared_onnx(path: Path, declared: Mapping[str, Any]) -> OnnxTeacher:
+    shape = {name: declared[name] for name in _INPUTS if name in declared}
+    licence, output = declared.get("licence"), declared.get("output")
+    if "preset" in declared:
+        config, preset_licence = _preset(declared["preset"])
+        return OnnxTeacher(path, replace(config, **shape), licence or preset_licence, output)
+    if missing := [name for name in _INPUTS if name not in shape]:
+        raise InputError(
+            f'{path}: its input is not declared; put {_DECLARATION} beside it with "preset" '
+            f"({', '.join(PRESETS)}) or with {', '.join(missing)}"
+        )
+    return OnnxTeacher(path, TeacherInput(**shape), licence, output)
+
+
+def _published(path: Path, licence: str) -> Teacher:
+    names = _read_state(path)
+    if "conv2d_1a.conv.weight" in names:
+        return InceptionResnetV1Teacher(path, licence)
+    if "layer1.0.conv1.weight" in names:
+        return VGGFace2ResNet50Teacher(path, licence)
+    raise InputError(
+        f"{path}: holds neither conv2d_1a.conv.weight (Inception-ResNet-v1) nor layer1.0.conv1.weight (ResNet-50); "
+        "export other networks as ONNX"
+    )
