@@ -32,7 +32,7 @@ from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.faces.inference import check_crops, fold, model_folder, resize
 from tenfold.faces.model import load_student
-from tenfold.faces.recognition import FORMAT, describe_student, load, stored_threshold
+from tenfold.faces.recognition import FORMAT, describe_student, load_onnx, stored_threshold
 
 __all__ = ["Quantisation", "export_int8", "export_onnx"]
 
@@ -155,7 +155,7 @@ def _compare(net: nn.Module, size: int, path: Path) -> None:
     faces = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with torch.inference_mode():
         expected = _Portable(net)(torch.from_numpy(faces)).numpy()
-    difference = float(np.abs(load(path).embed_crops(faces) - expected).max())
+    difference = float(np.abs(load_onnx(path).embed_crops(faces) - expected).max())
     if not difference <= _TOLERANCE:
         raise InputError(f"{path}: the exported network differs by {difference:.1e}; are the weights finite?")
 
@@ -186,12 +186,11 @@ def export_int8(
     with tempfile.TemporaryDirectory() as scratch, _writing(out) as partial:
         whole = Path(scratch) / "float32.onnx"
         export_onnx(folder, whole)
-        model = load(whole)
+        model = load_onnx(whole)
         _quantise(whole, resize(crops_NSSC[calibrating], model.size), partial)
-        float_Nd, int8_Nd = (load(path).embed_crops(crops_NSSC[checked]) for path in (whole, partial))
+        float_Nd, int8_Nd = (load_onnx(path).embed_crops(crops_NSSC[checked]) for path in (whole, partial))
         labels = None if labels_N is None else labels_N[checked]
-        result = _measure(partial, float_Nd, int8_Nd, labels)
-    return result
+        return _measure(partial, float_Nd, int8_Nd, labels)
 
 
 def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
-from tenfold.faces.alignment import Crops
+from tenfold.faces.crops import Crops
 from tenfold.faces.inference import check_crops
 from tenfold.faces.teachers import Teacher
 

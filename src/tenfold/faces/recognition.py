@@ -26,6 +26,7 @@ from torch import nn
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.faces.alignment import SIDE, Detector, HaarDetector, Portrait, Status, YuNetDetector, portrait
+from tenfold.faces.crops import has_crop
 from tenfold.faces.inference import (
     check_crops,
     fingerprint,
@@ -80,7 +81,7 @@ class Embeddings:
     @property
     def usable(self) -> NDArray[np.bool_]:
         """bool (N,): which pictures have a vector."""
-        return np.array([status in ("ok", "several faces") for status in self.statuses], bool)
+        return np.array([has_crop(status) for status in self.statuses], bool)
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class FaceModel:
         threshold = threshold or self.threshold
         if threshold is None:
             return Match(score, None, None, None)
-        return Match(score, threshold.value, threshold.far, threshold.accepts(score))
+        return Match(score, threshold.value, threshold.far, bool(threshold.accepts(score)))
 
 
 def _unit(vectors_Bd: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -228,7 +229,7 @@ def load(path_or_id: Path | str) -> FaceModel:
     """
     path = Path(path_or_id)
     if path.suffix == ".onnx":
-        return _load_onnx(path)
+        return load_onnx(path)
     folder = model_folder(path_or_id)
     net, config = load_student(folder)
     facts = describe_student(folder, net, config)
@@ -253,7 +254,8 @@ def _torch_network(net: nn.Module) -> Network:
     return run
 
 
-def _load_onnx(path: Path) -> FaceModel:
+def load_onnx(path: Path) -> FaceModel:
+    """As `load`, of a file of any name."""
     session = open_session(path)
     said = session.get_modelmeta().custom_metadata_map
     if said.get("format") != FORMAT:
@@ -290,9 +292,10 @@ def stored_threshold(folder: Path) -> Threshold | None:
 
 def _parse_threshold(text: str, path: Path) -> Threshold:
     try:
-        return Threshold.from_json(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: holds no threshold ({first_line(error)}); calibrate it again") from None
+    return Threshold.from_json(values, str(path))
 
 
 # --- large faces -----------------------------------------------------------------------------------------------------
