@@ -1,4 +1,4 @@
-"""Greedy selection: exact shares, the same rows each time, copies and strangers left out, the descent by brute force."""
+"""Greedy selection: exact shares, the same rows each time, no copies and strangers, the descent by brute force."""
 
 import numpy as np
 import pytest

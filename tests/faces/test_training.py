@@ -229,7 +229,7 @@ def test_teacher_logits_name_the_person_and_are_the_same_each_time() -> None:
 # --- going on --------------------------------------------------------------------------------------------------------
 
 
-class _Cut(RuntimeError):
+class CutError(RuntimeError):
     """Stands for a kill: nothing is caught, nothing is saved."""
 
 
@@ -241,7 +241,7 @@ class Failing(np.ndarray):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, list | np.ndarray):
             if self.left == 0:
-                raise _Cut
+                raise CutError
             self.left -= 1
         return np.asarray(self)[key]
 
@@ -297,7 +297,7 @@ def test_a_training_that_was_cut_and_goes_on_gives_the_same_bits(
     """The cut comes between checkpoints, amid an epoch; both runs end with the same weights, bit for bit."""
     data = patterns()
     whole, result = run(data, tmp_path / "whole", None)
-    with pytest.raises(_Cut):
+    with pytest.raises(CutError):
         run(data, tmp_path / "cut", failing(getattr(data, what), reads))
     assert (tmp_path / "cut/last/training.json").exists()
     resumed, again = run(data, tmp_path / "cut", None)
@@ -311,16 +311,16 @@ def test_a_training_that_was_cut_and_goes_on_gives_the_same_bits(
 
 def test_a_run_of_other_settings_is_refused_and_more_epochs_are_not(tmp_path: Path) -> None:
     data = patterns()
-    distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=1), quiet=True)
+    distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=2), quiet=True)
     with pytest.raises(InputError, match=r"is of another run: beta was 1.0 and is now 0.5"):
-        distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=2, beta=0.5), quiet=True)
+        distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=3, beta=0.5), quiet=True)
     with pytest.raises(InputError, match="teacher was '' and is now 'other'"):
         distill(
-            data.crops, data.labels, data.adapted, tmp_path, settings(epochs=2), quiet=True,
+            data.crops, data.labels, data.adapted, tmp_path, settings(epochs=3), quiet=True,
             provenance=Provenance(teacher="other"),
         )  # fmt: skip
-    _, result = distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=2), quiet=True)
-    assert result.steps == 6
+    _, result = distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=3), quiet=True)
+    assert result.steps == 9
     distill(data.crops, data.labels, None, tmp_path, settings("scratch", epochs=1), resume=False, quiet=True)
 
 
