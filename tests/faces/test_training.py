@@ -106,7 +106,7 @@ def test_l1_is_classification_plus_what_is_kept() -> None:
         config = AdaptConfig(keep=keep, keep_weight=0.5)  # type: ignore[arg-type]
         loss, parts = AdapterObjective(Adapter(FEATURES, 16, 8), 3, config, 1.0)(t, labels)
         kept = 0.5 * parts["keep"] if keep != "none" else 0
-        assert loss.item() == pytest.approx(float(parts["classification"] + kept), abs=1e-6)
+        assert loss.item() == pytest.approx((parts["classification"] + kept).item(), abs=1e-6)
 
 
 def test_alpha_and_beta_of_zero_are_scratch_and_regression_only() -> None:
@@ -153,7 +153,7 @@ def test_every_method_lowers_its_loss_and_leaves_a_student(method: Method, tmp_p
     assert about["training"]["method"] == method and about["people"] == PEOPLE
     small = to_input(shrink(held.crops, 16))
     assert torch.equal(again(small), student(small))
-    assert verification_auc(student(small).detach().numpy(), held.labels) == pytest.approx(result.best)
+    assert verification_auc(student(small).detach().numpy(), held.labels) == pytest.approx(result.best, abs=1e-3)
 
 
 def test_students_of_all_methods_begin_alike_and_see_the_same(tmp_path: Path) -> None:
