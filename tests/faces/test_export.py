@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, save
 from PIL import Image
 
 from tenfold.core.artifacts import ModelCard, save_model
@@ -128,8 +129,6 @@ def test_places_that_do_not_do_are_named_and_nothing_is_left(exported: Path, tmp
 
 
 def test_a_foreign_onnx_file_is_no_student(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper, save
-
     face = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 3, 16, 16])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 3, 16, 16])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "foreign", [face], [y])

@@ -180,7 +180,7 @@ def test_a_damaged_threshold_is_named(student: Path, text: str) -> None:
 
 
 def test_a_picture_without_a_face_has_no_verdict(student: Path) -> None:
-    with pytest.raises(InputError, match="gone.jpg"):
+    with pytest.raises(InputError, match=r"gone\.jpg"):
         load(student).verify(CROPS[0], "gone.jpg", detector="none")
 
 
