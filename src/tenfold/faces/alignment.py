@@ -61,10 +61,9 @@ def align(picture_HWC: NDArray[np.uint8], points_52: NDArray[np.float32], side: 
     Raises:
         InputError: The points are not five, not finite, or all in one place.
     """
-    points_52 = np.asarray(points_52, np.float64)
-    if points_52.shape != (5, 2) or not np.isfinite(points_52).all():
-        raise InputError(f"points of shape {points_52.shape}: a face has five finite points x, y")
-    turn, shift = _similarity(points_52, TEMPLATE_52 * (side / SIDE))
+    if np.shape(points_52) != (5, 2) or not np.isfinite(points_52).all():
+        raise InputError(f"points of shape {np.shape(points_52)}: a face has five finite points x, y")
+    turn, shift = _similarity(np.asarray(points_52, np.float64), TEMPLATE_52.astype(np.float64) * (side / SIDE))
     return _warped(picture_HWC, turn, shift, side)
 
 
@@ -138,7 +137,7 @@ def _boxed(
 ) -> Portrait:
     """The portrait in a given box: aligned where a detector finds its points, else the box made square."""
     height, width = picture_HWC.shape[:2]
-    if box.shape != (4,) or not np.isfinite(box).all() or not (0 < box[2:]).all():
+    if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
         return Portrait(None, None, None, "too small", f"{name}: box {box.tolist()} has no area; correct it")
     corner, size = box[:2].astype(np.float64), box[2:].astype(np.float64)
     if (corner >= (width, height)).any() or (corner + size <= 0).any():
@@ -164,9 +163,9 @@ def _too_small(width: int, height: int, name: str, smallest: int) -> Portrait:
     return Portrait(None, None, None, "too small", message)
 
 
-def _similarity(points_52: NDArray[np.float64], onto_52: NDArray[np.float32]) -> tuple[complex, complex]:
+def _similarity(points_52: NDArray[np.float64], onto_52: NDArray[np.float64]) -> tuple[complex, complex]:
     """`turn` and `shift` of q = turn * p + shift, over points as complex numbers x + iy."""
-    p, q = points_52 @ [1.0, 1.0j], onto_52.astype(np.float64) @ [1.0, 1.0j]
+    p, q = points_52 @ [1.0, 1.0j], onto_52 @ [1.0, 1.0j]
     p_mean, q_mean = p.mean(), q.mean()
     spread = float(np.sum(np.abs(p - p_mean) ** 2))
     if spread <= 1e-9:
@@ -178,7 +177,7 @@ def _similarity(points_52: NDArray[np.float64], onto_52: NDArray[np.float32]) ->
 
 
 def _warped(picture_HWC: NDArray[np.uint8], turn: complex, shift: complex, side: int) -> NDArray[np.uint8]:
-    """The picture under q = turn * p + shift, uint8 (side, side, 3): first the part that shows, then shrunk, then turned.
+    """The picture under q = turn * p + shift, uint8 (side, side, 3): the part that shows, shrunk, then turned.
 
     Pixel centres have whole coordinates, so a picture shrunk by s has its pixel x at (x + 0.5) / s - 0.5.
     """

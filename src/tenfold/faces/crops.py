@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 from tenfold.faces.alignment import SIDE, Detector, Portrait, Status, portrait
-from tenfold.faces.data import FaceSet, content_hashes
+from tenfold.faces.facesets import FaceSet, content_hashes
 from tenfold.faces.pictures import printable
 
 __all__ = ["Crops", "crop_faces"]

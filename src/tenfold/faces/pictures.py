@@ -98,7 +98,7 @@ def _name(source: Path | str | bytes | Span) -> str:
 
 
 def _decoded(data: bytes, name: str) -> NDArray[np.uint8]:
-    from PIL import Image  # noqa: PLC0415 - the room's import stays light
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - the room's import stays light
 
     try:
         with warnings.catch_warnings():
@@ -115,7 +115,7 @@ def _decoded(data: bytes, name: str) -> NDArray[np.uint8]:
         raise
     except Image.DecompressionBombError:
         raise InputError(f"{name}: has more than {_MAX_PIXELS:,} pixels; shrink it or leave it out") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         what = "is empty" if not data else f"is no picture in a known format ({', '.join(_FORMATS)})"
         raise InputError(f"{name}: {what}; convert it or leave it out") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError and more on broken bytes
@@ -168,7 +168,7 @@ def _from_array(source: Any, name: str) -> NDArray[np.uint8]:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise InputError(
-            f"{name}: has shape {np.shape(source)}; a picture is (H, W), or (H, W, channels) with 1, 3 or 4 channels last"
+            f"{name}: has shape {np.shape(source)}; a picture is (H, W), or (H, W, C) with 1, 3 or 4 channels"
         )
     if array.size == 0:
         raise InputError(f"{name}: has shape {np.shape(source)}, no pixel; check how it was cut out")
