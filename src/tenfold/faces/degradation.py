@@ -9,7 +9,6 @@ choices, each a field of `Degradation`. Evaluation shrinks by plain area average
 """
 
 import io
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -111,12 +110,12 @@ def shrink(crops_NSSC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     Nothing random: the small faces of every evaluation. Raises InputError for a size below 1 and for other arrays.
     """
-    return _resize(crops_NSSC, size, _area)
+    return _resize(crops_NSSC, _area(crops_NSSC.shape[1], size))
 
 
 def enlarge(crops_NrrC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Small faces (N, r, r, 3) as crops (N, S, S, 3), bicubic: how a teacher without a student sees small faces."""
-    return _resize(crops_NrrC, side, _bicubic)
+    return _resize(crops_NrrC, _bicubic(crops_NrrC.shape[1], side))
 
 
 # --- matrices --------------------------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ def _area(side: int, size: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _bicubic(side: int, size: int) -> Tensor:
-    """(r, S): Keys' cubic with a = -0.5, as wide as a small pixel where the picture shrinks, so that nothing aliases."""
+    """(r, S): Keys' cubic with a = -0.5, as wide as a small pixel where a picture shrinks, so that nothing aliases."""
     _check_size(size)
     step = side / size
     centres = (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * step
@@ -152,7 +151,7 @@ def _draw_shrinking(side: int, size: int, is_bicubic_B: Tensor) -> Tensor:
 
 
 def _blur_matrices(side: int, sigma_B: Tensor) -> Tensor:
-    """(B, S, S): a Gaussian of each sigma; at the border it is cut and sums to 1 again. A sigma of 0 changes nothing."""
+    """(B, S, S): a Gaussian per sigma, cut at the border and summing to 1 there too; a sigma of 0 changes nothing."""
     distance = torch.arange(side)
     kernel_BS = torch.exp(-0.5 * (distance / sigma_B.clamp(min=1e-3)[:, None]) ** 2)
     blur_BSS = kernel_BS[:, (distance[:, None] - distance).abs()]
@@ -166,12 +165,13 @@ def _apply(matrix_BrS: Tensor, x_B3SS: Tensor) -> Tensor:
     return matrix_BrS[:, None] @ half.view(count, channels, side, -1)
 
 
-def _resize(crops: NDArray[np.uint8], size: int, kernel: "lru_cache[Tensor]") -> NDArray[np.uint8]:  # type: ignore[type-arg]
-    if len(crops) == 0:
-        return np.empty((0, size, size, 3), np.uint8)
-    matrix = kernel(crops.shape[1], size)[None]
-    parts = [crops[start : start + _CHUNK] for start in range(0, len(crops), _CHUNK)]
-    return np.concatenate([_to_bytes(_apply(matrix.expand(len(x), -1, -1), to_input(x))).numpy() for x in parts])
+def _resize(crops: NDArray[np.uint8], matrix: Tensor) -> NDArray[np.uint8]:
+    size = len(matrix)
+    small = np.empty((len(crops), size, size, 3), np.uint8)
+    for start in range(0, len(crops), _CHUNK):
+        x = to_input(crops[start : start + _CHUNK])
+        small[start : start + _CHUNK] = _to_bytes(_apply(matrix.expand(len(x), -1, -1), x)).numpy()
+    return small
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -190,5 +190,5 @@ def _through_jpeg(picture_rrC: Tensor, quality: int) -> Tensor:
 
 
 def _check_size(size: int) -> None:
-    if size < 1 or math.isinf(size):
+    if size < 1:
         raise InputError(f"the size of small faces is {size}; it must be 1 pixel or more")

@@ -16,7 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["UNLABELLED", "Classifier", "classification", "hinton", "reconstruction", "regression", "relational"]
+__all__ = [
+    "UNLABELLED",
+    "Classifier",
+    "Margin",
+    "Target",
+    "classification",
+    "hinton",
+    "reconstruction",
+    "regression",
+    "relational",
+]
 
 UNLABELLED = -1
 Margin = Literal["softmax", "arcface", "adaface"]

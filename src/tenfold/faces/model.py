@@ -44,7 +44,11 @@ _STRIDE_FROM = 32  # px: from here on the first convolution halves the side, for
 
 def to_input(crops_NSSC: NDArray[np.uint8] | Tensor) -> Tensor:
     """RGB bytes (N, S, S, 3) as a network takes them: float32 (N, 3, S, S), byte / 127.5 - 1, -1 to 1."""
-    pictures = torch.as_tensor(np.ascontiguousarray(crops_NSSC) if isinstance(crops_NSSC, np.ndarray) else crops_NSSC)
+    if isinstance(crops_NSSC, np.ndarray):
+        crops_NSSC = torch.from_numpy(
+            np.require(crops_NSSC, requirements=["C", "W"])
+        )  # torch wants to be able to write
+    pictures = crops_NSSC
     if pictures.dim() != 4 or pictures.shape[3] != 3 or pictures.dtype != torch.uint8:
         shape = "x".join(map(str, pictures.shape))
         raise InputError(f"faces are {shape} of {pictures.dtype}; give RGB bytes, (N, side, side, 3) of uint8")

@@ -57,7 +57,8 @@ def select(
 
 
 def _unary(t_nD: NDArray[np.float64], means_KD: NDArray[np.float64], own: int) -> NDArray[np.float64]:
-    distance_nK = np.linalg.norm(t_nD[:, None] - means_KD[None], axis=2)
+    squares_nK = (t_nD**2).sum(1)[:, None] - 2 * t_nD @ means_KD.T + (means_KD**2).sum(1)
+    distance_nK = np.sqrt(np.maximum(squares_nK, 0))
     others = np.delete(distance_nK, own, axis=1)
     nearest = others.min(1) if others.shape[1] else np.ones(len(t_nD))
     costs: NDArray[np.float64] = distance_nK[:, own] / (nearest + _TINY)
