@@ -1,7 +1,6 @@
 """Exported files answer as the student, are of use without tenfold, and say what they are."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +79,9 @@ def test_a_loaded_file_is_the_same_model_with_the_same_threshold(exported: Path)
 
 
 @pytest.fixture(scope="module")
-def real_crops() -> tuple[np.ndarray, np.ndarray]:
+def real_crops(faces_data: Path) -> tuple[np.ndarray, np.ndarray]:
     """20 people of ORL, 10 crops each, and who they are."""
-    folder = Path(os.environ.get("TENFOLD_DATA", "no TENFOLD_DATA")) / "faces" / "orl"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; set TENFOLD_DATA")
+    folder = faces_data / "orl"
     people = sorted(folder.glob("s*"))[:20]
     paths = [path for person in people for path in sorted(person.glob("*.png"))]
     crops = [np.array(Image.open(path).convert("RGB").resize((112, 112))) for path in paths]
