@@ -1,13 +1,13 @@
 """Exported files answer as the student, are of use without tenfold, and say what they are."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, save
 from PIL import Image
 
 from tenfold.core.artifacts import ModelCard, save_model
@@ -79,11 +79,9 @@ def test_a_loaded_file_is_the_same_model_with_the_same_threshold(exported: Path)
 
 
 @pytest.fixture(scope="module")
-def real_crops() -> tuple[np.ndarray, np.ndarray]:
+def real_crops(faces_data: Path) -> tuple[np.ndarray, np.ndarray]:
     """20 people of ORL, 10 crops each, and who they are."""
-    folder = Path(os.environ.get("TENFOLD_DATA", "no TENFOLD_DATA")) / "faces" / "orl"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; set TENFOLD_DATA")
+    folder = faces_data / "orl"
     people = sorted(folder.glob("s*"))[:20]
     paths = [path for person in people for path in sorted(person.glob("*.png"))]
     crops = [np.array(Image.open(path).convert("RGB").resize((112, 112))) for path in paths]
@@ -128,8 +126,6 @@ def test_places_that_do_not_do_are_named_and_nothing_is_left(exported: Path, tmp
 
 
 def test_a_foreign_onnx_file_is_no_student(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper, save
-
     face = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 3, 16, 16])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 3, 16, 16])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "foreign", [face], [y])

@@ -111,8 +111,8 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
 def test_features_that_float16_cannot_hold_are_refused_with_the_crop(tmp_path: Path) -> None:
     crops = np.zeros((300, 8, 8, 3), np.uint8)
     crops[270] = 255
-    for scale in (1e6, np.inf):
-        with pytest.raises(InputError, match=r"features of crop (270|0): are not finite"):
+    for scale in (1e6, 1e38):
+        with pytest.raises(InputError, match=r"features of crop 270: are not finite"):
             teacher_features(crops, Corners(scale=scale), tmp_path)
 
 

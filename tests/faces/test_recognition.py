@@ -1,6 +1,5 @@
 """A student used: its vectors are the network's, pictures have statuses, verdicts have thresholds, ids are held."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tenfold.core.errors import InputError
 from tenfold.faces.degradation import shrink
 from tenfold.faces.inference import fingerprint
 from tenfold.faces.model import Adapter, StudentConfig, StudentNet, describe, to_input
-from tenfold.faces.recognition import FaceModel, HighResolution, Match, load, store_threshold
+from tenfold.faces.recognition import FaceModel, HighResolution, Match, load, load_adapted, store_threshold
 from tenfold.faces.thresholds import Threshold
 
 CROPS = np.random.default_rng(0).integers(0, 256, (300, 112, 112, 3), np.uint8)
@@ -97,6 +96,16 @@ def test_what_is_no_student_is_refused(tmp_path: Path, student: Path) -> None:
             load(tmp_path / name)
 
 
+def test_a_student_adapted_to_a_place_is_another_model_without_a_threshold(student: Path) -> None:
+    store_threshold(student, Threshold(0.3, 0.01, 0.005, 0.02, 4000, 90))
+    model, adapted = load(student), load_adapted(student, CROPS)
+    assert adapted.id != model.id and adapted.threshold is None
+    assert np.abs(adapted.embed_crops(CROPS) - model.embed_crops(CROPS)).max() > 1e-3
+    unmoved = load_adapted(student, CROPS, share=0.0)
+    assert unmoved.id == model.id
+    assert np.array_equal(unmoved.embed_crops(CROPS), model.embed_crops(CROPS))
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -138,11 +147,9 @@ def test_detectors_are_named_or_given(student: Path, tmp_path: Path) -> None:
     assert model.embed(CROPS[0], detector=Nobody()).statuses == ("no face",)
 
 
-def test_faces_of_real_photographs_are_found(student: Path) -> None:
-    folder = Path(os.environ.get("TENFOLD_DATA", "no TENFOLD_DATA")) / "faces"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; set TENFOLD_DATA")
-    found = load(student).embed([folder / "single_face.jpg", str(folder / "multi_face.jpg"), folder / "README.md"])
+def test_faces_of_real_photographs_are_found(student: Path, faces_data: Path) -> None:
+    pictures = [faces_data / "single_face.jpg", str(faces_data / "multi_face.jpg"), faces_data / "README.md"]
+    found = load(student).embed(pictures)
     assert found.statuses == ("ok", "several faces", "unreadable")
     assert np.allclose(np.linalg.norm(found.vectors_Nd, axis=1), [1, 1, 0])
     assert (found.boxes_N4[:2, 2:] > 20).all()
@@ -180,7 +187,7 @@ def test_a_damaged_threshold_is_named(student: Path, text: str) -> None:
 
 
 def test_a_picture_without_a_face_has_no_verdict(student: Path) -> None:
-    with pytest.raises(InputError, match="gone.jpg"):
+    with pytest.raises(InputError, match=r"gone\.jpg"):
         load(student).verify(CROPS[0], "gone.jpg", detector="none")
 
 

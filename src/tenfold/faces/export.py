@@ -126,7 +126,7 @@ def _trace(net: nn.Module, size: int, path: Path) -> None:
             dynamic_shapes={"faces": {0: torch.export.Dim("count")}},
             verbose=False,
         )
-    program.save(str(path))
+    program.save(str(path), external_data=False)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from torch import nn
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.faces.alignment import SIDE, Detector, HaarDetector, Portrait, Status, YuNetDetector, portrait
+from tenfold.faces.batchnorm import adapt_batchnorm
 from tenfold.faces.crops import has_crop
 from tenfold.faces.inference import (
     check_crops,
@@ -243,6 +244,19 @@ def describe_student(folder: Path, net: nn.Module, config: Mapping[str, Any]) ->
     return facts | {"dimension": config["dimension"], "size": config["size"], "licence": read_licence(folder)}
 
 
+def load_adapted(path_or_id: Path | str, crops_NSSC: NDArray[np.uint8], share: float = 1.0) -> FaceModel:
+    """A student whose batch norms know the faces of the place where it works, from some hundred of them, unlabelled.
+
+    Its id is a new one, and no threshold is calibrated for it. Arguments as for `adapt_batchnorm`, crops of any side.
+    Raises InputError as `load` and `adapt_batchnorm`.
+    """
+    folder = model_folder(path_or_id)
+    net, config = load_student(folder)
+    check_crops(crops_NSSC)
+    adapted = adapt_batchnorm(net, resize(crops_NSSC, config["size"]), share)
+    return FaceModel(_torch_network(adapted), describe_student(folder, adapted, config))
+
+
 def _torch_network(net: nn.Module) -> Network:
     folded = fold(net)
 
@@ -316,7 +330,7 @@ class HighResolution(FaceModel):
         net, config = load_adapter(folder)
         if config["features"] != teacher.dimension:
             raise InputError(f"{folder}: wants {config['features']} features, the teacher gives {teacher.dimension}")
-        if config.get("teacher", teacher.identity) != teacher.identity:
+        if (config.get("teacher") or teacher.identity) != teacher.identity:
             raise InputError(f"{folder}: was trained on teacher {config['teacher']}, this is {teacher.identity}")
         space = fingerprint(config, net.state_dict())
         body = fold(net)

@@ -242,9 +242,9 @@ def _file_identity(path: Path, config: Mapping[str, Any]) -> str:
 class _TorchTeacher:
     """A network of torch with its weights, folded for speed."""
 
-    def __init__(self, net: nn.Module, config: TeacherInput, identity: str, licence: str) -> None:
+    def __init__(self, net: nn.Module, dimension: int, config: TeacherInput, identity: str, licence: str) -> None:
         self._net, self._input = fold(net), config
-        self.dimension, self.size, self.identity, self.licence = net.dimension, config.size, identity, licence
+        self.dimension, self.size, self.identity, self.licence = dimension, config.size, identity, licence
 
     @torch.inference_mode()
     def embed(self, crops_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -271,8 +271,8 @@ class InceptionResnetV1Teacher(_TorchTeacher):
 
     def __init__(self, path: Path | str, licence: str = NOT_STATED) -> None:
         config = TeacherInput(160, "RGB", (127.5, 127.5, 127.5), 128.0)
-        net, identity = _load_published(InceptionResnetV1(), Path(path), "logits.", config)
-        super().__init__(net, config, identity, licence)
+        net, identity = _load_published(InceptionResnetV1, Path(path), "logits.", config)
+        super().__init__(net, net.dimension, config, identity, licence)
 
 
 class VGGFace2ResNet50Teacher(_TorchTeacher):
@@ -288,20 +288,21 @@ class VGGFace2ResNet50Teacher(_TorchTeacher):
 
     def __init__(self, path: Path | str, licence: str = NOT_STATED) -> None:
         config = TeacherInput(224, "BGR", (91.4953, 103.8827, 131.0912), 1.0)
-        net, identity = _load_published(ResNet50(), Path(path), "fc.", config)
-        super().__init__(net, config, identity, licence)
+        net, identity = _load_published(ResNet50, Path(path), "fc.", config)
+        super().__init__(net, net.dimension, config, identity, licence)
 
 
-def _load_published(net: nn.Module, path: Path, classifier: str, config: TeacherInput) -> tuple[nn.Module, str]:
+def _load_published(kind: type[nn.Module], path: Path, classifier: str, config: TeacherInput) -> tuple[nn.Module, str]:
     """The network with a file's weights, and its identity."""
+    with torch.device("meta"):  # no first weights, which the file's would replace
+        net = kind().to_empty(device="cpu")
     given = {name: tensor for name, tensor in _read_state(path).items() if not name.startswith(classifier)}
-    counters = {name: tensor for name, tensor in net.state_dict().items() if name.endswith("num_batches_tracked")}
-    state = counters | given  # old files have no counters
-    load_into(net, state, path)
+    counters = [name for name in net.state_dict() if name.endswith("num_batches_tracked")]
+    load_into(net, dict.fromkeys(counters, torch.tensor(0)) | given, path)  # old files have no counters
     for name, tensor in net.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} holds values that are not finite; fetch the file again")
-    return net, fingerprint({"kind": type(net).__name__, **asdict(config)}, net.state_dict())
+    return net, fingerprint({"kind": kind.__name__, **asdict(config)}, net.state_dict())
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -338,7 +339,8 @@ class SmallTeacher(_TorchTeacher):
     def __init__(self, folder: Path | str) -> None:
         folder = model_folder(folder)
         net, config = load_teacher_net(folder)
-        super().__init__(net, TeacherInput(), fingerprint(config, net.state_dict()), read_licence(folder))
+        identity = fingerprint(config, net.state_dict())
+        super().__init__(net, net.config.dimension, TeacherInput(), identity, read_licence(folder))
 
 
 # --- which of them ---------------------------------------------------------------------------------------------------
