@@ -128,11 +128,12 @@ def _impostor(people: NDArray[np.int64], total: int, wanted: int, random: np.ran
 def _distinct(total: int, wanted: int, random: np.random.Generator) -> NDArray[np.int64]:
     """`wanted` different numbers below `total`."""
     if total <= 2 * wanted:
-        return np.asarray(random.permutation(total)[:wanted], np.int64)
+        return random.permutation(np.arange(total, dtype=np.int64))[:wanted]
     drawn = np.empty(0, np.int64)
     while len(drawn) < wanted:
         drawn = np.unique(np.concatenate([drawn, random.integers(total, size=2 * (wanted - len(drawn)))]))
-    return random.permutation(drawn)[:wanted]
+    random.shuffle(drawn)
+    return drawn[:wanted]
 
 
 # --- checks that the other measures share ----------------------------------------------------------------------------

@@ -6,8 +6,8 @@ people who look alike are all accepted, or none is. Pairs are thus far from inde
 person is what is resampled: each replicate draws K people with replacement, a genuine pair counts as often as its
 person was drawn, an impostor pair as often as the product of its two people (the vertex bootstrap of Snijders and
 Borgatti, Connections 22(2), 1999). Where pairs do not depend on each other after all, these weights vary too much and
-the interval is up to sqrt(3) too wide; it is not too narrow. A measure is a function of the weights, so that measures of
-one set of people, and of several methods on it, are resampled together.
+the interval is up to sqrt(3) too wide; it is not too narrow. A measure is a function of the weights, so that measures
+of one set of people, and of several methods on it, are resampled together.
 
 K people · R replicates · m measures · P pairs
 """
@@ -89,9 +89,9 @@ def estimate(statistic: Statistic, people: int, replicates: int = REPLICATES, se
 
 
 def rate_interval(value: float, replicates: NDArray[np.float64], trials: int) -> Estimate:
-    """Wilson's interval with as many trials as would have the variance of the replicates, as Fogliato, Patil and Perona.
+    """Wilson's interval with as many trials as would have the variance of the replicates.
 
-    Their comparison (arXiv 2306.01198) recommends it for dependent pairs and low rates.
+    It is what Fogliato, Patil and Perona (arXiv 2306.01198) recommend for dependent pairs and low rates.
 
     The bootstrap's percentiles alone miss too often where there are few people and rates near 0 or 1; Wilson's interval
     reaches further to the side of 1/2. Where no error was seen, or nothing but errors, resampling has nothing to say

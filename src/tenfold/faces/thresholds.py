@@ -9,6 +9,7 @@ show. Both come from resampling people; counting pairs would promise far too muc
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,9 @@ from tenfold.faces.resampling import REPLICATES, bootstrap, no_error_bound, rate
 from tenfold.faces.verification import check_rates
 
 __all__ = ["Threshold", "calibrate"]
+
+
+_GREATEST = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,9 @@ class Threshold:
             raise InputError(f"people is {people}; impostor pairs need at least 2")
         units = self.people or self.pairs
         wider = math.sqrt(1 + units / people)
-        middle = self.far if self.low < self.far < self.high else (self.low + self.high) / 2
-        return _odds(_log_odds(middle) + wider * (_log_odds(self.low) - _log_odds(middle))), _odds(
-            _log_odds(middle) + wider * (_log_odds(self.high) - _log_odds(middle))
-        )
+        middle = _log_odds(self.far if self.low < self.far < self.high else (self.low + self.high) / 2)
+        low, high = (middle + wider * (_log_odds(end) - middle) for end in (self.low, self.high))
+        return _odds(low), _odds(high)
 
     def describe(self) -> str:
         """One line for people: the value, the FAR, and what it rests on."""
@@ -83,16 +86,13 @@ class Threshold:
     @classmethod
     def from_json(cls, values: Mapping[str, object], source: str = "threshold") -> "Threshold":
         """Take back what `to_json` gave; InputError, with the name of `source`, for anything else."""
-        kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("value", "far", "low", "high"), (int, float))
-        kinds |= {"pairs": (int,), "people": (int,), "conservative": (bool,)}
+        kinds: dict[str, type] = dict.fromkeys(("value", "far", "low", "high"), float)
+        kinds |= {"pairs": int, "people": int, "conservative": bool}
         if not isinstance(values, Mapping) or set(values) != set(kinds):
             raise InputError(f"{source}: is no threshold; it needs just {', '.join(kinds)}")
         for name, kind in kinds.items():
-            value = values[name]
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise InputError(f"{source}: {name} is {value!r}; calibrate again")
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind != (bool,)):
-                raise InputError(f"{source}: {name} is {value!r}; calibrate again")
+            if not _fits(values[name], kind):
+                raise InputError(f"{source}: {name} is {str(values[name])[:40]}; calibrate again")
         threshold = cls(**values)  # type: ignore[arg-type]  # each was just checked
         if not (0 < threshold.far < 1 and 0 <= threshold.low <= threshold.high <= 1):
             raise InputError(f"{source}: its rates are not 0 <= low <= high <= 1 and 0 < far < 1; calibrate again")
@@ -162,6 +162,13 @@ def _cut(ascending: NDArray[np.float64], allowed: int) -> int:
     if allowed == 0 or ascending[-allowed - 1] < ascending[-allowed]:
         return allowed
     return len(ascending) - int(np.searchsorted(ascending, ascending[-allowed], side="right"))
+
+
+def _fits(value: object, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    whole = isinstance(value, int) or (isinstance(value, float) and kind is float)
+    return whole and -_GREATEST < cast(float, value) < _GREATEST  # not so NaN
 
 
 def _log_odds(rate: float) -> float:
