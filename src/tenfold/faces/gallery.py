@@ -208,8 +208,15 @@ class Gallery:
             InputError: The file exists, the folder does not, or an argument is out of range.
         """
         gallery = cls(Path(path), key, exact_below)
-        card = GalleryCard(model_id, dimension, float(threshold.value), float(threshold.far), code_bits)
-        state = _State(b"", card, Protection(key, dimension, code_bits), secrets.token_bytes(32), {}, {}, [])
+        try:
+            value, far = float(threshold.value), float(threshold.far)
+        except (AttributeError, TypeError, ValueError):
+            raise InputError(
+                f"the threshold is {threshold!r:.80}; it needs a value and its FAR: calibrate one"
+            ) from None
+        card = GalleryCard(model_id, check_dimension(dimension), value, far, check_code_bits(code_bits))
+        protection = Protection(key, card.dimension, card.code_bits)
+        state = _State(b"", card, protection, secrets.token_bytes(32), {}, {}, [])
         state.note("created", 0)
         with vault.locked(gallery.path):
             if os.path.lexists(gallery.path):
@@ -329,9 +336,7 @@ class Gallery:
             old = draft.people.get(name, Person(name, 0, None, ()))
             total = old.templates + len(rows)
             if len(rows) == 0 or total > _MOST_TEMPLATES:
-                raise InputError(
-                    f"{name} would have {total} templates with these {len(rows)}; 1 to {_MOST_TEMPLATES} fit"
-                )
+                raise InputError(f"{len(rows)} more templates make {total} of {name}; 1 to {_MOST_TEMPLATES} are kept")
             consents = (*old.consents, Consent(text, now(), len(rows)))
             draft.people[name] = Person(name, total, last or old.until, consents)
             draft.templates[name] = np.concatenate([draft.templates[name], rows]) if old.templates else rows

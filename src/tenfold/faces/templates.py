@@ -17,6 +17,7 @@ N probes or vectors · d dimension · n numbers of a template · P people · M t
 import fcntl
 import hashlib
 import math
+import operator
 import os
 import shutil
 import tempfile
@@ -70,16 +71,26 @@ def rotation(key: bytes, dimension: int, number: int = 0) -> NDArray[np.float64]
 
 
 def check_dimension(dimension: object) -> int:
-    """A dimension of embeddings; InputError unless it is a whole number from 2 to 4,096."""
-    if not isinstance(dimension, int) or isinstance(dimension, bool) or not 2 <= dimension <= _MOST_DIMENSION:
-        raise InputError(f"dimension is {dimension!r}; it must be a whole number, 2 to {_MOST_DIMENSION:,}")
-    return dimension
+    """A dimension of embeddings as an int; InputError unless it is a whole number from 2 to 4,096."""
+    number = _whole(dimension)
+    if number is None or not 2 <= number <= _MOST_DIMENSION:
+        raise InputError(f"dimension is {dimension!r:.80}; it must be a whole number, 2 to {_MOST_DIMENSION:,}")
+    return number
 
 
-def check_code_bits(code_bits: object) -> None:
-    """InputError unless it is None or one of 256, 320, 384, 448, 512."""
-    if code_bits is not None and code_bits not in _CODE_BITS:
+def check_code_bits(code_bits: object) -> int | None:
+    """None, or the bits of a code as an int; InputError unless it is 256, 320, 384, 448 or 512."""
+    number = _whole(code_bits)
+    if code_bits is not None and number not in _CODE_BITS:
         raise InputError(f"code_bits is {code_bits!r:.80}; choose one of {', '.join(map(str, _CODE_BITS))}")
+    return number
+
+
+def _whole(value: object) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def unit_vectors(vectors: ArrayLike, dimension: int) -> NDArray[np.float64]:
@@ -102,7 +113,8 @@ def unit_vectors(vectors: ArrayLike, dimension: int) -> NDArray[np.float64]:
     bad = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
     if len(bad):
         raise InputError(f"embedding {bad[0]} is zero or holds NaN or infinity; leave that picture out")
-    return rows / lengths
+    units: NDArray[np.float64] = rows / lengths
+    return units
 
 
 @dataclass(frozen=True)
@@ -135,9 +147,11 @@ class Protection:
     def templates(self, vectors_Nd: ArrayLike) -> NDArray[np.float32]:
         """Templates (N, n) of length 1 of embeddings; InputError as for `unit_vectors`."""
         projected = unit_vectors(vectors_Nd, self.dimension) @ self._projection.T
-        if self.code_bits is not None:
-            projected = np.where(projected >= 0, 1.0, -1.0) / math.sqrt(self.code_bits)
-        return np.asarray(projected, np.float32)
+        return np.asarray(projected, np.float32) if self.code_bits is None else self._code(projected >= 0)
+
+    def _code(self, bits_Nn: NDArray[np.bool_]) -> NDArray[np.float32]:
+        level = np.float32((self.code_bits or 1) ** -0.5)
+        return np.where(bits_Nn, level, -level)
 
     def vectors(self, templates_Nn: NDArray[np.float32]) -> NDArray[np.float64]:
         """The embeddings (N, d) behind rotated templates, which whoever has the key can compute; not so for codes."""
@@ -168,7 +182,7 @@ class Protection:
         """Templates (N, n) from what `to_bytes` gave; ValueError for anything else."""
         if self.code_bits is not None:
             bits = np.unpackbits(np.frombuffer(data, np.uint8).reshape(-1, self.code_bits // 8), axis=1)
-            return (bits.astype(np.float32) * 2 - 1) / np.float32(math.sqrt(self.code_bits))
+            return self._code(bits > 0)
         rows = np.frombuffer(data, "<f4").reshape(-1, self.dimension).astype(np.float32)
         if not np.all(np.abs(np.linalg.norm(rows.astype(np.float64), axis=1) - 1) < 1e-3):
             raise ValueError("a template is not of length 1")
