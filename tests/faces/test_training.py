@@ -194,6 +194,16 @@ def test_faces_of_nobody_known_are_regressed_in_both_steps(tmp_path: Path) -> No
     distill(data.crops, unknown, a, tmp_path / "c", settings("regression_only", epochs=1), quiet=True)
 
 
+def test_big_crops_are_halved_before_the_training(tmp_path: Path) -> None:
+    """Crops of which every pixel stands four times train to the same bits as those of which each stands once."""
+    data = patterns()
+    config = settings(epochs=1, detail=2.0)
+    big = data.crops.repeat(2, axis=1).repeat(2, axis=2)
+    one, _ = distill(data.crops, data.labels, data.adapted, tmp_path / "a", config, quiet=True)
+    two, _ = distill(big, data.labels, data.adapted, tmp_path / "b", config, quiet=True)
+    assert all(torch.equal(x, y) for x, y in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
 @pytest.mark.parametrize("keep", ["relational", "reconstruct", "none"])
 def test_every_adapter_lowers_its_loss(keep: Any, tmp_path: Path) -> None:
     data, held = patterns(), patterns(1)

@@ -112,7 +112,7 @@ class StudentObjective(nn.Module):
             guess = s_Bd if self.projection is None else self.projection(s_Bd)
             mimicry = regression(guess, target_BD, self.config.target, self.config.target_scale)
         loss = self.alpha * mimicry + self.beta * known
-        if self.config.relational:
+        if self.config.relational and self.config.method != "scratch":
             loss = loss + self.config.relational * relational(s_Bd, target_BD)
         return loss, {"classification": known, "mimicry": mimicry}
 

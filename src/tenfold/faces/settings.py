@@ -157,7 +157,7 @@ class DistillConfig(Schedule):
         target: `unit` brings both sides of the regression to the length `target_scale` first (our choice, for scores
             that are cosines); `raw` compares the vectors as they are.
         target_scale: That length.
-        relational: What the relational loss between student's and adapted features counts; 0: none. Ours.
+        relational: What the relational loss between student's features and the targets counts; 0: none. Ours.
         margin: Of the classifier; `softmax` is the paper's.
         margin_scale: What cosines are multiplied by under a margin.
         temperature: Of the soft logits of `hinton` and `fitnet`.

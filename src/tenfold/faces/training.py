@@ -167,7 +167,8 @@ def distill(
 ) -> tuple[StudentNet, TrainingResult]:
     """Step 2: teach a student small copies of the public faces, by classification and by regression together.
 
-    All methods train the same student on the same faces for the same steps; they differ in what it mimics:
+    All methods train the same student on the same faces for the same steps; they differ in what it mimics. Targets are
+    those of crops as they are, so the student also learns to see through what is done to its faces.
 
     | method | mimics | `targets_ND` |
     |---|---|---|
