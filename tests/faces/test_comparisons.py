@@ -43,23 +43,23 @@ def test_samples_of_one_persons_pairs_are_uniform() -> None:
     assert len(own) == 43 and own.sum() == 4000 and own.min() > 60 and own.max() < 130
 
 
-def test_a_million_pairs_of_many_faces_need_little_memory() -> None:
+def test_pairs_of_very_many_faces_need_little_memory() -> None:
     """200,000 faces have 2e10 pairs, 1.1e9 of them of one person; none of these lists is made."""
     labels = np.concatenate([np.zeros(47_000, np.int64), np.arange(153_000) // 3 + 1])
     tracemalloc.start()
-    first, second = all_pairs(labels, 1_000_000)
+    first, second = all_pairs(labels, 200_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(np.unique(first * len(labels) + second)) == 1_000_000 and (first < second).all()
-    assert (labels[first] == labels[second]).sum() == 500_000
-    assert peak < 300e6
+    assert len(np.unique(first * len(labels) + second)) == 200_000 and (first < second).all()
+    assert (labels[first] == labels[second]).sum() == 100_000
+    assert peak < 100e6
 
 
 @given(st.integers(0, 10_000))
 def test_cosines_are_those_of_a_loop(seed: int) -> None:
     random = np.random.default_rng(seed)
     vectors = random.normal(size=(9, 4)) * 10.0 ** random.integers(-6, 6, size=(9, 1))
-    first, second = random.integers(9, size=(2, 20))
+    first, second = random.integers(9, size=(2, random.choice([5, 20])))  # by pairs, and by a product of matrices
     wanted = [vectors[i] @ vectors[j] / np.sqrt((vectors[i] @ vectors[i]) * (vectors[j] @ vectors[j]))
               for i, j in zip(first, second, strict=True)]  # fmt: skip
     np.testing.assert_allclose(cosine_scores(vectors, first, second), wanted, atol=1e-12)

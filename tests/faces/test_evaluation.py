@@ -1,4 +1,4 @@
-"""The measures on real faces, with pixels for an embedding: the floors, a threshold's FAR elsewhere, audits, a report."""
+"""The measures on real faces with pixels for an embedding: floors, a threshold's FAR elsewhere, audits, a report."""
 
 import json
 import os

@@ -146,7 +146,7 @@ class Weighted:
         return float(self.genuine[accepted(self.ranked.genuine, next_one, strictly=True)] / self.genuine[-1])
 
     def threshold(self, far: float) -> float:
-        """A threshold with the TAR of `tar`: halfway between the score that must be refused and the next; NaN as there."""
+        """A threshold with the TAR of `tar`: halfway from the score that must be refused to the next; NaN as there."""
         count = self.may_accept(far)
         if count is None:
             return math.nan

@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import check_people, check_scores
-from tenfold.faces.ranking import Ranked
-from tenfold.faces.resampling import REPLICATES, bootstrap, no_error_bound, rate_interval
+from tenfold.faces.resampling import REPLICATES, error_rate, no_error_bound, wilson_interval
 from tenfold.faces.verification import check_rates
 
 __all__ = ["Threshold", "calibrate"]
@@ -126,35 +125,28 @@ def calibrate(
         InputError: There is no impostor pair, or the arrays do not fit each other.
     """
     [far] = check_rates("far", [far])
-    values = check_scores(scores)
-    if people is None:
-        units: tuple[NDArray[np.int64], ...] = (np.arange(len(values)),)
-        count = trials = len(values)
-    else:
+    values, known = check_scores(scores), 0
+    both = np.empty((len(values), 2), np.int64)
+    if people is not None:
         both = check_people(people, len(values))
         different = both[:, 0] != both[:, 1]
         if not different.any():
             raise InputError("there is no pair of different people to calibrate on; give at least two people")
-        names, numbers = np.unique(both[different], return_inverse=True)
-        numbers = numbers.reshape(-1, 2)
-        values, units = values[different], (numbers[:, 0], numbers[:, 1])
-        count, trials = len(names), len(names) // 2  # pairs without a common person
-    nobody = np.empty(0, np.int64)
-    ranked = Ranked.of_scores(np.empty(0), nobody, values, units)
-    allowed = ranked.weigh(np.ones(count)).may_accept(far)
-    known = 0 if people is None else count
-    accepts = _cut(ranked.impostor, allowed or 0)
+        values, both = values[different], both[different]
+        known = len(np.unique(both))
+    ranked = np.sort(values)
+    accepts = _cut(ranked, math.floor(far * len(values) * (1 + 1e-12)))  # 0.001 of 1,000 is one
     if not accepts:
-        above = math.nextafter(float(ranked.impostor[-1]), math.inf)
-        return Threshold(above, far, 0.0, no_error_bound(trials), len(values), known, conservative=True)
-
-    def observed(weights: NDArray[np.float64]) -> list[float]:
-        impostor = ranked.weigh(weights).impostor
-        return [impostor[accepts] / impostor[-1] if impostor[-1] else math.nan]
-
-    shown = accepts / len(values)
-    rate = rate_interval(shown, bootstrap(observed, count, replicates, seed)[:, 0], trials)
-    return Threshold(float(ranked.impostor[-accepts]), far, rate.low, rate.high, len(values), known)
+        above = math.nextafter(float(ranked[-1]), math.inf)
+        bound = no_error_bound(known // 2 if known else len(values))  # pairs without a common person
+        return Threshold(above, far, 0.0, bound, len(values), known, conservative=True)
+    value, share = float(ranked[-accepts]), accepts / len(values)
+    rate = (
+        error_rate(values >= value, both[:, 0], both[:, 1], replicates, seed)
+        if known
+        else wilson_interval(share, share * (1 - share) / len(values), len(values) - 1)
+    )
+    return Threshold(value, far, rate.low, rate.high, len(values), known)
 
 
 def _cut(ascending: NDArray[np.float64], allowed: int) -> int:
