@@ -114,7 +114,8 @@ def _genuine(people: NDArray[np.int64], wanted: int, random: np.random.Generator
     upper -= within < upper * (upper - 1) // 2  # a square root that was rounded up
     upper += within >= upper * (upper + 1) // 2
     start = (np.cumsum(sizes) - sizes)[person]
-    return order[start + within - upper * (upper - 1) // 2] * len(people) + order[start + upper]
+    pairs: NDArray[np.int64] = order[start + within - upper * (upper - 1) // 2] * len(people) + order[start + upper]
+    return pairs
 
 
 def _impostor(people: NDArray[np.int64], total: int, wanted: int, random: np.random.Generator) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from tenfold.faces.inference import (
     resize,
 )
 from tenfold.faces.model import load_adapter, load_student, to_input
-from tenfold.faces.pictures import Source
+from tenfold.faces.pictures import Source, Span
 from tenfold.faces.teachers import Teacher
 from tenfold.faces.thresholds import Threshold
 
@@ -50,6 +50,7 @@ __all__ = [
     "HighResolution",
     "Match",
     "describe_student",
+    "find_detector",
     "load",
     "store_threshold",
     "stored_threshold",
@@ -60,6 +61,7 @@ FORMAT = "tenfold.faces student 1"
 
 _THRESHOLD = "threshold.json"
 _BATCH = 256
+DetectorLike = Detector | Path | str | None
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -149,28 +151,29 @@ class FaceModel:
     def embed(
         self,
         pictures: Source | Sequence[Source],
-        detector: Detector | Literal["haar", "none"] | Path | str = "haar",
+        detector: DetectorLike = "haar",
         flip: bool = False,
     ) -> Embeddings:
         """Vectors of the (largest) faces of pictures; what is wrong with a picture is its status.
 
         Args:
             pictures: Paths, bytes of files or arrays uint8 (H, W, 3) RGB, as for `read_picture`; or one of them.
-            detector: "haar"; "none" where the pictures are aligned crops already; the path of YuNet's .onnx; or
+            detector: "haar"; "none" or None where the pictures are aligned crops already; the path of YuNet's .onnx; or
                 any object with `detect`.
             flip: As for `embed_crops`.
 
         Raises InputError where the detector cannot be had.
         """
-        finder = _detector(detector)
-        sources = [pictures] if isinstance(pictures, str | bytes | Path | np.ndarray) else list(pictures)
+        finder = find_detector(detector)
+        one = isinstance(pictures, str | bytes | Path | Span | np.ndarray)
+        sources: list[Source] = [pictures] if one else list(pictures)  # type: ignore[arg-type, list-item]
         portraits: list[Portrait] = []
         vectors_Nd = np.zeros((len(sources), self.dimension), np.float32)
         for start in range(0, len(sources), _BATCH):  # crops of a batch, never of all pictures
             batch = [portrait(source, finder, SIDE) for source in sources[start : start + _BATCH]]
             found = [row for row, face in enumerate(batch) if face.crop is not None]
             if found:
-                crops = np.stack([batch[row].crop for row in found])
+                crops = np.stack([np.asarray(batch[row].crop) for row in found])
                 vectors_Nd[start + np.array(found)] = self.embed_crops(crops, flip)
             portraits += [Portrait(None, face.box, face.points, face.status, face.message) for face in batch]
         boxes = [np.full(4, np.nan, np.float32) if face.box is None else face.box for face in portraits]
@@ -183,7 +186,7 @@ class FaceModel:
         a: Source,
         b: Source,
         threshold: Threshold | None = None,
-        detector: Detector | Literal["haar", "none"] | Path | str = "haar",
+        detector: DetectorLike = "haar",
     ) -> Match:
         """Whether two pictures show one person, by `threshold` or the one stored with the model.
 
@@ -208,10 +211,11 @@ def _unit(vectors_Bd: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_Bd
 
 
-def _detector(wanted: Detector | Path | str) -> Detector | None:
+def find_detector(wanted: DetectorLike) -> Detector | None:
+    """The detector that is meant by "haar", by the path of YuNet's .onnx, or is one already; None for "none"."""
     if wanted == "haar":
         return HaarDetector()
-    if wanted == "none":
+    if wanted is None or wanted == "none":
         return None
     if isinstance(wanted, str | Path):
         if Path(wanted).suffix != ".onnx":
@@ -265,7 +269,8 @@ def _torch_network(net: nn.Module) -> Network:
         vectors_Bd: NDArray[np.float32] = folded(to_input(crops_BrrC)).numpy()
         return vectors_Bd
 
-    return run
+    network: Network = run
+    return network
 
 
 def load_onnx(path: Path) -> FaceModel:
@@ -340,6 +345,6 @@ class HighResolution(FaceModel):
             vectors_Bd: NDArray[np.float32] = body(torch.from_numpy(teacher.embed(crops_BSSC))).numpy()
             return vectors_Bd
 
-        facts = {"model_id": fingerprint({"teacher": teacher.identity, "adapter": space}, {}), "space": space}
-        facts |= {"dimension": config["dimension"], "size": teacher.size, "licence": teacher.licence}
-        super().__init__(run, facts)
+        facts: dict[str, Any] = {"model_id": fingerprint({"teacher": teacher.identity, "adapter": space}, {})}
+        facts |= {"space": space, "dimension": config["dimension"], "size": teacher.size, "licence": teacher.licence}
+        super().__init__(run, facts, stored_threshold(folder))

@@ -16,7 +16,17 @@ from tenfold.faces.degradation import Degradation
 from tenfold.faces.losses import Margin, Target
 from tenfold.faces.model import StudentConfig
 
-__all__ = ["METHODS", "AdaptConfig", "DistillConfig", "Keep", "Method", "Provenance", "Schedule", "TeacherConfig"]
+__all__ = [
+    "METHODS",
+    "AdaptConfig",
+    "DistillConfig",
+    "Keep",
+    "Method",
+    "Provenance",
+    "Schedule",
+    "Selection",
+    "TeacherConfig",
+]
 
 Keep = Literal["relational", "reconstruct", "none"]
 Selection = Literal["all", "greedy"]
@@ -206,12 +216,15 @@ class Provenance:
         data: The licence of each data set it saw, by the data set's name.
         teacher: The teacher's identity, as `Teacher.identity` gives it; models of different teachers do not mix.
         teacher_licence: The licence of the teacher's weights, in the words of who gives them.
+        space: Of the adapter whose features a student mimics, as `HighResolution.space` gives it: its faces may be
+            compared with big ones then.
         license: Of the weights that are made, as the Hub spells it.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
     teacher: str = ""
     teacher_licence: str = "not stated"
+    space: str = ""
     license: str = "other"
 
 

@@ -186,7 +186,7 @@ class OnnxTeacher:
         """D; sets the batch to 1 where two faces together do not give what each gives alone."""
         noise = np.random.default_rng(0).integers(0, 256, (2, self.size, self.size, 3), np.uint8)
         if self._batch is not None:
-            return self._run(noise[:1]).shape[1]
+            return int(self._run(noise[:1]).shape[1])
         singly = np.concatenate([self._run(noise[:1]), self._run(noise[1:])])
         try:
             together = self._run(noise)
@@ -196,7 +196,7 @@ class OnnxTeacher:
             tolerance = 1e-3 * max(float(np.abs(singly).max()), 1e-6)
             if together.shape != singly.shape or np.abs(together - singly).max() > tolerance:
                 self._batch = 1
-        return singly.shape[1]
+        return int(singly.shape[1])
 
     def _run(self, crops_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
         input_BCSS = self._input.prepare(crops_BSSC)

@@ -297,6 +297,7 @@ class _Job:
         """What the model folder's `config.json` says."""
         return describe(network) | {
             "teacher": self.provenance.teacher,
+            "space": self.provenance.space,
             "people": self.people,
             "training": self.config.identity(),
         }
@@ -349,7 +350,7 @@ def _check_same_run(last: Path, settings: dict[str, Any]) -> None:
     if not (last / "config.json").is_file() or not (last / "training.json").is_file():
         return
     saved, _ = load_weights(last)
-    given = {name: settings[name] for name in ("kind", "teacher", "people")} | settings["training"]
+    given = {name: settings[name] for name in ("kind", "teacher", "space", "people")} | settings["training"]
     if differs := first_difference(saved | dict(saved.get("training", {})), given):
         raise InputError(f"{last}: is of another run: {differs}; choose another folder, or do not resume")
 
