@@ -206,7 +206,7 @@ def _quantise(whole: Path, faces_NrrC: NDArray[np.uint8], path: Path) -> None:
     from onnxruntime import quantization  # noqa: PLC0415 - only exports need it
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
-    class Faces(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Faces(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.batches = iter(np.array_split(faces_NrrC, -(-len(faces_NrrC) // 64)))
 

@@ -23,7 +23,7 @@ from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 from tenfold.faces.crops import Crops
 from tenfold.faces.inference import check_crops
-from tenfold.faces.teachers import Teacher
+from tenfold.faces.teacher_input import Teacher
 
 __all__ = ["teacher_features"]
 
@@ -66,7 +66,7 @@ def teacher_features(
 def _key(crops_NSSC: NDArray[np.uint8], teacher: Teacher) -> str:
     digest = hashlib.sha256(f"{teacher.identity} {teacher.dimension} {crops_NSSC.shape}\n".encode())
     for start in range(0, len(crops_NSSC), _BLOCK):  # of a memory map, never all of it at once
-        digest.update(np.ascontiguousarray(crops_NSSC[start : start + _BLOCK]))
+        digest.update(np.ascontiguousarray(crops_NSSC[start : start + _BLOCK]).data)
     return digest.hexdigest()[:_HASH_LETTERS]
 
 
@@ -146,7 +146,7 @@ def _only_one(partial: Path) -> Iterator[IO[bytes]]:
 
 def _open(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
     try:
-        features_ND = np.load(path, mmap_mode="r", allow_pickle=False)
+        features_ND: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); delete it, it is computed again") from None
     if features_ND.shape != shape or features_ND.dtype != np.float16:
