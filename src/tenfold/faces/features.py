@@ -23,7 +23,7 @@ from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 from tenfold.faces.crops import Crops
 from tenfold.faces.inference import check_crops
-from tenfold.faces.teachers import Teacher
+from tenfold.faces.teacher_input import Teacher
 
 __all__ = ["teacher_features"]
 

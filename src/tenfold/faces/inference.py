@@ -67,8 +67,7 @@ def fold(net: nn.Module) -> nn.Module:
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
     for module in list(net.modules()):
-        children = list(module.named_children())
-        for (name, layer), (norm_name, norm) in pairwise(children):
+        for (name, layer), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(layer, norm))
             elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
@@ -76,7 +75,19 @@ def fold(net: nn.Module) -> nn.Module:
             else:
                 continue
             setattr(module, norm_name, nn.Identity())
+    for module in net.modules():
+        if isinstance(module, nn.Sequential):
+            _tighten(module)
     return net.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _tighten(layers: nn.Sequential) -> None:
+    """Drop what does nothing; a ReLU writes over what a convolution has just given, for nobody else reads that."""
+    for place in reversed([place for place, layer in enumerate(layers) if isinstance(layer, nn.Identity)]):
+        del layers[place]
+    for before, layer in pairwise(layers):
+        if isinstance(before, nn.Conv2d) and isinstance(layer, nn.ReLU):
+            layer.inplace = True
 
 
 def fingerprint(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:

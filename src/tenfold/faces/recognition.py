@@ -40,7 +40,7 @@ from tenfold.faces.inference import (
 )
 from tenfold.faces.model import load_adapter, load_student, to_input
 from tenfold.faces.pictures import Source, Span
-from tenfold.faces.teachers import Teacher
+from tenfold.faces.teacher_input import Teacher
 from tenfold.faces.thresholds import Threshold
 
 __all__ = [
@@ -60,7 +60,7 @@ FORMAT = "tenfold.faces student 1"
 """What an exported ONNX file says it is, under `format` in its metadata."""
 
 _THRESHOLD = "threshold.json"
-_BATCH = 256
+_BATCH = 128  # what fits the caches of a core
 DetectorLike = Detector | Path | str | None
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -171,10 +171,9 @@ class FaceModel:
         vectors_Nd = np.zeros((len(sources), self.dimension), np.float32)
         for start in range(0, len(sources), _BATCH):  # crops of a batch, never of all pictures
             batch = [portrait(source, finder, SIDE) for source in sources[start : start + _BATCH]]
-            found = [row for row, face in enumerate(batch) if face.crop is not None]
+            found = {start + row: face.crop for row, face in enumerate(batch) if face.crop is not None}
             if found:
-                crops = np.stack([np.asarray(batch[row].crop) for row in found])
-                vectors_Nd[start + np.array(found)] = self.embed_crops(crops, flip)
+                vectors_Nd[list(found)] = self.embed_crops(np.stack(list(found.values())), flip)
             portraits += [Portrait(None, face.box, face.points, face.status, face.message) for face in batch]
         boxes = [np.full(4, np.nan, np.float32) if face.box is None else face.box for face in portraits]
         boxes_N4 = np.array(boxes, np.float32).reshape(-1, 4)
@@ -264,9 +263,9 @@ def load_adapted(path_or_id: Path | str, crops_NSSC: NDArray[np.uint8], share: f
 def _torch_network(net: nn.Module) -> Network:
     folded = fold(net)
 
-    @torch.inference_mode()
     def run(crops_BrrC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        vectors_Bd: NDArray[np.float32] = folded(to_input(crops_BrrC)).numpy()
+        with torch.inference_mode():
+            vectors_Bd: NDArray[np.float32] = folded(to_input(crops_BrrC)).numpy()
         return vectors_Bd
 
     network: Network = run
@@ -340,9 +339,9 @@ class HighResolution(FaceModel):
         space = fingerprint(config, net.state_dict())
         body = fold(net)
 
-        @torch.inference_mode()
         def run(crops_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-            vectors_Bd: NDArray[np.float32] = body(torch.from_numpy(teacher.embed(crops_BSSC))).numpy()
+            with torch.inference_mode():
+                vectors_Bd: NDArray[np.float32] = body(torch.from_numpy(teacher.embed(crops_BSSC))).numpy()
             return vectors_Bd
 
         facts: dict[str, Any] = {"model_id": fingerprint({"teacher": teacher.identity, "adapter": space}, {})}
