@@ -19,7 +19,7 @@ from tenfold.faces import templates
 from tenfold.faces.templates import Finder, Protection, rotation, unit_vectors
 from tenfold.faces.vault import derive
 
-KEYS = [bytes([number] * 32) for number in range(1, 13)]
+KEYS = [bytes([number] * 32) for number in range(1, 10)]
 KNOWN = bytes(range(32))
 DATA = Path(os.environ.get("TENFOLD_DATA", "/nonexistent")) / "faces"
 
@@ -91,7 +91,7 @@ def test_rotations_are_uniform_over_keys() -> None:
 # --- what it keeps and what it hides --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dimension", [64, 128, 512])
+@pytest.mark.parametrize("dimension", [64, 128, 300])
 def test_under_one_key_every_cosine_is_kept(dimension: int) -> None:
     vectors = faces(40, 5, 0.7, dimension)
     rotated = Protection(KNOWN, dimension).templates(vectors.astype(np.float32) * 7)
@@ -102,8 +102,8 @@ def test_under_one_key_every_cosine_is_kept(dimension: int) -> None:
 @pytest.mark.parametrize("code_bits", [None, 256, 512])
 def test_across_keys_the_same_face_is_a_stranger(code_bits: int | None) -> None:
     """Mean |cos| below 0.1, and at most twice as many matches as the FAR, at FARs of 1 % and 0.1 %."""
-    vectors = faces(150, 4, 0.5)
-    owners = np.repeat(np.arange(150), 4)
+    vectors = faces(100, 4, 0.5)
+    owners = np.repeat(np.arange(100), 4)
     different = owners[:, None] != owners
     protections = [Protection(key, 128, code_bits) for key in KEYS]
     rotated = [protection.templates(vectors) for protection in protections]
@@ -139,23 +139,22 @@ def test_whoever_has_the_key_gets_near_the_embedding_behind_a_code(bits: int, le
     assert least < (guessed * vectors).sum(axis=1).mean() < most
 
 
-@pytest.mark.parametrize("bits", [256, 320, 384, 448, 512])
-@pytest.mark.parametrize("dimension", [64, 128, 640])
+@pytest.mark.parametrize(("bits", "dimension"), [(256, 64), (320, 128), (384, 64), (448, 64), (512, 128), (256, 300)])
 def test_codes_estimate_the_cosine_without_bias_and_within_the_stated_spread(bits: int, dimension: int) -> None:
     rng = np.random.default_rng(bits + dimension)
     protection = Protection(KNOWN, dimension, bits)
     for cosine in (-0.5, 0.0, 0.3, 0.9):
-        one = unit_vectors(rng.standard_normal((600, dimension)), dimension)
-        side = rng.standard_normal((600, dimension))
+        one = unit_vectors(rng.standard_normal((300, dimension)), dimension)
+        side = rng.standard_normal((300, dimension))
         side = unit_vectors(side - (side * one).sum(axis=1, keepdims=True) * one, dimension)
         other = cosine * one + math.sqrt(1 - cosine**2) * side
         scores = protection.scores((protection.templates(one) * protection.templates(other)).sum(axis=1))
         bound = math.pi / (2 * math.sqrt(bits))
         assert scores.std() < 1.1 * bound
-        assert abs(scores.mean() - cosine) < 4 * bound / math.sqrt(600) + 0.01
+        assert abs(scores.mean() - cosine) < 4 * bound / math.sqrt(300) + 0.01
     ones = protection.templates(one)
-    assert protection.scores((ones * ones).sum(axis=1)).tolist() == [1.0] * 600
-    assert protection.scores(-(ones * ones).sum(axis=1)).tolist() == [-1.0] * 600
+    assert protection.scores((ones * ones).sum(axis=1)).tolist() == [1.0] * 300
+    assert protection.scores(-(ones * ones).sum(axis=1)).tolist() == [-1.0] * 300
 
 
 @pytest.mark.parametrize(("code_bits", "size"), [(None, 512), (256, 32), (448, 56), (512, 64)])

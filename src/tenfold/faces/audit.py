@@ -1,4 +1,4 @@
-"""Who is in a gallery, on what basis, until when, and what was done: the records beside the templates.
+"""What a gallery is for, who is in it, on what basis, until when, and what was done: the records beside the templates.
 
 A person's name, consents and retention date live in one record, which goes when the person goes. A line of the audit
 trail never holds a name, a consent or a template: it names people by a tag, a hash of the name under a salt that is
@@ -7,22 +7,80 @@ kept with it, encrypted. Who knows a name can find its lines; the lines alone do
 
 import hashlib
 import hmac
+import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from tenfold.core.errors import InputError
+from tenfold.faces.templates import check_code_bits, check_dimension
 
-__all__ = ["Consent", "Event", "Happening", "Person", "check_consent", "check_name", "check_until"]
-__all__ += ["now", "tag", "today_or"]
+__all__ = ["Calibrated", "Consent", "Event", "GalleryCard", "Happening", "Person"]
+__all__ += ["check_consent", "check_name", "check_until", "is_number", "now", "tag", "today_or"]
 
 Happening = Literal["created", "enrolled", "forgotten", "expired", "renewed"]
 
-_MOST_NAME, _MOST_CONSENT = 200, 2000
+_MOST_NAME, _MOST_CONSENT, _MOST_ID = 200, 2000, 500
 _TURNS_TEXT = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # of Unicode's categories: surrogates and ends of lines and paragraphs too
+
+
+class Calibrated(Protocol):
+    """A threshold and where it comes from, such as `thresholds.Threshold`."""
+
+    @property
+    def value(self) -> float:
+        """The least cosine at which two faces pass for the same person."""
+
+    @property
+    def far(self) -> float:
+        """The share of pairs of different people that reach it."""
+
+
+@dataclass(frozen=True)
+class GalleryCard:
+    """What a gallery's header says.
+
+    Attributes:
+        model_id: Of the model whose embeddings are in it.
+        dimension: Of these embeddings.
+        threshold: The least score, a cosine, at which a face passes for a person.
+        far: False accept rate of one comparison at which the threshold was calibrated.
+        code_bits: None where templates are rotated embeddings, else the bits of a code.
+    """
+
+    model_id: str
+    dimension: int
+    threshold: float
+    far: float
+    code_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if (
+            not isinstance(self.model_id, str)
+            or not 0 < len(self.model_id) <= _MOST_ID
+            or not self.model_id.isprintable()
+        ):
+            raise InputError(f"model_id is {self.model_id!r:.80}; it must be the id of a model: a line of text")
+        check_dimension(self.dimension)
+        if not is_number(self.threshold) or not -1 <= self.threshold <= 1:
+            raise InputError(f"the threshold is {self.threshold!r:.80}; it must be a cosine, -1 to 1: calibrate one")
+        if not is_number(self.far) or not 0 < self.far < 1:
+            raise InputError(f"the threshold's FAR is {self.far!r:.80}; it must lie between 0 and 1: calibrate one")
+        check_code_bits(self.code_bits)
+
+    def require(self, model_id: str | None, dimension: int | None, place: object) -> None:
+        """InputError that names both models where embeddings of another model or dimension are to be used."""
+        other = model_id not in (None, self.model_id)
+        if other or dimension not in (None, self.dimension):
+            given = f"model {model_id}" if other else "this model"
+            raise InputError(
+                f"{place} holds templates of model {self.model_id} with dimension {self.dimension}; {given}"
+                f"{'' if dimension is None else f' with dimension {dimension}'} cannot be compared with them: "
+                "use the gallery's model, or make a new gallery and enroll everybody again"
+            )
 
 
 @dataclass(frozen=True)
@@ -203,3 +261,8 @@ def _check_time(value: object) -> str:
         raise ValueError(value)
     datetime.fromisoformat(value)
     return value
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number of Python's."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

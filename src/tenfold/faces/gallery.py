@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,13 +30,16 @@ from numpy.typing import ArrayLike, NDArray
 from tenfold.core.errors import InputError
 from tenfold.faces import vault
 from tenfold.faces.audit import (
+    Calibrated,
     Consent,
     Event,
+    GalleryCard,
     Happening,
     Person,
     check_consent,
     check_name,
     check_until,
+    is_number,
     now,
     tag,
     today_or,
@@ -48,64 +51,7 @@ __all__ = ["Calibrated", "Found", "Gallery", "GalleryCard", "Nearest", "new_key"
 
 _LENGTH = struct.Struct("<I")
 _MOST_TEMPLATES = 1000  # of a person
-_MOST_ID = 500
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
-
-
-class Calibrated(Protocol):
-    """A threshold and where it comes from, such as `thresholds.Threshold`."""
-
-    @property
-    def value(self) -> float:
-        """The least cosine at which two faces pass for the same person."""
-
-    @property
-    def far(self) -> float:
-        """The share of pairs of different people that reach it."""
-
-
-@dataclass(frozen=True)
-class GalleryCard:
-    """What a gallery's header says.
-
-    Attributes:
-        model_id: Of the model whose embeddings are in it.
-        dimension: Of these embeddings.
-        threshold: The least score, a cosine, at which a face passes for a person.
-        far: False accept rate of one comparison at which the threshold was calibrated.
-        code_bits: None where templates are rotated embeddings, else the bits of a code.
-    """
-
-    model_id: str
-    dimension: int
-    threshold: float
-    far: float
-    code_bits: int | None = None
-
-    def __post_init__(self) -> None:
-        if (
-            not isinstance(self.model_id, str)
-            or not 0 < len(self.model_id) <= _MOST_ID
-            or not self.model_id.isprintable()
-        ):
-            raise InputError(f"model_id is {self.model_id!r:.80}; it must be the id of a model: a line of text")
-        check_dimension(self.dimension)
-        if not _is_number(self.threshold) or not -1 <= self.threshold <= 1:
-            raise InputError(f"the threshold is {self.threshold!r:.80}; it must be a cosine, -1 to 1: calibrate one")
-        if not _is_number(self.far) or not 0 < self.far < 1:
-            raise InputError(f"the threshold's FAR is {self.far!r:.80}; it must lie between 0 and 1: calibrate one")
-        check_code_bits(self.code_bits)
-
-    def require(self, model_id: str | None, dimension: int | None, place: object) -> None:
-        """InputError that names both models where embeddings of another model or dimension are to be used."""
-        other = model_id not in (None, self.model_id)
-        if other or dimension not in (None, self.dimension):
-            given = f"model {model_id}" if other else "this model"
-            raise InputError(
-                f"{place} holds templates of model {self.model_id} with dimension {self.dimension}; {given}"
-                f"{'' if dimension is None else f' with dimension {dimension}'} cannot be compared with them: "
-                "use the gallery's model, or make a new gallery and enroll everybody again"
-            )
 
 
 class Nearest(NamedTuple):
@@ -416,7 +362,7 @@ class Gallery:
         """
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise InputError(f"k is {k!r}; it must be a whole number, 1 or more")
-        if not _is_number(recall) or not 0 < recall <= 1:
+        if not is_number(recall) or not 0 < recall <= 1:
             raise InputError(f"recall is {recall!r}; it must be over 0 and at most 1")
         day, state = today_or(today), self._current()
         probes = state.protection.templates(vectors_Nd)
@@ -526,7 +472,3 @@ def _read(path: Path, key: bytes) -> _State:
         raise InputError(f"{path} holds something else than people and templates; restore a copy") from None
     templates = {person.name: part for person, part in zip(people, rows, strict=True)}
     return _State(mark, card, protection, salt, {person.name: person for person in people}, templates, events)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
