@@ -110,7 +110,10 @@ def _found(picture_HWC: NDArray[np.uint8], detector: Detector, side: int, name: 
     face = faces[0]
     if float(face.box[2:].min()) < smallest:
         return _too_small(int(face.box[2]), int(face.box[3]), name, smallest)
-    crop = align(picture_HWC, face.points_52, side)
+    try:
+        crop = align(picture_HWC, face.points_52, side)
+    except InputError as error:
+        return Portrait(None, None, None, "no face", f"{name}: {error}")
     if len(faces) == 1:
         return Portrait(crop, face.box, face.points_52, "ok", "")
     message = f"{name}: has {len(faces)} faces, the largest was taken; cut out the one you mean"
