@@ -20,6 +20,7 @@ __all__ = ["enroll", "forget", "identify", "key", "list_pictures", "open_model",
 
 Pictures = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]
 _NO_KEY = Path("")
+_ALL = 1 << 40  # templates: an index pays only for thousands of faces at once
 
 
 def key(out: Path) -> None:
@@ -108,7 +109,7 @@ def identify(
     secret, opened, files = _key(key), open_model(model, teacher), list_pictures(pictures)
     found = opened.embed(files, detector)
     rows: list[dict[str, Any]] = []
-    with Gallery.open(gallery, secret, model_id=opened.space, dimension=opened.dimension) as kept:
+    with Gallery.open(gallery, secret, model_id=opened.space, dimension=opened.dimension, exact_below=_ALL) as kept:
         matches = iter(kept.match(_usable(found), k))
         for file, usable, message in zip(files, found.usable, found.messages, strict=True):
             one = next(matches) if usable else None
