@@ -20,6 +20,7 @@ from tenfold.faces.evaluation import (
     open_set,
     read_groups,
     resolution_curve,
+    ten_fold,
     verification,
 )
 from tenfold.faces.plots import (
@@ -31,6 +32,7 @@ from tenfold.faces.plots import (
     open_set_table,
     resolution_plot,
     resolution_table,
+    ten_fold_table,
     verification_table,
 )
 
@@ -196,6 +198,11 @@ def test_tables_say_what_was_not_measured_and_on_what_the_intervals_rest() -> No
     assert "people" in verification_table({"method": people}).notes[1]
     assert "too narrow" not in verification_table({"method": people}).notes[1]
     assert det_plot({"method": pairs.curve}).series[0].x == []  # no errors, nothing to draw on a logarithmic scale
+
+
+def test_ten_folds_make_a_table() -> None:
+    found = ten_fold([0.0, 1.0] * 20, [False, True] * 20, np.repeat(np.arange(10), 4))
+    assert ten_fold_table({"method": found}).rows == [["method", 1.0, 0.0, 1.0, 1.0, 0.5]]
 
 
 def test_a_sample_of_pairs_measures_what_all_pairs_do(orl: tuple[np.ndarray, np.ndarray]) -> None:

@@ -103,7 +103,7 @@ def all_pairs(labels: ArrayLike, limit: int = MANY, seed: int = 0) -> tuple[NDAr
 
 def _genuine(people: NDArray[np.int64], wanted: int, random: np.random.Generator) -> NDArray[np.int64]:
     """`wanted` pairs of one person each, as first * N + second, found by their place in a list that is never made."""
-    order = np.argsort(people, kind="stable")
+    order = np.argsort(people, kind="stable").astype(np.int64)
     sizes = np.bincount(people)
     ends = np.cumsum(sizes * (sizes - 1) // 2)
     places = np.arange(ends[-1]) if wanted == ends[-1] else _distinct(int(ends[-1]), wanted, random)
@@ -114,8 +114,9 @@ def _genuine(people: NDArray[np.int64], wanted: int, random: np.random.Generator
     upper -= within < upper * (upper - 1) // 2  # a square root that was rounded up
     upper += within >= upper * (upper + 1) // 2
     start = (np.cumsum(sizes) - sizes)[person]
-    pairs: NDArray[np.int64] = order[start + within - upper * (upper - 1) // 2] * len(people) + order[start + upper]
-    return pairs
+    first: NDArray[np.int64] = order[start + within - upper * (upper - 1) // 2]
+    second: NDArray[np.int64] = order[start + upper]
+    return first * len(people) + second
 
 
 def _impostor(people: NDArray[np.int64], total: int, wanted: int, random: np.random.Generator) -> NDArray[np.int64]:

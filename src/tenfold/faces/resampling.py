@@ -165,7 +165,9 @@ def error_rate(
 def no_error_bound(trials: int) -> float:
     """The greatest error rate that leaves a chance of 2.5 % to see no error in that many independent trials.
 
-    The upper end of Clopper and Pearson's interval at zero errors, 1 - 0.025^(1 / trials); 1 for no trial.
+    The upper end of Clopper and Pearson's interval at zero errors, 1 - 0.025^(1 / trials); 1 for no trial. With people
+    for trials it supposes nothing about how their pairs depend on each other: somebody whom everybody is taken for may
+    just not have been among them. It is therefore often wider than the interval where a few errors were seen.
     """
     return 1.0 if trials < 1 else 1 - ((1 - CONFIDENCE) / 2) ** (1 / trials)
 
