@@ -163,6 +163,6 @@ def test_several_faces_of_one_photograph_are_no_duplicates() -> None:
 
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "", "a\0.jpg", "..\\a.jpg", ".."])
 def test_paths_from_lists_do_not_lead_out_of_the_root(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="list.csv: line 3"):
+    with pytest.raises(InputError, match=r"list\.csv: line 3"):
         safe_path(tmp_path, name, "list.csv: line 3")
     assert safe_path(tmp_path, "a..b/c.jpg", "") == tmp_path / "a..b" / "c.jpg"

@@ -87,7 +87,7 @@ def test_lists_that_are_none_are_refused(text: str | bytes, says: str, lfw: Path
 
 
 def test_a_missing_list_is_named(lfw: Path) -> None:
-    with pytest.raises(InputError, match="nowhere.txt: there is no such file"):
+    with pytest.raises(InputError, match=r"nowhere\.txt: there is no such file"):
         lfw_pairs(lfw, lfw / "nowhere.txt")
 
 
