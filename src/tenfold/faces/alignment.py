@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.detection import TEMPLATE_52, Detection, Detector, HaarDetector, YuNetDetector
-from tenfold.faces.pictures import Source, read_picture
+from tenfold.faces.pictures import Source, read_picture, source_name
 
 __all__ = [
     "Detection",
@@ -92,7 +92,7 @@ def portrait(
         picture_HWC = read_picture(source, name)
     except InputError as error:
         return Portrait(None, None, None, "unreadable", str(error))
-    name = name or (str(source) if not isinstance(source, np.ndarray | bytes) else "the picture")
+    name = name or source_name(source)
     if box is not None:
         return _boxed(picture_HWC, np.asarray(box, np.float32), detector, side, name, smallest)
     if detector is None:
