@@ -25,6 +25,7 @@ TEMPLATE_52 = np.array(
 _WINDOW = 24  # pixels; the cascade's own window has 20
 _LONGEST = 4096  # no picture is enlarged beyond it
 _NEIGHBOURS = 3
+_SURE = 108.0  # texture scores less; so do some faces, which are believed if they are large
 _REACH = 0.24  # half of the part of a face that is searched for an eye
 _EYE_PIXELS = 60  # the side to which that part is brought
 # Measured on the neutral faces of the Face Research Lab London Set, in parts of the box's side: where the eyes lie in
@@ -104,6 +105,8 @@ class HaarDetector:
             Detection((box / scale).astype(np.float32), self._points(grey_HW, box / scale), float(score))
             for box, score in zip(np.reshape(boxes, (-1, 4)), np.ravel(scores), strict=True)
         ]
+        largest = max((float(face.box[2]) for face in found), default=0.0)
+        found = [face for face in found if face.score >= _SURE or face.box[2] > largest / 2]
         return sorted(found, key=lambda face: -float(face.box[2]))
 
     def _points(self, grey_HW: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32]:
