@@ -71,6 +71,8 @@ def picture_bytes(source: Path | str | bytes | Span, name: str = "") -> bytes:
                 raise InputError(f"{name}: has {size:,} bytes, too many for a picture; shrink it or leave it out")
             file.seek(start)
             data = file.read(size)
+    except InputError:  # a ValueError too
+        raise
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file; check the path") from None
     except IsADirectoryError:
@@ -107,7 +109,7 @@ def _decoded(data: bytes, name: str) -> NDArray[np.uint8]:
                 width, height = image.size
                 if width * height > _MAX_PIXELS:
                     raise InputError(
-                        f"{name}: has {width} x {height} pixels, more than {_MAX_PIXELS:,}; shrink it or leave it out"
+                        f"{name}: is {width} x {height}, more than {_MAX_PIXELS:,} pixels; shrink it or leave it out"
                     )
                 image.load()
                 return np.array(_upright(_as_rgb(image), image))
