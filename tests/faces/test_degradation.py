@@ -83,6 +83,12 @@ def test_shrink_of_a_face_of_that_size_changes_nothing_and_none_gives_none() -> 
     assert shrink(faces(0, 112), 16).shape == (0, 16, 16, 3)
 
 
+def test_halving_first_changes_small_faces_by_little() -> None:
+    crops = smooth(112)
+    twice = shrink(shrink(crops, 56), 16).astype(int)
+    assert np.abs(twice - shrink(crops, 16)).max() <= 2
+
+
 def test_plain_degradation_is_shrink() -> None:
     crops = faces(5, 112)
     assert torch.equal(degrade(to_input(crops), 16, PLAIN), to_input(shrink(crops, 16)))

@@ -106,7 +106,7 @@ def test_l1_is_classification_plus_what_is_kept() -> None:
         config = AdaptConfig(keep=keep, keep_weight=0.5)  # type: ignore[arg-type]
         loss, parts = AdapterObjective(Adapter(FEATURES, 16, 8), 3, config, 1.0)(t, labels)
         kept = 0.5 * parts["keep"] if keep != "none" else 0
-        assert loss.item() == pytest.approx(float(parts["classification"] + kept), abs=1e-6)
+        assert loss.item() == pytest.approx((parts["classification"] + kept).item(), abs=1e-6)
 
 
 def test_alpha_and_beta_of_zero_are_scratch_and_regression_only() -> None:
@@ -153,7 +153,7 @@ def test_every_method_lowers_its_loss_and_leaves_a_student(method: Method, tmp_p
     assert about["training"]["method"] == method and about["people"] == PEOPLE
     small = to_input(shrink(held.crops, 16))
     assert torch.equal(again(small), student(small))
-    assert verification_auc(student(small).detach().numpy(), held.labels) == pytest.approx(result.best)
+    assert verification_auc(student(small).detach().numpy(), held.labels) == pytest.approx(result.best, abs=1e-3)
 
 
 def test_students_of_all_methods_begin_alike_and_see_the_same(tmp_path: Path) -> None:
@@ -192,6 +192,16 @@ def test_faces_of_nobody_known_are_regressed_in_both_steps(tmp_path: Path) -> No
     assert np.isfinite(result.history[-1]["loss"])
     unknown = np.full_like(labels, -1)
     distill(data.crops, unknown, a, tmp_path / "c", settings("regression_only", epochs=1), quiet=True)
+
+
+def test_big_crops_are_halved_before_the_training(tmp_path: Path) -> None:
+    """Crops of which every pixel stands four times train to the same bits as those of which each stands once."""
+    data = patterns()
+    config = settings(epochs=1, detail=2.0)
+    big = data.crops.repeat(2, axis=1).repeat(2, axis=2)
+    one, _ = distill(data.crops, data.labels, data.adapted, tmp_path / "a", config, quiet=True)
+    two, _ = distill(big, data.labels, data.adapted, tmp_path / "b", config, quiet=True)
+    assert all(torch.equal(x, y) for x, y in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("keep", ["relational", "reconstruct", "none"])

@@ -186,7 +186,7 @@ def _to_bytes(x_B3rr: Tensor) -> Tensor:
 def _through_jpeg(picture_rrC: Tensor, quality: int) -> Tensor:
     packed = io.BytesIO()
     Image.fromarray(picture_rrC.numpy()).save(packed, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(packed)))
+    return torch.from_numpy(np.array(Image.open(packed, formats=["JPEG"])))
 
 
 def _check_size(size: int) -> None:

@@ -45,9 +45,8 @@ _STRIDE_FROM = 32  # px: from here on the first convolution halves the side, for
 def to_input(crops_NSSC: NDArray[np.uint8] | Tensor) -> Tensor:
     """RGB bytes (N, S, S, 3) as a network takes them: float32 (N, 3, S, S), byte / 127.5 - 1, -1 to 1."""
     if isinstance(crops_NSSC, np.ndarray):
-        crops_NSSC = torch.from_numpy(
-            np.require(crops_NSSC, requirements=["C", "W"])
-        )  # torch wants to be able to write
+        # torch warns of memory that it may not write to, such as a mapped file's.
+        crops_NSSC = torch.from_numpy(np.require(crops_NSSC, requirements=["C", "W"]))
     pictures = crops_NSSC
     if pictures.dim() != 4 or pictures.shape[3] != 3 or pictures.dtype != torch.uint8:
         shape = "x".join(map(str, pictures.shape))

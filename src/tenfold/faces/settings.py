@@ -157,11 +157,13 @@ class DistillConfig(Schedule):
         target: `unit` brings both sides of the regression to the length `target_scale` first (our choice, for scores
             that are cosines); `raw` compares the vectors as they are.
         target_scale: That length.
-        relational: What the relational loss between student's and adapted features counts; 0: none. Ours.
+        relational: What the relational loss between student's features and the targets counts; 0: none. Ours.
         margin: Of the classifier; `softmax` is the paper's.
         margin_scale: What cosines are multiplied by under a margin.
         temperature: Of the soft logits of `hinton` and `fitnet`.
         hint_share: The share of the steps of `fitnet` that learn the hint only, 0 to 1.
+        detail: Crops are halved once, before the training, as often as their side stays so many times the small face's:
+            less to change and to blur each time.
         degradation: How faces are made small.
         augmentation: How they are changed before.
     """
@@ -177,6 +179,7 @@ class DistillConfig(Schedule):
     margin_scale: float = 30.0
     temperature: float = 4.0
     hint_share: float = 0.3
+    detail: float = 3.0
     degradation: Degradation = field(default_factory=Degradation)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -187,7 +190,7 @@ class DistillConfig(Schedule):
         _check_choice("method", self.method, METHODS)
         _check_choice("target", self.target, get_args(Target))
         _check_choice("margin", self.margin, get_args(Margin))
-        for name in ("alpha", "beta", "relational", "target_scale", "temperature"):
+        for name in ("alpha", "beta", "relational", "target_scale", "temperature", "detail"):
             _check_weight(name, getattr(self, name))
         if not 0 <= self.hint_share <= 1:
             raise InputError(f"hint_share is {self.hint_share!r}; it must be a number from 0 to 1")

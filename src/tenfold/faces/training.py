@@ -167,7 +167,8 @@ def distill(
 ) -> tuple[StudentNet, TrainingResult]:
     """Step 2: teach a student small copies of the public faces, by classification and by regression together.
 
-    All methods train the same student on the same faces for the same steps; they differ in what it mimics:
+    All methods train the same student on the same faces for the same steps; they differ in what it mimics. Targets are
+    those of crops as they are, so the student also learns to see through what is done to its faces.
 
     | method | mimics | `targets_ND` |
     |---|---|---|
@@ -203,7 +204,7 @@ def distill(
     _check_crops("crops", crops_NSSC, labels_N)
     people, numbers_N = _number_people(labels_N)
     targets_ND, logits_NK = _targets(targets_ND, numbers_N, people, config)
-    size, provenance = config.student.size, provenance or Provenance()
+    size, crops_NSSC = config.student.size, _halve(crops_NSSC, config)
     with _seeded(config.seed):
         network = StudentNet(config.student)
         classes = max(people, 1) if config.method == "regression_only" or config.beta == 0 else _needed(people)
@@ -222,7 +223,7 @@ def distill(
         _check_crops("validation", held_VSSC, held_labels_V)
         small_VrrC = shrink(held_VSSC, size)
         judge = _Judge(lambda chunk: to_input(small_VrrC[chunk]), held_labels_V)
-    job = _Job(objective, "student", collate, len(labels_N), people, config, judge, provenance)
+    job = _Job(objective, "student", collate, len(labels_N), people, config, judge, provenance or Provenance())
     return network, _train(job, network, Path(folder), resume, quiet)
 
 
@@ -336,7 +337,7 @@ def _train(job: _Job, network: _Network, folder: Path, resume: bool, quiet: bool
         resume=resume,
         quiet=quiet,
     )
-    network.cpu().eval()
+    network.to(device="cpu", memory_format=torch.contiguous_format).eval()
     if job.judge is not None:
         _, weights = load_weights(folder / "best")
         load_into(network, weights, folder / "best")
@@ -408,6 +409,14 @@ def _targets(
         _needed(people)
         return targets, teacher_logits(targets, numbers_N, config.seed)
     return targets, nothing
+
+
+def _halve(crops: Crops, config: DistillConfig) -> Crops:
+    """The crops with as many pixels as small faces can be made of."""
+    side, least = crops.shape[1], config.detail * max(config.degradation.sizes or (config.student.size,))
+    while side % 2 == 0 and side // 2 >= max(least, 1):
+        side //= 2
+    return crops if side == crops.shape[1] else shrink(crops, side)
 
 
 def _check_crops(what: str, crops: Crops, labels: Labels) -> None:
