@@ -56,10 +56,17 @@ def cosine_scores(vectors_Nd: ArrayLike, first: ArrayLike, second: ArrayLike) ->
     if left.size and (min(left.min(), right.min()) < 0 or max(left.max(), right.max()) >= len(units)):
         raise InputError(f"a pair names a face that is not among the {len(units)}; count from 0")
     scores = np.empty(len(left), np.float64)
-    step = max(1, _BLOCK // max(1, units.shape[1]))
-    for start in range(0, len(left), step):
-        part = slice(start, start + step)
-        scores[part] = np.einsum("pd,pd->p", units[left[part]], units[right[part]])
+    if 8 * len(left) > len(units) ** 2:  # then one product of matrices is quicker, though it makes pairs nobody wants
+        order = np.argsort(left, kind="stable")
+        step = max(1, _BLOCK // len(units))
+        for first in range(0, len(units), step):
+            pairs = order[slice(*np.searchsorted(left[order], (first, first + step)))]
+            scores[pairs] = (units[first : first + step] @ units.T)[left[pairs] - first, right[pairs]]
+    else:
+        step = max(1, _BLOCK // units.shape[1])
+        for start in range(0, len(left), step):
+            part = slice(start, start + step)
+            scores[part] = np.einsum("pd,pd->p", units[left[part]], units[right[part]])
     return np.clip(scores, -1, 1, out=scores)
 
 
@@ -96,10 +103,10 @@ def all_pairs(labels: ArrayLike, limit: int = MANY, seed: int = 0) -> tuple[NDAr
 
 def _genuine(people: NDArray[np.int64], wanted: int, random: np.random.Generator) -> NDArray[np.int64]:
     """`wanted` pairs of one person each, as first * N + second, found by their place in a list that is never made."""
-    order = np.argsort(people, kind="stable")
+    order = np.argsort(people, kind="stable").astype(np.int64)
     sizes = np.bincount(people)
     ends = np.cumsum(sizes * (sizes - 1) // 2)
-    places = np.arange(ends[-1]) if wanted == ends[-1] else np.sort(_distinct(int(ends[-1]), wanted, random))
+    places = np.arange(ends[-1]) if wanted == ends[-1] else _distinct(int(ends[-1]), wanted, random)
     person = np.searchsorted(ends, places, side="right")
     within = places - (ends[person] - sizes[person] * (sizes[person] - 1) // 2)
     # The pairs of a person in the order (0, 1), (0, 2), (1, 2), (0, 3), ...: pair (i, j) has place j (j - 1) / 2 + i.
@@ -107,7 +114,9 @@ def _genuine(people: NDArray[np.int64], wanted: int, random: np.random.Generator
     upper -= within < upper * (upper - 1) // 2  # a square root that was rounded up
     upper += within >= upper * (upper + 1) // 2
     start = (np.cumsum(sizes) - sizes)[person]
-    return order[start + within - upper * (upper - 1) // 2] * len(people) + order[start + upper]
+    first: NDArray[np.int64] = order[start + within - upper * (upper - 1) // 2]
+    second: NDArray[np.int64] = order[start + upper]
+    return first * len(people) + second
 
 
 def _impostor(people: NDArray[np.int64], total: int, wanted: int, random: np.random.Generator) -> NDArray[np.int64]:
@@ -126,13 +135,12 @@ def _impostor(people: NDArray[np.int64], total: int, wanted: int, random: np.ran
 
 
 def _distinct(total: int, wanted: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """`wanted` different numbers below `total`."""
-    if total <= 2 * wanted:
-        return np.asarray(random.permutation(total)[:wanted], np.int64)
-    drawn = np.empty(0, np.int64)
+    """`wanted` different numbers below `total`, ascending."""
+    drawn = np.arange(total if total <= 2 * wanted else 0, dtype=np.int64)
     while len(drawn) < wanted:
         drawn = np.unique(np.concatenate([drawn, random.integers(total, size=2 * (wanted - len(drawn)))]))
-    return random.permutation(drawn)[:wanted]
+    chosen: NDArray[np.int64] = random.choice(drawn, wanted, replace=False)
+    return np.sort(chosen)
 
 
 # --- checks that the other measures share ----------------------------------------------------------------------------

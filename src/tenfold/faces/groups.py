@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import Pairs, check_pairs
-from tenfold.faces.resampling import REPLICATES, Estimate, bootstrap, rate_interval
+from tenfold.faces.resampling import REPLICATES, Estimate, error_rate
 
 __all__ = ["GroupRates", "by_group", "read_groups"]
 
@@ -85,34 +85,16 @@ def by_group(
 def _rates(
     group: str, pairs: Pairs, wrong: NDArray[np.bool_], chosen: NDArray[np.bool_], replicates: int, seed: int
 ) -> GroupRates:
-    """The rates of the chosen pairs; pairs of the same two people are added up first, they share their weight."""
     second = pairs.first if pairs.second is None else pairs.second
-    low, high = np.minimum(pairs.first, second)[chosen], np.maximum(pairs.first, second)[chosen]
-    keys, place = np.unique(low.astype(np.int64) * pairs.people + high, return_inverse=True)
-    counts, errors = np.bincount(place), np.bincount(place, weights=wrong[chosen])
-    members, ends = np.unique(np.stack([keys // pairs.people, keys % pairs.people]), return_inverse=True)
-    first, other = ends.reshape(2, -1)
-    genuine, sure = first == other, max(1, len(members))
-
-    def rates(weights: NDArray[np.float64]) -> list[float]:
-        weight = np.where(genuine, weights[first], weights[first] * weights[other])
-        return [_share(weight * errors, weight * counts, kind) for kind in (~genuine, genuine)]
-
-    fmr, fnmr = rates(np.ones(sure))
-    resampled = bootstrap(rates, sure, replicates, seed)
+    genuine, impostor = chosen & pairs.same, chosen & ~pairs.same
     return GroupRates(
         group=group,
-        fmr=rate_interval(fmr, resampled[:, 0], len(np.unique(ends.reshape(2, -1)[:, ~genuine])) // 2),
-        fnmr=rate_interval(fnmr, resampled[:, 1], int(genuine.sum())),
-        people=len(members),
-        impostor=int(counts[~genuine].sum()),
-        genuine=int(counts[genuine].sum()),
+        fmr=error_rate(wrong[impostor], pairs.first[impostor], second[impostor], replicates, seed),
+        fnmr=error_rate(wrong[genuine], pairs.first[genuine], second[genuine], replicates, seed),
+        people=len(np.unique([pairs.first[chosen], second[chosen]])),
+        impostor=int(impostor.sum()),
+        genuine=int(genuine.sum()),
     )
-
-
-def _share(errors: NDArray[np.float64], counts: NDArray[np.float64], kind: NDArray[np.bool_]) -> float:
-    total = float(counts[kind].sum())
-    return float(errors[kind].sum()) / total if total else math.nan
 
 
 def read_groups(path: Path | str, column: str, people: Sequence[str], key: str = "person") -> dict[int, str]:

@@ -17,7 +17,7 @@ from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import check_labels, unit_vectors
 from tenfold.faces.fusion import Entries, Fusion
 from tenfold.faces.ranking import Curve, Ranked
-from tenfold.faces.resampling import REPLICATES, Estimate, estimate
+from tenfold.faces.resampling import REPLICATES, Estimate, Statistic, estimate
 from tenfold.faces.verification import check_rates
 
 __all__ = ["Identification", "OneShot", "OpenSet", "identification", "one_shot", "open_set"]
@@ -213,31 +213,18 @@ class OneShot:
     Attributes:
         rank1: Mean over the seeds, with the interval over people.
         values: Per seed.
-        hits_NS: (N, S) float64, whether each face was found under each seed; NaN where it was the gallery's.
-        people: (N,) int64, the person of each face, 0 to K - 1.
+        found_KS: (K, S) float64, how many faces of each person, in ascending order of labels, were found per seed.
+        probes_K: (K,) float64, of how many: all but one.
     """
 
     rank1: Estimate
     values: tuple[float, ...]
-    hits_NS: NDArray[np.float64]
-    people: NDArray[np.int64]
+    found_KS: NDArray[np.float64]
+    probes_K: NDArray[np.float64]
 
-    def statistic(self, seed: int) -> "OneShotStatistic":
-        """One seed's rank 1 as `tenfold.faces.resampling.paired_difference` wants it."""
-        return OneShotStatistic(self.hits_NS[:, seed], self.people)
-
-
-@dataclass(frozen=True)
-class OneShotStatistic:
-    """The share of faces that were found, each counted with its person's weight."""
-
-    hits: NDArray[np.float64]
-    people: NDArray[np.int64]
-
-    def __call__(self, weights: NDArray[np.float64]) -> list[float]:
-        probes = np.isfinite(self.hits)
-        counts = weights[self.people[probes]]
-        return [float(self.hits[probes] @ counts / counts.sum()) if counts.sum() else math.nan]
+    def statistic(self, column: int) -> Statistic:
+        """Rank 1 under one of the seeds, as `tenfold.faces.resampling.paired_difference` wants it."""
+        return lambda weights: _shares(weights, self.found_KS[:, [column]], self.probes_K)
 
 
 def one_shot(
@@ -258,24 +245,25 @@ def one_shot(
     count = int(people.max(initial=-1)) + 1
     if not seeds or count < 2 or count == len(people):
         raise InputError(f"{len(people)} faces of {count} people, {len(seeds)} seeds: two people, one with two faces")
-    hits = np.full((len(people), len(seeds)), np.nan)
+    found = np.zeros((count, len(seeds)))
     for column, seed in enumerate(seeds):
         order = np.random.default_rng(seed).permutation(len(people))
         chosen = order[np.unique(people[order], return_index=True)[1]]  # the first of each person in random order
         probes = np.setdiff1d(np.arange(len(people)), chosen)
         for part, entries, _ in Entries(units[chosen], np.arange(count)).scores(units[probes]):
-            rows = np.arange(len(entries))
-            own = people[probes[part]]
+            rows, own = np.arange(len(entries)), people[probes[part]]
             right = entries[rows, own].copy()
             entries[rows, own] = -np.inf
-            hits[probes[part], column] = right > entries.max(axis=1)
-    statistics = [OneShotStatistic(hits[:, column], people) for column in range(len(seeds))]
+            found[:, column] += np.bincount(own, weights=right > entries.max(axis=1), minlength=count)
+    looked_up = np.bincount(people).astype(np.float64) - 1
+    values = _shares(np.ones(count), found, looked_up)
+    [rank1] = estimate(lambda weights: [float(np.mean(_shares(weights, found, looked_up)))], count, replicates)
+    return OneShot(rank1, tuple(values), found, looked_up)
 
-    def mean(weights: NDArray[np.float64]) -> list[float]:
-        return [float(np.mean([statistic(weights)[0] for statistic in statistics]))]
 
-    [rank1] = estimate(mean, count, replicates)
-    return OneShot(rank1, tuple(statistic(np.ones(count))[0] for statistic in statistics), hits, people)
+def _shares(weights: NDArray[np.float64], found_KS: NDArray[np.float64], probes_K: NDArray[np.float64]) -> list[float]:
+    total = float(weights @ probes_K)
+    return [float(found) / total if total else math.nan for found in weights @ found_KS]
 
 
 def _mean_rates(rates_mN: NDArray[np.float64], person: NDArray[np.intp], replicates: int, seed: int) -> list[Estimate]:

@@ -12,7 +12,7 @@ from tenfold.faces.identification import Identification, OpenSet
 from tenfold.faces.ranking import Curve
 from tenfold.faces.resampling import Estimate
 from tenfold.faces.resolution import Resolution
-from tenfold.faces.verification import Verification
+from tenfold.faces.verification import TenFold, Verification
 
 __all__ = [
     "cmc_plot",
@@ -25,6 +25,7 @@ __all__ = [
     "resolution_table",
     "roc_plot",
     "score_plot",
+    "ten_fold_table",
     "verification_table",
 ]
 
@@ -48,6 +49,16 @@ def verification_table(methods: Mapping[str, Verification], title: str = "Verifi
         "in brackets: 95 % intervals over resampled pairs where people are unknown; too narrow if pairs share people"
     )  # fmt: skip
     return Table(title, columns, rows, [f"{', '.join(sorted(sizes))} of {', '.join(sorted(counted))}", unit])
+
+
+def ten_fold_table(methods: Mapping[str, TenFold], title: str = "Verification in ten folds") -> Table:
+    """A row per method: accuracy by LFW's protocol, with the standard error of its mean over the folds."""
+    rows: list[list[Cell]] = [
+        [name, found.mean, found.error, min(found.accuracies), max(found.accuracies), float(np.mean(found.thresholds))]
+        for name, found in methods.items()
+    ]
+    columns = ["method", "accuracy", "standard error", "worst fold", "best fold", "mean threshold"]
+    return Table(title, columns, rows, ["each fold at the threshold that is best on the others"])
 
 
 def identification_table(methods: Mapping[str, Identification], title: str = "Identification, closed set") -> Table:

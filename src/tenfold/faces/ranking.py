@@ -146,9 +146,16 @@ class Weighted:
         return float(self.genuine[accepted(self.ranked.genuine, next_one, strictly=True)] / self.genuine[-1])
 
     def threshold(self, far: float) -> float:
-        """The lowest threshold whose FAR is at most `far`, just above an impostor score; NaN as for `tar`."""
+        """A threshold with the TAR of `tar`: halfway from the score that must be refused to the next; NaN as there."""
         count = self.may_accept(far)
-        return math.nan if count is None else math.nextafter(float(self.ranked.impostor[-count - 1]), math.inf)
+        if count is None:
+            return math.nan
+        refused = float(self.ranked.impostor[-count - 1])
+        scores = (self.ranked.genuine, self.ranked.impostor)
+        counts = (int(accepted(own, refused, strictly=True)) for own in scores)
+        above = min((float(own[-n]) for own, n in zip(scores, counts, strict=True) if n), default=math.inf)
+        middle = refused + (above - refused) / 2 if math.isfinite(above) else math.nextafter(refused, math.inf)
+        return middle if middle > refused else above
 
     def may_accept(self, far: float) -> int | None:
         """How many of the highest impostor scores weigh at most `far`; None where a single one weighs more anyway."""

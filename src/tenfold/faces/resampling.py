@@ -6,8 +6,8 @@ people who look alike are all accepted, or none is. Pairs are thus far from inde
 person is what is resampled: each replicate draws K people with replacement, a genuine pair counts as often as its
 person was drawn, an impostor pair as often as the product of its two people (the vertex bootstrap of Snijders and
 Borgatti, Connections 22(2), 1999). Where pairs do not depend on each other after all, these weights vary too much and
-the interval is up to sqrt(3) too wide; it is not too narrow. A measure is a function of the weights, so that measures of
-one set of people, and of several methods on it, are resampled together.
+the interval is up to sqrt(3) too wide; it is not too narrow. A measure is a function of the weights, so that measures
+of one set of people, and of several methods on it, are resampled together.
 
 K people · R replicates · m measures · P pairs
 """
@@ -15,6 +15,7 @@ K people · R replicates · m measures · P pairs
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +28,15 @@ __all__ = [
     "Estimate",
     "Statistic",
     "bootstrap",
+    "error_rate",
     "estimate",
     "no_error_bound",
     "paired_difference",
     "rate_interval",
+    "wilson_interval",
 ]
 
 CONFIDENCE = 0.95
-_NORMAL = 1.959964  # its quantile
 REPLICATES = 1000
 
 Statistic = Callable[[NDArray[np.float64]], Sequence[float] | NDArray[np.float64]]
@@ -88,38 +90,84 @@ def estimate(statistic: Statistic, people: int, replicates: int = REPLICATES, se
     ]
 
 
-def rate_interval(value: float, replicates: NDArray[np.float64], trials: int) -> Estimate:
-    """Wilson's interval with as many trials as would have the variance of the replicates, as Fogliato, Patil and Perona.
+def rate_interval(value: float, replicates: NDArray[np.float64], people: int, trials: int | None = None) -> Estimate:
+    """`wilson_interval` with the variance of the replicates.
 
-    Their comparison (arXiv 2306.01198) recommends it for dependent pairs and low rates.
-
-    The bootstrap's percentiles alone miss too often where there are few people and rates near 0 or 1; Wilson's interval
-    reaches further to the side of 1/2. Where no error was seen, or nothing but errors, resampling has nothing to say
-    about the rare other; the interval then reaches as far as `no_error_bound`.
+    Where no error was seen, or nothing but errors, resampling has nothing to say about the rare other; the interval
+    then reaches as far as `no_error_bound`.
 
     Args:
         value: The rate of the sample.
         replicates: (R,), NaN where undefined.
-        trials: The independent units behind the rate, for `no_error_bound`.
+        people: That were resampled.
+        trials: Independent units for `no_error_bound`, if not the people.
     """
     defined = replicates[np.isfinite(replicates)]
     if not math.isfinite(value) or len(defined) < 2:
         return Estimate(value, math.nan, math.nan)
     variance = float(defined.var(ddof=1))
-    if not 0 < value < 1 or variance == 0:
-        reach = no_error_bound(trials)
-        low = min(value, float(defined.min()), 1 - reach) if value > 0 else 0.0
-        return Estimate(value, max(0.0, low), max(value, float(defined.max()), reach) if value < 1 else 1.0)
-    square = _NORMAL**2 * variance / (value * (1 - value))  # z² / n
+    if 0 < value < 1 and variance > 0:
+        return wilson_interval(value, variance, people - 1)
+    reach = no_error_bound(people if trials is None else trials)
+    low = min(value, float(defined.min()), 1 - reach) if value > 0 else 0.0
+    return Estimate(value, max(0.0, low), max(value, float(defined.max()), reach) if value < 1 else 1.0)
+
+
+def wilson_interval(value: float, variance: float, freedom: int) -> Estimate:
+    """Wilson's interval of a rate in 0 to 1, with as many trials as would have that variance.
+
+    It reaches further to the side of 1/2, as it must where rates are low. Fogliato, Patil and Perona (arXiv 2306.01198)
+    recommend it for dependent pairs. Because the variance is an estimate from few people, the quantile is Student's
+    with `freedom` degrees, at least 1, rather than the normal one.
+    """
+    square = _quantile(max(1, freedom)) ** 2 * variance / (value * (1 - value))  # z² / n
     middle = (value + square / 2) / (1 + square)
     margin = math.sqrt(square * value * (1 - value) + square**2 / 4) / (1 + square)
     return Estimate(value, max(0.0, middle - margin), min(1.0, middle + margin))
 
 
+def error_rate(
+    wrong: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Estimate:
+    """The share of wrong decisions about pairs that are all genuine, or all impostor ones, with its interval.
+
+    Args:
+        wrong: (P,) bool; of no pairs the rate is NaN.
+        first: (P,) who is on the one face, any numbers.
+        second: (P,) who is on the other; where the two agree, the pair is a genuine one.
+        replicates: R.
+        seed: Of the resampling.
+    """
+    if not len(wrong):
+        return Estimate(math.nan, math.nan, math.nan)
+    names, numbers = np.unique([first, second], return_inverse=True)
+    people = len(names)
+    low, high = np.sort(numbers.reshape(2, -1), axis=0).astype(np.int64)
+    keys, place = np.unique(low * people + high, return_inverse=True)  # pairs of the same two people share their weight
+    counts, errors = np.bincount(place), np.bincount(place, weights=wrong)
+    one, other = keys // people, keys % people
+    genuine = one == other
+
+    def rate(weights: NDArray[np.float64]) -> list[float]:
+        weight = weights[one] * np.where(genuine, 1, weights[other])
+        total = float(weight @ counts)
+        return [float(weight @ errors) / total if total else math.nan]
+
+    trials = people if genuine.any() else people // 2  # pairs without a common person
+    [value], resampled = rate(np.ones(people)), bootstrap(rate, people, replicates, seed)
+    return rate_interval(value, resampled[:, 0], people, trials)
+
+
 def no_error_bound(trials: int) -> float:
     """The greatest error rate that leaves a chance of 2.5 % to see no error in that many independent trials.
 
-    The upper end of Clopper and Pearson's interval at zero errors, 1 - 0.025^(1 / trials); 1 for no trial.
+    The upper end of Clopper and Pearson's interval at zero errors, 1 - 0.025^(1 / trials); 1 for no trial. With people
+    for trials it supposes nothing about how their pairs depend on each other: somebody whom everybody is taken for may
+    just not have been among them. It is therefore often wider than the interval where a few errors were seen.
     """
     return 1.0 if trials < 1 else 1 - ((1 - CONFIDENCE) / 2) ** (1 / trials)
 
@@ -162,14 +210,19 @@ def paired_difference(
     of_people = float(np.nanvar(resampled, ddof=1)) if np.isfinite(resampled).sum() > 1 else math.nan
     seeds, mean = len(values), float(values.mean())
     of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
-    margin = _quantile(of_people, people - 1, of_seeds, seeds - 1) * math.sqrt(of_people + of_seeds)
+    margin = _quantile(_freedom((of_people, people - 1), (of_seeds, seeds - 1))) * math.sqrt(of_people + of_seeds)
     return Difference(tuple(map(float, values)), mean, mean - margin, mean + margin)
 
 
-def _quantile(of_people: float, people_freedom: int, of_seeds: float, seeds_freedom: int) -> float:
-    from scipy.special import stdtrit  # noqa: PLC0415 - comes with scikit-learn; only comparisons need it
-
-    parts = [(of_people, people_freedom), (of_seeds, seeds_freedom)]
+def _freedom(*parts: tuple[float, int]) -> float:
+    """Welch and Satterthwaite's degrees of freedom of a sum of variances, each with its own."""
     shares = sum(variance**2 / freedom for variance, freedom in parts if variance > 0 and freedom > 0)
-    freedom = (of_people + of_seeds) ** 2 / shares if shares else 1.0
+    return sum(variance for variance, _ in parts) ** 2 / shares if shares else 1.0
+
+
+@cache
+def _quantile(freedom: float) -> float:
+    """Student's, two-sided 95 %."""
+    from scipy.special import stdtrit  # noqa: PLC0415 - comes with scikit-learn; loading the room needs neither
+
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -9,17 +9,20 @@ show. Both come from resampling people; counting pairs would promise far too muc
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import check_people, check_scores
-from tenfold.faces.ranking import Ranked
-from tenfold.faces.resampling import REPLICATES, bootstrap, no_error_bound, rate_interval
+from tenfold.faces.resampling import REPLICATES, error_rate, no_error_bound, wilson_interval
 from tenfold.faces.verification import check_rates
 
 __all__ = ["Threshold", "calibrate"]
+
+
+_GREATEST = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,9 @@ class Threshold:
             raise InputError(f"people is {people}; impostor pairs need at least 2")
         units = self.people or self.pairs
         wider = math.sqrt(1 + units / people)
-        middle = self.far if self.low < self.far < self.high else (self.low + self.high) / 2
-        return _odds(_log_odds(middle) + wider * (_log_odds(self.low) - _log_odds(middle))), _odds(
-            _log_odds(middle) + wider * (_log_odds(self.high) - _log_odds(middle))
-        )
+        middle = _log_odds(self.far if self.low < self.far < self.high else (self.low + self.high) / 2)
+        low, high = (middle + wider * (_log_odds(end) - middle) for end in (self.low, self.high))
+        return _odds(low), _odds(high)
 
     def describe(self) -> str:
         """One line for people: the value, the FAR, and what it rests on."""
@@ -83,16 +85,13 @@ class Threshold:
     @classmethod
     def from_json(cls, values: Mapping[str, object], source: str = "threshold") -> "Threshold":
         """Take back what `to_json` gave; InputError, with the name of `source`, for anything else."""
-        kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("value", "far", "low", "high"), (int, float))
-        kinds |= {"pairs": (int,), "people": (int,), "conservative": (bool,)}
+        kinds: dict[str, type] = dict.fromkeys(("value", "far", "low", "high"), float)
+        kinds |= {"pairs": int, "people": int, "conservative": bool}
         if not isinstance(values, Mapping) or set(values) != set(kinds):
             raise InputError(f"{source}: is no threshold; it needs just {', '.join(kinds)}")
         for name, kind in kinds.items():
-            value = values[name]
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise InputError(f"{source}: {name} is {value!r}; calibrate again")
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind != (bool,)):
-                raise InputError(f"{source}: {name} is {value!r}; calibrate again")
+            if not _fits(values[name], kind):
+                raise InputError(f"{source}: {name} is {str(values[name])[:40]}; calibrate again")
         threshold = cls(**values)  # type: ignore[arg-type]  # each was just checked
         if not (0 < threshold.far < 1 and 0 <= threshold.low <= threshold.high <= 1):
             raise InputError(f"{source}: its rates are not 0 <= low <= high <= 1 and 0 < far < 1; calibrate again")
@@ -126,35 +125,28 @@ def calibrate(
         InputError: There is no impostor pair, or the arrays do not fit each other.
     """
     [far] = check_rates("far", [far])
-    values = check_scores(scores)
-    if people is None:
-        units: tuple[NDArray[np.int64], ...] = (np.arange(len(values)),)
-        count = trials = len(values)
-    else:
+    values, known = check_scores(scores), 0
+    both = np.empty((len(values), 2), np.int64)
+    if people is not None:
         both = check_people(people, len(values))
         different = both[:, 0] != both[:, 1]
         if not different.any():
             raise InputError("there is no pair of different people to calibrate on; give at least two people")
-        names, numbers = np.unique(both[different], return_inverse=True)
-        numbers = numbers.reshape(-1, 2)
-        values, units = values[different], (numbers[:, 0], numbers[:, 1])
-        count, trials = len(names), len(names) // 2  # pairs without a common person
-    nobody = np.empty(0, np.int64)
-    ranked = Ranked.of_scores(np.empty(0), nobody, values, units)
-    allowed = ranked.weigh(np.ones(count)).may_accept(far)
-    known = 0 if people is None else count
-    accepts = _cut(ranked.impostor, allowed or 0)
+        values, both = values[different], both[different]
+        known = len(np.unique(both))
+    ranked = np.sort(values)
+    accepts = _cut(ranked, math.floor(far * len(values) * (1 + 1e-12)))  # 0.001 of 1,000 is one
     if not accepts:
-        above = math.nextafter(float(ranked.impostor[-1]), math.inf)
-        return Threshold(above, far, 0.0, no_error_bound(trials), len(values), known, conservative=True)
-
-    def observed(weights: NDArray[np.float64]) -> list[float]:
-        impostor = ranked.weigh(weights).impostor
-        return [impostor[accepts] / impostor[-1] if impostor[-1] else math.nan]
-
-    shown = accepts / len(values)
-    rate = rate_interval(shown, bootstrap(observed, count, replicates, seed)[:, 0], trials)
-    return Threshold(float(ranked.impostor[-accepts]), far, rate.low, rate.high, len(values), known)
+        above = math.nextafter(float(ranked[-1]), math.inf)
+        bound = no_error_bound(known // 2 if known else len(values))  # pairs without a common person
+        return Threshold(above, far, 0.0, bound, len(values), known, conservative=True)
+    value, share = float(ranked[-accepts]), accepts / len(values)
+    rate = (
+        error_rate(values >= value, both[:, 0], both[:, 1], replicates, seed)
+        if known
+        else wilson_interval(share, share * (1 - share) / len(values), len(values) - 1)
+    )
+    return Threshold(value, far, rate.low, rate.high, len(values), known)
 
 
 def _cut(ascending: NDArray[np.float64], allowed: int) -> int:
@@ -162,6 +154,13 @@ def _cut(ascending: NDArray[np.float64], allowed: int) -> int:
     if allowed == 0 or ascending[-allowed - 1] < ascending[-allowed]:
         return allowed
     return len(ascending) - int(np.searchsorted(ascending, ascending[-allowed], side="right"))
+
+
+def _fits(value: object, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    whole = isinstance(value, int) or (isinstance(value, float) and kind is float)
+    return whole and -_GREATEST < cast(float, value) < _GREATEST  # not so NaN
 
 
 def _log_odds(rate: float) -> float:
