@@ -105,6 +105,13 @@ def fingerprint(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:_HASH_LETTERS]
 
 
+def file_hash(path: Path, config: Mapping[str, Any]) -> str:
+    """As `fingerprint`, of a file whose weights are not read here."""
+    with path.open("rb") as file:
+        contents = hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint({**config, "file": contents}, {})
+
+
 def model_folder(path_or_id: Path | str) -> Path:
     """The local folder that holds the weights; a run's folder stands for its best model, else its last.
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tenfold.core.artifacts import load_into, read_tensors
 from tenfold.core.errors import InputError
+from tenfold.faces.dlib_teacher import DlibTeacher
 from tenfold.faces.inception_resnet import InceptionResnetV1
 from tenfold.faces.inference import (
     NOT_STATED,
@@ -173,10 +174,12 @@ def load_teacher(path: Path | str) -> Teacher:
 
     Args:
         path: A folder that `train_teacher` wrote, or a Hub id of one; an .onnx file; published weights as
-            .safetensors or .pt; or a folder with such a file and its `teacher.json`.
+            .safetensors or .pt; a folder with such a file and its `teacher.json`; or "dlib", which brings its own.
 
     Raises InputError where it is none of these, or where an .onnx file's input is not declared.
     """
+    if str(path) == "dlib":
+        return DlibTeacher()
     place = Path(path)
     declared: dict[str, Any] = {}
     if place.is_file():
