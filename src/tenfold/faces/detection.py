@@ -90,7 +90,10 @@ class HaarDetector:
         return f"haar-1 opencv-{self._cv2.__version__} smallest-{self._smallest}"
 
     def detect(self, picture_HWC: NDArray[np.uint8]) -> list[Detection]:
-        """The faces of an RGB picture uint8 (H, W, 3), the largest first; `score` is the cascade's last stage."""
+        """The faces of an RGB picture uint8 (H, W, 3), the largest first.
+
+        `score` is what the cascade's last stage gives. Unsure ones less than half as wide as the largest are left out.
+        """
         grey_HW = self._cv2.cvtColor(picture_HWC, self._cv2.COLOR_RGB2GRAY)
         longest = max(grey_HW.shape)
         scale = _WINDOW / (self._smallest or max(16.0, longest / 50.0))
@@ -209,4 +212,5 @@ def _opencv() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """OpenCV's own words, without where in its sources they were said."""
+    return (str(getattr(error, "err", "") or error).strip() or "no reason given").splitlines()[0]
