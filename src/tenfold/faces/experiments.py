@@ -9,6 +9,7 @@ A teacher that is given has its own private people; then nobody here is private.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -210,14 +211,15 @@ def measure(
         for method in ("bridge", *(BASELINES if size == effort.sizes[0] else BASELINES[:1])):
             mimicked = targets_ND if method in ("bridge", "regression_only") else features_ND
             student = _student(deal, mimicked, method, (size,), place, effort, seed, bridge.space)
-            _score(outcome, f"{method} {size}", deal, lambda crops, model=student: model.embed_crops(crops))
+            _score(outcome, f"{method} {size}", deal, student.embed_crops)
             if method == "bridge":
                 _cross(outcome, f"bridge {size}", deal, bridge.embed_crops, student.embed_crops)
             step()
     _several_sizes(outcome, deal, targets_ND, place, effort, seed, bridge.space)
     step()
     first = place / f"bridge-{effort.sizes[0]}"
-    outcome.int8 = export_int8(first, *_all_tests(deal), first / "int8.onnx")
+    tested = _join(list(deal.tests.values()))
+    outcome.int8 = export_int8(first, tested.crops_NSSC, first / "int8.onnx", tested.labels_N)
     outcome.far = _observed_far(load(first), deal)
     step()
     return outcome
@@ -248,9 +250,7 @@ def _student(
         alpha=effort.alpha, seed=seed, evaluate_every=0, save_every=0,
     )  # fmt: skip
     source = Provenance(space=space if method in ("bridge", "regression_only") else "")
-    distill(
-        deal.public.crops_NSSC, deal.public.labels_N, targets_ND, folder, settings, provenance=source, quiet=True
-    )
+    distill(deal.public.crops_NSSC, deal.public.labels_N, targets_ND, folder, settings, provenance=source, quiet=True)
     return load(folder)
 
 
@@ -265,7 +265,7 @@ def _score(outcome: Outcome, name: str, deal: _Deal, embed: Callable[[NDArray[np
 def _floors(outcome: Outcome, deal: _Deal, effort: Effort, teacher: Teacher, bridge: FaceModel) -> None:
     """Pixels; the teacher and the adapter on big faces; the teacher on enlarged small ones."""
     for size in effort.sizes:
-        _score(outcome, f"pixels {size}", deal, lambda crops, size=size: _pixels(crops, size))
+        _score(outcome, f"pixels {size}", deal, partial(_pixels, size=size))
         small = _enlarging(teacher.embed, size)
         _score(outcome, f"upsample_teacher {size}", deal, small)
         _cross(outcome, f"upsample_teacher {size}", deal, teacher.embed, small)
@@ -283,7 +283,8 @@ def _enlarging(
 def _pixels(crops_NSSC: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Grey values without their mean, whose cosine is their correlation."""
     grey_Nr = shrink(crops_NSSC, size).astype(np.float32).mean(3).reshape(len(crops_NSSC), -1)
-    return grey_Nr - grey_Nr.mean(1, keepdims=True)
+    centred_Nr: NDArray[np.float32] = grey_Nr - grey_Nr.mean(1, keepdims=True)
+    return centred_Nr
 
 
 def _cross(
@@ -324,10 +325,6 @@ def _several_sizes(
             outcome.multi_rank1.setdefault(test, {})[size] = rank1
 
 
-def _all_tests(deal: _Deal) -> tuple[NDArray[np.uint8], ...]:
-    return (_join(list(deal.tests.values())).crops_NSSC,)
-
-
 def _observed_far(student: FaceModel, deal: _Deal) -> tuple[float, float, float]:
     """Calibrate on one half of the tested people, look at the other; FAR there, and the interval promised for it."""
     tested = _join(list(deal.tests.values()))
@@ -343,4 +340,5 @@ def _observed_far(student: FaceModel, deal: _Deal) -> tuple[float, float, float]
 
 def _unit(vectors_Nd: NDArray[np.floating]) -> NDArray[np.float32]:
     lengths_N1 = np.linalg.norm(vectors_Nd, axis=1, keepdims=True)
-    return (vectors_Nd / np.maximum(lengths_N1, 1e-12)).astype(np.float32)
+    unit_Nd: NDArray[np.float32] = (vectors_Nd / np.maximum(lengths_N1, 1e-12)).astype(np.float32)
+    return unit_Nd
