@@ -88,7 +88,7 @@ def report(outcomes: Sequence[Outcome], effort: Effort, teacher: Teacher | None 
     private, public, tested = outcomes[0].counts
     whose = f"given, {teacher.licence}" if teacher else f"our small network, trained on {private} private people"
     notes = [
-        f"For each seed {private} people are private, {public} public, {tested} tested, dealt out anew. Teacher: {whose}.",
+        f"For each seed {private} people are private, {public} public, {tested} tested. Teacher: {whose}.",
         f"Students: {effort.steps} steps of {effort.batch} faces; step 1: {effort.adapter_epochs} epochs.",
         f"{len(outcomes)} seeds. Differences are taken within a seed, as means over the tested sets. Tenfold "
         f"{__version__}, torch {torch.__version__}, Python {platform.python_version()}.",

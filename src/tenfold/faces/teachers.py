@@ -190,6 +190,8 @@ def load_teacher(path: Path | str) -> Teacher:
         declared = _declaration(place / _DECLARATION)
         if "file" not in declared:
             raise InputError(f'{place / _DECLARATION}: does not name its file; add "file"')
+        if declared["file"] == "dlib":
+            return DlibTeacher()
         place = place / declared["file"]
     else:
         return SmallTeacher(path)
