@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tenfold.faces.detection import Detection, HaarDetector
+from tenfold.faces.pictures import read_picture
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,10 @@ def faces_data() -> Path:
     if not (folder / "single_face.jpg").exists():
         pytest.skip(f"{folder} has no single_face.jpg; set TENFOLD_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def group(faces_data: Path) -> tuple[np.ndarray, list[Detection]]:
+    """A photograph of five people, and what the default detector finds on it."""
+    picture = read_picture(faces_data / "multi_face.jpg")
+    return picture, HaarDetector().detect(picture)

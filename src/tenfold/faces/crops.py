@@ -113,7 +113,7 @@ def crop_faces(
         return _read(folder, faces)
     except OSError as error:
         raise InputError(
-            f"{printable(cache)}: crops cannot be kept there ({error.strerror or error}); free some space or name another folder"
+            f"{printable(cache)}: crops cannot be kept there ({error.strerror or error}); make room or name another"
         ) from None
 
 
