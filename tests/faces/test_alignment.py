@@ -12,19 +12,11 @@ from PIL import Image
 from tenfold.core.errors import InputError
 from tenfold.faces.alignment import Detection, HaarDetector, Portrait, align, portrait
 from tenfold.faces.detection import TEMPLATE_52
-from tenfold.faces.pictures import read_picture
 
 
 @pytest.fixture(scope="module")
 def haar() -> HaarDetector:
     return HaarDetector()
-
-
-@pytest.fixture(scope="module")
-def group(faces_data: Path, haar: HaarDetector) -> tuple[np.ndarray, list[Detection]]:
-    """A photograph of five people and their faces."""
-    picture = read_picture(faces_data / "multi_face.jpg")
-    return picture, haar.detect(picture)
 
 
 class FixedDetector:

@@ -197,14 +197,16 @@ def test_damaged_files_are_read_or_refused(
 ) -> None:
     """Small records, so that most changes hit frames and headers: every picture lies in the file, or `InputError`."""
     records = {0: packed([3.0, 3.0], b""), 1: packed([0.0], b"one" + MAGIC), 2: packed([1.0, 2.0], b"a" + MAGIC * 3)}
-    folder = written(tmp_path_factory.getbasetemp() / "damaged", records)
-    for suffix, at, value in changes:
-        path = folder / f"train.{suffix}"
-        data = bytearray(path.read_bytes())
-        data[int(at * (len(data) - 1))] = value
-        path.write_bytes(data)
-    data = (folder / "train.rec").read_bytes()
-    (folder / "train.rec").write_bytes(data[: int(cut * len(data))])
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        written(tmp_path_factory.getbasetemp() / "whole", records)
+        folder.mkdir()
+    for suffix in ("rec", "idx"):
+        data = bytearray((folder.with_name("whole") / f"train.{suffix}").read_bytes())
+        for kind, at, value in changes:
+            if kind == suffix:
+                data[int(at * (len(data) - 1))] = value
+        (folder / f"train.{suffix}").write_bytes(data[: int(cut * len(data))] if suffix == "rec" else data)
     try:
         faces = record_io(folder)
     except InputError as error:

@@ -134,6 +134,9 @@ class AdaptConfig(Schedule):
         keep: What holds adapted features to the teacher's: their likenesses (`relational`), that the teacher's can be
             made of them again (`reconstruct`), or `none`, a mere new classifier.
         keep_weight: lambda, what it counts beside the classification.
+        centre: Whether `relational` takes the mean of the teacher's features from them before it compares directions.
+            Features of dlib, for one, all point nearly the same way: seen from 0, nobody differs from anybody, and a
+            student that copies such features to within a few degrees still mixes people up.
         selection: `greedy` learns from a share of the faces only (see `select`); an ablation.
         rho: That share, above 0 and up to 1.
     """
@@ -145,6 +148,7 @@ class AdaptConfig(Schedule):
     dimension: int = 128
     keep: Keep = "relational"
     keep_weight: float = 1.0
+    centre: bool = True
     selection: Selection = "all"
     rho: float = 0.7
 
