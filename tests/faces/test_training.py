@@ -104,7 +104,7 @@ def test_l1_is_classification_plus_what_is_kept() -> None:
     t, labels = torch.randn(8, FEATURES), torch.arange(8) % 3
     for keep in ("relational", "reconstruct", "none"):
         config = AdaptConfig(keep=keep, keep_weight=0.5)  # type: ignore[arg-type]
-        loss, parts = AdapterObjective(Adapter(FEATURES, 16, 8), 3, config, 1.0)(t, labels)
+        loss, parts = AdapterObjective(Adapter(FEATURES, 16, 8), 3, config, 1.0, torch.zeros(FEATURES))(t, labels)
         kept = 0.5 * parts["keep"] if keep != "none" else 0
         assert loss.item() == pytest.approx((parts["classification"] + kept).item(), abs=1e-6)
 
