@@ -33,6 +33,7 @@ from tenfold.faces.verification import verification
 __all__ = ["BASELINES", "FACES_PER_PERSON", "MULTI", "Effort", "Outcome", "Score", "measure", "read_sets"]
 
 FACES_PER_PERSON = 5  # of sets whose people are tested; the others are public only
+_LEAST_PEOPLE = 12  # of such a set: a third are tested, on half of whom a threshold is calibrated
 BASELINES: tuple[Method, ...] = ("scratch", "direct", "regression_only", "hinton", "fitnet")
 MULTI = (16, 20, 24, 32, 48)
 _CALIBRATED_FAR = 0.01
@@ -111,7 +112,7 @@ def read_sets(folder: Path, cache: Path, progress: Progress = no_progress) -> di
         sets[place.name] = prepare(place, None, "file" if by_file else "folder", cache, progress)
     if not any(_is_tested(faces) for faces in sets.values()):
         raise InputError(
-            f"{folder}: has no set of people with {FACES_PER_PERSON} faces each; give a folder with a folder for each "
+            f"{folder}: has no set of {_LEAST_PEOPLE} people with {FACES_PER_PERSON} faces each; give a folder with a folder for each "
             "set, in which there is a folder for each person"
         )
     return sets
@@ -119,7 +120,7 @@ def read_sets(folder: Path, cache: Path, progress: Progress = no_progress) -> di
 
 def _is_tested(faces: LabelledCrops) -> bool:
     people, counts = np.unique(faces.labels_N, return_counts=True)
-    return len(people) >= 6 and float(np.median(counts)) >= FACES_PER_PERSON
+    return len(people) >= _LEAST_PEOPLE and float(np.median(counts)) >= FACES_PER_PERSON
 
 
 @dataclass(frozen=True)

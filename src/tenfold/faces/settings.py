@@ -152,7 +152,7 @@ class AdaptConfig(Schedule):
     dimension: int = 128
     keep: Keep = "relational"
     keep_weight: float = 1.0
-    centre: bool = True
+    centre: bool = False
     selection: Selection = "all"
     rho: float = 0.7
 
@@ -224,16 +224,16 @@ class Provenance:
         data: The licence of each data set it saw, by the data set's name.
         teacher: The teacher's identity, as `Teacher.identity` gives it; models of different teachers do not mix.
         teacher_licence: The licence of the teacher's weights, in the words of who gives them.
+        license: Of the weights that are made, as the Hub spells it.
         space: Of the adapter whose features a student mimics, as `HighResolution.space` gives it: its faces may be
             compared with big ones then.
-        license: Of the weights that are made, as the Hub spells it.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
     teacher: str = ""
     teacher_licence: str = "not stated"
-    space: str = ""
     license: str = "other"
+    space: str = ""
 
 
 def _plain(value: Any) -> Any:
