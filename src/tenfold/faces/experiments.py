@@ -112,8 +112,8 @@ def read_sets(folder: Path, cache: Path, progress: Progress = no_progress) -> di
         sets[place.name] = prepare(place, None, "file" if by_file else "folder", cache, progress)
     if not any(_is_tested(faces) for faces in sets.values()):
         raise InputError(
-            f"{folder}: has no set of {_LEAST_PEOPLE} people with {FACES_PER_PERSON} faces each; give a folder with a folder for each "
-            "set, in which there is a folder for each person"
+            f"{folder}: has no set of {_LEAST_PEOPLE} people with {FACES_PER_PERSON} faces each; give a folder with a "
+            "folder for each set, in which there is a folder for each person"
         )
     return sets
 
