@@ -38,6 +38,7 @@ _LEAST_PEOPLE = 12  # of such a set: a third are tested, on half of whom a thres
 BASELINES: tuple[Method, ...] = ("scratch", "direct", "regression_only", "hinton", "fitnet")
 MULTI = (16, 20, 24, 32, 48)
 _CALIBRATED_FAR = 0.01
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -201,24 +202,29 @@ def measure(
     if teacher is None:
         teacher = _own_teacher(deal, place / "teacher", effort, seed)
     step()
-    features_ND = teacher_features(deal.public.crops_NSSC, teacher, work / "features")
+    seen = _Remembered(teacher, work / "features")
+    features_ND = seen.features(deal.public.crops_NSSC)
     settings = AdaptConfig(epochs=effort.adapter_epochs, seed=seed)
     source = Provenance(teacher=teacher.identity, teacher_licence=teacher.licence)
     adapter, _ = adapt(features_ND, deal.public.labels_N, place / "adapter", settings, provenance=source, quiet=True)
-    bridge = HighResolution(teacher, place / "adapter")
+    space = HighResolution(teacher, place / "adapter").space
     targets_ND = apply_adapter(adapter, features_ND)
+
+    def bridge(crops_NSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return apply_adapter(adapter, seen.features(crops_NSSC))
+
     step()
 
-    _floors(outcome, deal, effort, teacher, bridge)
+    _floors(outcome, deal, effort, seen.embed, bridge)
     for size in effort.sizes:
         for method in ("bridge", *(BASELINES if size == effort.sizes[0] else BASELINES[:1])):
             mimicked = targets_ND if method in ("bridge", "regression_only") else features_ND
-            student = _student(deal, mimicked, method, (size,), place, effort, seed, bridge.space)
+            student = _student(deal, mimicked, method, (size,), place, effort, seed, space)
             _score(outcome, f"{method} {size}", deal, student.embed_crops)
             if method == "bridge":
-                _cross(outcome, f"bridge {size}", deal, bridge.embed_crops, student.embed_crops)
+                _cross(outcome, f"bridge {size}", deal, bridge, student.embed_crops)
             step()
-    _several_sizes(outcome, deal, targets_ND, place, effort, seed, bridge.space)
+    _several_sizes(outcome, deal, targets_ND, place, effort, seed, space)
     step()
     first = place / f"bridge-{effort.sizes[0]}"
     tested = _join(list(deal.tests.values()))
@@ -226,6 +232,22 @@ def measure(
     outcome.far = _observed_far(load(first), deal)
     step()
     return outcome
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A teacher whose features are computed once."""
+
+    teacher: Teacher
+    cache: Path
+
+    def features(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """As `teacher_features`."""
+        return teacher_features(crops_NSSC, self.teacher, self.cache)
+
+    def embed(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same as float32."""
+        return self.features(crops_NSSC).astype(np.float32)
 
 
 def _own_teacher(deal: _Deal, place: Path, effort: Effort, seed: int) -> Teacher:
@@ -257,7 +279,7 @@ def _student(
     return load(folder)
 
 
-def _score(outcome: Outcome, name: str, deal: _Deal, embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> None:
+def _score(outcome: Outcome, name: str, deal: _Deal, embed: Embed) -> None:
     for test, faces in deal.tests.items():
         vectors_Nd = _unit(embed(faces.crops_NSSC))
         found = verification(*compare(vectors_Nd, faces.labels_N), fars=[0.01], replicates=10)
@@ -265,20 +287,18 @@ def _score(outcome: Outcome, name: str, deal: _Deal, embed: Callable[[NDArray[np
         outcome.scores.setdefault(name, {})[test] = Score(found.auc.value, found.tar_at[0.01].value, rank1)
 
 
-def _floors(outcome: Outcome, deal: _Deal, effort: Effort, teacher: Teacher, bridge: FaceModel) -> None:
+def _floors(outcome: Outcome, deal: _Deal, effort: Effort, teacher: Embed, bridge: Embed) -> None:
     """Pixels; the teacher and the adapter on big faces; the teacher on enlarged small ones."""
     for size in effort.sizes:
         _score(outcome, f"pixels {size}", deal, partial(_pixels, size=size))
-        small = _enlarging(teacher.embed, size)
+        small = _enlarging(teacher, size)
         _score(outcome, f"upsample_teacher {size}", deal, small)
-        _cross(outcome, f"upsample_teacher {size}", deal, teacher.embed, small)
-    _score(outcome, "teacher, big faces", deal, teacher.embed)
-    _score(outcome, "adapter, big faces", deal, bridge.embed_crops)
+        _cross(outcome, f"upsample_teacher {size}", deal, teacher, small)
+    _score(outcome, "teacher, big faces", deal, teacher)
+    _score(outcome, "adapter, big faces", deal, bridge)
 
 
-def _enlarging(
-    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]], size: int
-) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def _enlarging(embed: Embed, size: int) -> Embed:
     """What an embedder of big faces makes of small ones."""
     return lambda crops_NSSC: embed(enlarge(shrink(crops_NSSC, size), crops_NSSC.shape[1]))
 
@@ -294,8 +314,8 @@ def _cross(
     outcome: Outcome,
     name: str,
     deal: _Deal,
-    big: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    small: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    big: Embed,
+    small: Embed,
 ) -> None:
     for test, faces in deal.tests.items():
         gallery_Nd, probes_Nd = _unit(big(faces.crops_NSSC)), _unit(small(faces.crops_NSSC))
