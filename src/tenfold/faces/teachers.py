@@ -188,6 +188,8 @@ def load_teacher(path: Path | str) -> Teacher:
         if "file" not in declared:
             raise InputError(f'{place / _DECLARATION}: does not name its file; add "file"')
         place = place / declared["file"]
+    elif place.suffix in (".onnx", *_WEIGHT_FILES):
+        raise InputError(f"{place}: no such file; check the path")
     else:
         return SmallTeacher(path)
     if place.suffix == ".onnx":
