@@ -44,6 +44,7 @@ def teach(
     person: PersonFrom = "folder",
     dimension: int = 256,
     epochs: int = 30,
+    batch_size: int = 64,
     validation: Share = 0.2,
     device: Device = "auto",
     seed: int = 0,
@@ -62,13 +63,14 @@ def teach(
         person: Who is on a picture: the folder below FACES, or the file's name.
         dimension: Numbers of a feature.
         epochs: How often each face is seen.
+        batch_size: Faces in a step.
         validation: Share of the people who are held back to tell which epoch was the best.
         device: Where.
         seed: Decides first weights, order and everything drawn.
         json: Print one JSON object instead of a table.
     """
     learned, held = _read(faces, detector, person, out, validation, seed)
-    config = TeacherConfig(dimension=dimension, epochs=epochs, device=device, seed=seed)
+    config = TeacherConfig(dimension=dimension, epochs=epochs, batch_size=batch_size, device=device, seed=seed)
     source = Provenance(data={faces.name: "the user's own"})
     _, result = train_teacher(
         learned.crops_NSSC, learned.labels_N, out, config, validation=_pair(held), provenance=source
