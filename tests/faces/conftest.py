@@ -4,8 +4,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from tenfold.faces.detection import Detection, HaarDetector
+from tenfold.faces.pictures import read_picture
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def group(faces_data: Path) -> tuple[np.ndarray, list[Detection]]:
+    """A photograph of five people, and what the default detector finds on it."""
+    picture = read_picture(faces_data / "multi_face.jpg")
+    return picture, HaarDetector().detect(picture)

@@ -153,15 +153,16 @@ def test_broken_pictures_are_unreadable(tmp_path: Path, haar: HaarDetector) -> N
     check(portrait(np.full((9, 9, 3), np.nan), haar, name="row 1"), "unreadable", "row 1", "NaN")
 
 
-def test_of_several_faces_the_largest_is_taken(faces_data: Path, haar: HaarDetector) -> None:
-    made = portrait(faces_data / "multi_face.jpg", haar)
-    check(made, "several faces", "multi_face.jpg", "largest")
-    faces = haar.detect(np.asarray(Image.open(faces_data / "multi_face.jpg").convert("RGB")))
+def test_of_several_faces_the_largest_is_taken(group: tuple[np.ndarray, list[Detection]]) -> None:
+    picture, faces = group
+    made = portrait(picture, FixedDetector(*faces), name="group.jpg")
+    check(made, "several faces", "group.jpg", "has 5 faces", "largest")
     assert made.box is not None and made.box[2] == max(face.box[2] for face in faces)
+    np.testing.assert_array_equal(made.crop, align(picture, faces[0].points_52))
 
 
-def test_one_face_in_a_photograph(faces_data: Path, haar: HaarDetector) -> None:
-    made = portrait(faces_data / "single_face.jpg", haar)
+def test_one_face_in_a_photograph(faces_data: Path) -> None:
+    made = portrait(faces_data / "single_face.jpg", HaarDetector(smallest=60))
     check(made, "ok")
     assert made.crop is not None and made.crop.shape == (112, 112, 3)
 
@@ -174,13 +175,25 @@ def test_a_known_box_is_cut_out_to_the_pixel() -> None:
     np.testing.assert_array_equal(made.crop, picture[70:182, 40:152])
 
 
-def test_a_known_box_says_which_face_is_meant(faces_data: Path, haar: HaarDetector) -> None:
-    picture = np.asarray(Image.open(faces_data / "multi_face.jpg").convert("RGB"))
-    for face in haar.detect(picture):
+def test_a_known_box_says_which_face_is_meant(group: tuple[np.ndarray, list[Detection]], haar: HaarDetector) -> None:
+    """The smallest face of a group has larger ones near; its box brings its own points, found in the whole picture."""
+    picture, faces = group
+    for face in faces[3:]:
         made = portrait(picture, haar, box=face.box)
         check(made, "ok")
         assert made.points is not None
-        assert np.abs(made.points - face.points_52).max() < 0.2 * face.box[2]
+        assert np.abs(made.points - face.points_52).max() < 0.1 * face.box[2]
+
+
+def test_of_the_faces_near_a_box_the_one_in_it_is_taken() -> None:
+    """Not the largest; and where none lies in it, the box itself is cut out."""
+    boxes = np.array([[0, 0, 120, 120], [130, 130, 40, 40]], np.float32)
+    both = FixedDetector(*(Detection(box, TEMPLATE_52 * box[2] / 112 + box[:2], 1.0) for box in boxes))
+    made = portrait(ramp(300, 300), both, box=np.array([2, 2, 115, 115], np.float32))
+    np.testing.assert_array_equal(made.box, boxes[0])
+    made = portrait(ramp(300, 300), both, box=np.array([200, 200, 50, 50], np.float32))
+    check(made, "ok")
+    assert made.points is None
 
 
 @pytest.mark.parametrize(

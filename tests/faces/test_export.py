@@ -22,14 +22,14 @@ NOISE = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
 CARD = ModelCard("S", "faces", "A student.", {}, {}, "Tests.", "All else.", "cc-by-nc-4.0")
 
 
-def save_student(folder: Path, faces: np.ndarray, size: int = 16) -> None:
+def save_student(folder: Path, faces: np.ndarray, config: StudentConfig | None = None) -> None:
     """A student of random weights that has seen faces, so that its batch norm fits them."""
     torch.manual_seed(0)
-    net = StudentNet(StudentConfig(size))
+    net = StudentNet(config)
     for norm in (module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         norm.momentum = None  # the plain mean over batches
     with torch.no_grad():
-        net(to_input(resize(faces, size)))
+        net(to_input(resize(faces, net.config.size)))
     save_model(folder, net, describe(net), CARD)
 
 
@@ -49,12 +49,16 @@ def test_the_file_answers_as_torch_for_any_number_of_faces(exported: Path, count
     assert np.abs(load(exported / "student.onnx").embed_crops(NOISE[:count]) - by_torch).max() <= 1e-4
 
 
-def test_a_size_of_32_is_exported_too(tmp_path: Path) -> None:
-    faces = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    save_student(tmp_path / "student", faces, 32)
+@pytest.mark.parametrize(
+    "config",
+    [StudentConfig(8), StudentConfig(21, 64), StudentConfig(32), StudentConfig(33, width=0.5), StudentConfig(112)],
+)
+def test_students_of_every_shape_are_exported(tmp_path: Path, config: StudentConfig) -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (5, config.size, config.size, 3), np.uint8)
+    save_student(tmp_path / "student", faces, config)
     export_onnx(tmp_path / "student", tmp_path / "student.onnx")
     one, other = load(tmp_path / "student"), load(tmp_path / "student.onnx")
-    assert other.size == 32
+    assert (other.size, other.dimension) == (config.size, config.dimension)
     assert np.abs(one.embed_crops(faces) - other.embed_crops(faces)).max() <= 1e-4
 
 

@@ -29,7 +29,8 @@ class Corners:
         self.left -= len(crops_BSSC)
         if self.left < 0:
             raise KeyboardInterrupt
-        return crops_BSSC.reshape(len(crops_BSSC), -1)[:, :6].astype(np.float32) / 7 * self.scale
+        with np.errstate(over="ignore"):
+            return crops_BSSC.reshape(len(crops_BSSC), -1)[:, :6].astype(np.float32) / 7 * self.scale
 
 
 EXPECTED = (CROPS.reshape(1000, -1)[:, :6].astype(np.float32) / 7).astype(np.float16)

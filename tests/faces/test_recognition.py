@@ -1,5 +1,6 @@
 """A student used: its vectors are the network's, pictures have statuses, verdicts have thresholds, ids are held."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tenfold.core.errors import InputError
 from tenfold.faces.degradation import shrink
 from tenfold.faces.inference import fingerprint
 from tenfold.faces.model import Adapter, StudentConfig, StudentNet, describe, to_input
+from tenfold.faces.pictures import Span
 from tenfold.faces.recognition import FaceModel, HighResolution, Match, load, load_adapted, store_threshold
 from tenfold.faces.thresholds import Threshold
 
@@ -124,9 +126,17 @@ def test_each_picture_has_a_status_and_the_others_carry_on(tmp_path: Path, stude
     assert "cut.jpg" in found.messages[1] and "none.jpg" in found.messages[2] and found.messages[0] == ""
 
 
-def test_one_picture_may_stand_alone_and_none_gives_nothing(student: Path) -> None:
+def png(picture_HWC: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture_HWC).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_one_picture_may_stand_alone_and_none_gives_nothing(tmp_path: Path, student: Path) -> None:
     model = load(student)
-    assert model.embed(CROPS[0], "none").vectors_Nd.shape == (1, 128)
+    (tmp_path / "one.bin").write_bytes(b"before" + png(CROPS[0]))
+    for one in (CROPS[0], png(CROPS[0]), Span(tmp_path / "one.bin", 6, len(png(CROPS[0])))):
+        assert np.array_equal(model.embed(one, "none").vectors_Nd, model.embed_crops(CROPS[:1]))
     nothing = model.embed([], "none")
     assert (nothing.vectors_Nd.shape, nothing.boxes_N4.shape, nothing.statuses) == ((0, 128), (0, 4), ())
 

@@ -276,6 +276,7 @@ class Evil:
         return Path.touch, (Path("touched-by-a-pickle"),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickles_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pt")

@@ -61,7 +61,7 @@ def patterns(seed: int = 0) -> Patterns:
 
 
 def settings(method: Method = "bridge", **changes: Any) -> DistillConfig:
-    options = {"epochs": 6, "batch_size": 16, "warmup": 1, "student": SMALL, "device": "cpu", "evaluate_every": 2}
+    options = {"epochs": 4, "batch_size": 6, "warmup": 1, "student": SMALL, "device": "cpu", "evaluate_every": 2}
     return DistillConfig(method=method, **options | changes)
 
 
@@ -104,7 +104,7 @@ def test_l1_is_classification_plus_what_is_kept() -> None:
     t, labels = torch.randn(8, FEATURES), torch.arange(8) % 3
     for keep in ("relational", "reconstruct", "none"):
         config = AdaptConfig(keep=keep, keep_weight=0.5)  # type: ignore[arg-type]
-        loss, parts = AdapterObjective(Adapter(FEATURES, 16, 8), 3, config, 1.0)(t, labels)
+        loss, parts = AdapterObjective(Adapter(FEATURES, 16, 8), 3, config, 1.0, torch.zeros(FEATURES))(t, labels)
         kept = 0.5 * parts["keep"] if keep != "none" else 0
         assert loss.item() == pytest.approx((parts["classification"] + kept).item(), abs=1e-6)
 
@@ -222,9 +222,9 @@ def test_every_adapter_lowers_its_loss(keep: Any, tmp_path: Path) -> None:
 
 def test_greedy_selection_trains_on_its_share(tmp_path: Path) -> None:
     data = patterns()
-    config = AdaptConfig(epochs=2, batch_size=8, selection="greedy", rho=0.5, hidden=16, dimension=8)
+    config = AdaptConfig(epochs=2, batch_size=8, selection="greedy", rho=0.5, hidden=16, dimension=8)  # an eighth: 3
     _, result = adapt(data.features, data.labels, tmp_path, config, quiet=True)
-    assert result.steps == 2 * PEOPLE * EACH // 2 // 8
+    assert result.steps == 2 * 8
 
 
 def test_teacher_logits_name_the_person_and_are_the_same_each_time() -> None:
@@ -266,7 +266,7 @@ Train = Callable[[Patterns, Path, Any], tuple[Any, TrainingResult]]
 
 
 def _teacher(data: Patterns, folder: Path, crops: Any) -> tuple[Any, TrainingResult]:
-    config = TeacherConfig(epochs=3, batch_size=24, warmup=1, save_every=1, evaluate_every=1, dimension=16)
+    config = TeacherConfig(epochs=2, batch_size=6, warmup=1, save_every=1, evaluate_every=1, dimension=16)
     chosen = crops if crops is not None else data.crops
     held = patterns(1)
     return train_teacher(chosen, data.labels, folder, config, validation=(held.crops, held.labels), quiet=True)
@@ -281,7 +281,7 @@ def _adapter(data: Patterns, folder: Path, features: Any) -> tuple[Any, Training
 
 def _student(method: Method) -> Train:
     def run(data: Patterns, folder: Path, crops: Any) -> tuple[Any, TrainingResult]:
-        config = settings(method, epochs=4, save_every=1, evaluate_every=1, margin="adaface", hint_share=0.4)
+        config = settings(method, save_every=1, evaluate_every=1, margin="adaface", hint_share=0.4)
         chosen, held = crops if crops is not None else data.crops, patterns(1)
         return distill(
             chosen, data.labels, targets_of(method, data), folder, config, validation=(held.crops, held.labels),
@@ -294,10 +294,10 @@ def _student(method: Method) -> Train:
 @pytest.mark.parametrize(
     ("run", "what", "reads"),
     [
-        (_teacher, "crops", 5),
-        (_adapter, "features", 9),
-        (_student("bridge"), "crops", 8),
-        (_student("fitnet"), "crops", 4),
+        (_teacher, "crops", 11),
+        (_adapter, "features", 20),
+        (_student("bridge"), "crops", 20),
+        (_student("fitnet"), "crops", 11),
     ],
     ids=["teacher", "adapter", "bridge", "fitnet"],
 )
@@ -330,7 +330,7 @@ def test_a_run_of_other_settings_is_refused_and_more_epochs_are_not(tmp_path: Pa
             provenance=Provenance(teacher="other"),
         )  # fmt: skip
     _, result = distill(data.crops, data.labels, data.adapted, tmp_path, settings(epochs=3), quiet=True)
-    assert result.steps == 9
+    assert result.steps == 24
     distill(data.crops, data.labels, None, tmp_path, settings("scratch", epochs=1), resume=False, quiet=True)
 
 
@@ -419,6 +419,16 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> 
         DistillConfig(**wrong)
 
 
+def test_few_faces_get_many_steps_and_the_warm_up_ends_before_the_training() -> None:
+    few, many = AdaptConfig(epochs=30).training(100), AdaptConfig(epochs=30).training(100_000)
+    assert few.batch_size == 12 and few.steps == 250
+    assert many.batch_size == 512 and many.steps == 5_860
+    short = AdaptConfig(epochs=1).training(100)
+    assert short.warmup == 0 and few.warmup == 17
+    with pytest.raises(InputError, match="at least 2 are needed"):
+        AdaptConfig().training(1)
+
+
 def test_features_that_are_not_finite_stop_the_training(tmp_path: Path) -> None:
     data = patterns()
     broken = data.features.copy()
@@ -474,7 +484,7 @@ def orl() -> Callable[[range], tuple[NDArray[np.uint8], NDArray[np.int64]]]:
 
     def read(people: range) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         files = [(path, person) for person in people for path in sorted((root / f"s{person:02d}").iterdir())]
-        pictures = [Image.open(path).convert("RGB").crop((0, 12, 92, 104)).resize((56, 56)) for path, _ in files]
+        pictures = [Image.open(path).convert("RGB").crop((0, 12, 92, 104)).resize((48, 48)) for path, _ in files]
         return np.stack([np.asarray(picture) for picture in pictures]), np.array([person for _, person in files])
 
     return read
@@ -492,14 +502,12 @@ def test_the_bridge_from_teacher_to_student_on_real_faces(orl: Any, tmp_path: Pa
         with torch.no_grad():
             return np.concatenate([teacher(to_input(part)).numpy() for part in np.array_split(crops, 4)])
 
-    adapter, _ = adapt(
-        features(public[0]), public[1], tmp_path / "a", AdaptConfig(epochs=10, batch_size=50), quiet=True
-    )
+    adapter, _ = adapt(features(public[0]), public[1], tmp_path / "a", AdaptConfig(epochs=10), quiet=True)
     before = [value.numpy().tobytes() for network in (teacher, adapter) for value in network.state_dict().values()]
     files = [(tmp_path / name / "last/model.safetensors").read_bytes() for name in ("t", "a")]
     for parameter in (*teacher.parameters(), *adapter.parameters()):
         parameter.grad = None
-    config = DistillConfig(epochs=15, batch_size=25)
+    config = DistillConfig(epochs=12)
     student, _ = distill(
         public[0], public[1], apply_adapter(adapter, features(public[0])), tmp_path / "s", config, quiet=True
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.detection import TEMPLATE_52, Detection, Detector, HaarDetector, YuNetDetector
-from tenfold.faces.pictures import Source, read_picture
+from tenfold.faces.pictures import Source, read_picture, source_name
 
 __all__ = [
     "Detection",
@@ -92,7 +92,7 @@ def portrait(
         picture_HWC = read_picture(source, name)
     except InputError as error:
         return Portrait(None, None, None, "unreadable", str(error))
-    name = name or (str(source) if not isinstance(source, np.ndarray | bytes) else "the picture")
+    name = name or source_name(source)
     if box is not None:
         return _boxed(picture_HWC, np.asarray(box, np.float32), detector, side, name, smallest)
     if detector is None:
@@ -148,17 +148,39 @@ def _boxed(
         return Portrait(None, None, None, "no face", f"{name}: box {box.tolist()} lies {where}; correct it")
     if size.min() < smallest:
         return _too_small(int(size[0]), int(size[1]), name, smallest)
-    if detector is not None:
-        start = np.clip(corner - size / 2, 0, None).astype(int)
-        stop = np.minimum(np.ceil(corner + size * 1.5), (width, height)).astype(int)
-        inside = _found(picture_HWC[start[1] : stop[1], start[0] : stop[0]], detector, side, name, smallest)
-        if inside.box is not None and inside.points is not None:
-            moved = inside.box + np.concatenate([start, [0, 0]]).astype(np.float32)
-            return Portrait(inside.crop, moved, inside.points + start.astype(np.float32), "ok", "")
+    inside = None if detector is None else _face_in(picture_HWC, box, detector, side)
+    if inside is not None:
+        return inside
     reach = float(size.max())
     scale, half = side / reach, 0.5 + 0.5j  # from the middle of a pixel to its edge
     first = complex(*(corner + size / 2 - reach / 2))
     return Portrait(_warped(picture_HWC, scale, scale * (half - first) - half, side), box, None, "ok", "")
+
+
+def _face_in(
+    picture_HWC: NDArray[np.uint8], box: NDArray[np.float32], detector: Detector, side: int
+) -> Portrait | None:
+    """The portrait of the face that a detector finds in a box, looking around it; None where it finds none there."""
+    height, width = picture_HWC.shape[:2]
+    start = np.clip(box[:2] - box[2:] / 2, 0, None).astype(int)
+    stop = np.minimum(np.ceil(box[:2] + box[2:] * 1.5), (width, height)).astype(int)
+    shift = start.astype(np.float32)
+    found = detector.detect(np.ascontiguousarray(picture_HWC[start[1] : stop[1], start[0] : stop[0]]))
+    faces = [(face.box + np.concatenate([shift, [0, 0]]).astype(np.float32), face.points_52 + shift) for face in found]
+    near, points = max(faces, key=lambda face: _overlap(face[0], box), default=(None, None))
+    if near is None or points is None or _overlap(near, box) < 0.2:
+        return None
+    try:
+        return Portrait(align(picture_HWC, points, side), near, points, "ok", "")
+    except InputError:
+        return None
+
+
+def _overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Common area of two boxes as a part of what both cover."""
+    ends = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
+    common = float(np.prod(np.clip(ends - np.maximum(one[:2], other[:2]), 0, None)))
+    return common / (float(np.prod(one[2:])) + float(np.prod(other[2:])) - common + 1e-9)
 
 
 def _too_small(width: int, height: int, name: str, smallest: int) -> Portrait:

@@ -5,7 +5,7 @@ N faces · S side of a crop · C = 3 channels
 In the cache a set has a folder named by what its crops depend on: contents, boxes, side, detector.
 
     crops.npy         uint8 (N, S, S, 3), black where a picture has no crop
-    statuses.jsonl    a line per piece of pictures: their statuses and messages
+    statuses.jsonl    a line per piece of pictures: the number of the first, and their statuses and messages
 
 While it is being filled it is called `NAME.partial`. A piece is in `crops.npy`, synced, before its line is written.
 """
@@ -113,7 +113,8 @@ def crop_faces(
         return _read(folder, faces)
     except OSError as error:
         raise InputError(
-            f"{printable(cache)}: crops cannot be kept there ({error.strerror}); free some space or name another folder"
+            f"{printable(cache)}: crops cannot be kept there ({error.strerror or error}); "
+            "free some space or name another folder"
         ) from None
 
 
@@ -159,7 +160,8 @@ def _fill(
         done = _go_on(crops, journal, (len(faces), side, side, 3))
         made = _portraits(faces, detector, side, smallest, progress, done)
         while piece := list(islice(made, _PIECE)):
-            _append(crops, journal, piece, side)
+            _append(crops, journal, done, piece, side)
+            done += len(piece)
 
 
 def _go_on(crops: IO[bytes], journal: IO[bytes], shape: tuple[int, ...]) -> int:
@@ -169,7 +171,7 @@ def _go_on(crops: IO[bytes], journal: IO[bytes], shape: tuple[int, ...]) -> int:
     size = os.fstat(crops.fileno()).st_size
     done, kept = 0, 0
     for line in journal:
-        entries = _entries(line)
+        entries = _entries(line, done)
         if entries is None or head + (done + len(entries)) * each > size or done + len(entries) > shape[0]:
             break
         done, kept = done + len(entries), kept + len(line)
@@ -180,12 +182,12 @@ def _go_on(crops: IO[bytes], journal: IO[bytes], shape: tuple[int, ...]) -> int:
     return done
 
 
-def _append(crops: IO[bytes], journal: IO[bytes], piece: Sequence[Portrait], side: int) -> None:
+def _append(crops: IO[bytes], journal: IO[bytes], first: int, piece: Sequence[Portrait], side: int) -> None:
     black = np.zeros((side, side, 3), np.uint8)
     for one in piece:
         crops.write((black if one.crop is None else one.crop).tobytes())
     _sync(crops)
-    journal.write(json.dumps([[one.status, one.message] for one in piece]).encode() + b"\n")
+    journal.write(json.dumps([first, [[one.status, one.message] for one in piece]]).encode() + b"\n")
     _sync(journal)
 
 
@@ -194,26 +196,34 @@ def _sync(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _entries(line: bytes) -> list[tuple[Status, str]] | None:
-    """Statuses and messages of one line of the journal; None where it was cut."""
+def _entries(line: bytes, first: int) -> list[tuple[Status, str]] | None:
+    """Statuses and messages of one line of the journal; None where it was cut, or does not go on from `first`."""
     try:
-        return [(status, message) for status, message in json.loads(line)] if line.endswith(b"\n") else None
+        number, pictures = json.loads(line)
+        return [(status, message) for status, message in pictures] if number == first and line[-1:] == b"\n" else None
     except (ValueError, TypeError):
         return None
+
+
+def _journal(folder: Path) -> list[tuple[Status, str]]:
+    """Statuses and messages of all pictures, as far as the journal is whole. Raises OSError."""
+    entries: list[tuple[Status, str]] = []
+    with open(folder / "statuses.jsonl", "rb") as journal:
+        for line in journal:
+            entries += _entries(line, len(entries)) or []
+    return entries
 
 
 def _is_complete(folder: Path, count: int, side: int) -> bool:
     """Whether the folder holds all crops; where something is missing or damaged they are made anew."""
     try:
-        whole = bool(np.load(folder / "crops.npy", mmap_mode="r").shape == (count, side, side, 3))
-        with open(folder / "statuses.jsonl", "rb") as journal:
-            return whole and sum(len(_entries(line) or []) for line in journal) == count
+        shape = np.load(folder / "crops.npy", mmap_mode="r").shape
+        return bool(shape == (count, side, side, 3)) and len(_journal(folder)) == count
     except (OSError, ValueError):
         return False
 
 
 def _read(folder: Path, faces: FaceSet) -> Crops:
-    with open(folder / "statuses.jsonl", "rb") as journal:
-        entries = [entry for line in journal for entry in _entries(line) or []]
+    entries = _journal(folder)
     crops_NSSC = np.load(folder / "crops.npy", mmap_mode="r")
-    return Crops(crops_NSSC, tuple(e[0] for e in entries), faces, tuple(e[1] for e in entries))
+    return Crops(crops_NSSC, tuple(status for status, _ in entries), faces, tuple(message for _, message in entries))

@@ -15,7 +15,6 @@ The int8 file keeps the student's id: it stands for the same model, rounded. How
 import json
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,18 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.faces.inference import check_crops, fold, model_folder, resize
-from tenfold.faces.model import load_student
+from tenfold.faces.model import StudentNet, load_student, to_input
 from tenfold.faces.recognition import FORMAT, describe_student, load_onnx, stored_threshold
 
 __all__ = ["Quantisation", "export_int8", "export_onnx"]
 
-_OPSET = 18
+_OPSET, _IR = 17, 8  # onnxruntime 1.13 of 2022 reads these
 _TOLERANCE = 1e-4
 _MOST_CALIBRATING, _MOST_CHECKED = 512, 2048
 _INPUT = "uint8 (N, size, size, 3) RGB"
@@ -65,17 +64,6 @@ class Quantisation:
     checked: int
 
 
-class _Portable(nn.Module):
-    """Bytes in, vectors of length 1 out."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = fold(net)
-
-    def forward(self, faces: Tensor) -> Tensor:
-        return functional.normalize(self.net(faces.permute(0, 3, 1, 2).float() / 127.5 - 1.0))
-
-
 # --- float32 ---------------------------------------------------------------------------------------------------------
 
 
@@ -92,8 +80,7 @@ def export_onnx(folder: Path | str, out: Path | str) -> None:
     if threshold is not None:
         facts["threshold"] = json.dumps(threshold.to_json())
     with _writing(out) as partial:
-        _trace(net, facts["size"], partial)
-        _describe(partial, facts | {"precision": "float32"})
+        _write(net, facts | {"precision": "float32"}, partial)
         _compare(net, facts["size"], partial)
 
 
@@ -113,48 +100,72 @@ def _writing(out: Path) -> Iterator[Path]:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from None
 
 
-def _trace(net: nn.Module, size: int, path: Path) -> None:
-    faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with _quiet():
-        program = torch.onnx.export(
-            _Portable(net),
-            (faces,),
-            dynamo=True,
-            opset_version=_OPSET,
-            input_names=["faces"],
-            output_names=["vectors"],
-            dynamic_shapes={"faces": {0: torch.export.Dim("count")}},
-            verbose=False,
-        )
-    program.save(str(path), external_data=False)
+def _write(net: StudentNet, facts: Mapping[str, Any], path: Path) -> None:
+    """The graph node by node: plain enough to be written by hand, and then it has no more in it than is needed."""
+    import onnx  # noqa: PLC0415 - only exports need it
+
+    make, kinds, size = onnx.helper.make_tensor_value_info, onnx.TensorProto, facts["size"]
+    nodes, weights = _graph(net, size)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "student",
+        [make("faces", kinds.UINT8, ["count", size, size, 3])],
+        [make("vectors", kinds.FLOAT, ["count", facts["dimension"]])],
+        [onnx.numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", _OPSET)]
+    model = onnx.helper.make_model(graph, producer_name="tenfold", opset_imports=opset, ir_version=_IR)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+    _describe(path, {"format": FORMAT, "input": _INPUT} | dict(facts))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters talk on stdout's logs and warn of their own insides."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+def _graph(net: StudentNet, size: int) -> tuple[list[Any], dict[str, NDArray[np.float32]]]:
+    """Nodes in their order and weights by name: bytes to -1..1, what `StudentNet.forward` does, length 1."""
+    import onnx  # noqa: PLC0415
+
+    folded, node = fold(net), onnx.helper.make_node
+    weights = {"step": np.array(1 / 127.5, np.float32), "one": np.array(1, np.float32)}
+    nodes = [
+        node("Cast", ["faces"], ["numbers"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["numbers", "step"], ["scaled"]),
+        node("Sub", ["scaled", "one"], ["centred"]),
+        node("Transpose", ["centred"], ["input"], perm=[0, 3, 1, 2]),
+    ]
+    x, side = "input", size
+    for number, stage in enumerate(folded.stages):
+        if number > 0 and side > 1:
+            nodes.append(node("MaxPool", [x], [x := f"pool{number}"], kernel_shape=[2, 2], strides=[2, 2]))
+            side //= 2
+        for place, conv in enumerate(layer for layer in stage if isinstance(layer, nn.Conv2d)):
+            name, stride = f"stage{number}.conv{place}", conv.stride[0]
+            weights |= {f"{name}.weight": conv.weight.numpy(), f"{name}.bias": conv.bias.numpy()}
+            inputs, shape = [x, f"{name}.weight", f"{name}.bias"], {"kernel_shape": [3, 3], "pads": [1] * 4}
+            nodes.append(node("Conv", inputs, [name], strides=[stride, stride], **shape))
+            nodes.append(node("Relu", [name], [x := f"{name}.relu"]))
+            side = -(-side // stride)
+    weights |= {"head.weight": folded.head.weight.numpy(), "head.bias": folded.head.bias.numpy()}
+    nodes += [
+        node("GlobalAveragePool", [x], ["mean"]),
+        node("Flatten", ["mean"], ["pooled"]),
+        node("Gemm", ["pooled", "head.weight", "head.bias"], ["embedding"], transB=1),
+        node("LpNormalization", ["embedding"], ["vectors"], axis=1, p=2),
+    ]
+    return nodes, weights
 
 
 def _describe(path: Path, facts: Mapping[str, Any]) -> None:
-    import onnx  # noqa: PLC0415 - only exports need it
+    import onnx  # noqa: PLC0415
 
     model = onnx.load(str(path))
-    facts = {"format": FORMAT, "input": _INPUT} | dict(facts)
     onnx.helper.set_model_props(model, {name: str(value) for name, value in facts.items()})
     path.write_bytes(model.SerializeToString())
 
 
-def _compare(net: nn.Module, size: int, path: Path) -> None:
+def _compare(net: StudentNet, size: int, path: Path) -> None:
     faces = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with torch.inference_mode():
-        expected = _Portable(net)(torch.from_numpy(faces)).numpy()
+        expected = functional.normalize(net(to_input(faces))).numpy()
     difference = float(np.abs(load_onnx(path).embed_crops(faces) - expected).max())
     if not difference <= _TOLERANCE:
         raise InputError(f"{path}: the exported network differs by {difference:.1e}; are the weights finite?")
@@ -202,6 +213,17 @@ def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return calibrating, others[np.unique(np.linspace(0, len(others) - 1, min(_MOST_CHECKED, len(others))).astype(int))]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library's advice on its own steps goes to the root logger; users of ours cannot follow it."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
 def _quantise(whole: Path, faces_NrrC: NDArray[np.uint8], path: Path) -> None:
     from onnxruntime import quantization  # noqa: PLC0415 - only exports need it
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
@@ -215,7 +237,7 @@ def _quantise(whole: Path, faces_NrrC: NDArray[np.uint8], path: Path) -> None:
             return None if batch is None else {"faces": batch}
 
     prepared = whole.with_name("prepared.onnx")
-    facts = load_metadata(whole)
+    facts = _metadata(whole)
     with _quiet():
         quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -232,8 +254,7 @@ def _quantise(whole: Path, faces_NrrC: NDArray[np.uint8], path: Path) -> None:
     _describe(path, facts | {"precision": "int8"})
 
 
-def load_metadata(path: Path) -> dict[str, str]:
-    """What an ONNX file says of itself, by name."""
+def _metadata(path: Path) -> dict[str, str]:
     import onnx  # noqa: PLC0415
 
     return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}

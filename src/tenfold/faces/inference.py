@@ -105,6 +105,13 @@ def fingerprint(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:_HASH_LETTERS]
 
 
+def file_hash(path: Path, config: Mapping[str, Any]) -> str:
+    """As `fingerprint`, of a file whose weights are not read here."""
+    with path.open("rb") as file:
+        contents = hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint({**config, "file": contents}, {})
+
+
 def model_folder(path_or_id: Path | str) -> Path:
     """The local folder that holds the weights; a run's folder stands for its best model, else its last.
 
@@ -130,6 +137,9 @@ def open_session(path: Path) -> Any:
         raise InputError(f"{path}: no such file; check the path")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # threads that wait leave the core to others
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

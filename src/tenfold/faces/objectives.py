@@ -38,10 +38,12 @@ class AdapterObjective(nn.Module):
         people: K.
         config: The settings.
         variance: The variance of the teacher's features, in whose shares a reconstruction is measured.
+        centre_D: From where the teacher's likenesses are seen; see `AdaptConfig.centre`.
     """
 
-    def __init__(self, network: Adapter, people: int, config: AdaptConfig, variance: float) -> None:
+    def __init__(self, network: Adapter, people: int, config: AdaptConfig, variance: float, centre_D: Tensor) -> None:
         super().__init__()
+        self.register_buffer("centre_D", centre_D, persistent=False)
         self.network, self.config, self._variance = network, config, variance
         self.classifier = Classifier(network.config.dimension, people)
         shape = network.config
@@ -56,7 +58,7 @@ class AdapterObjective(nn.Module):
         if self.decoder is not None:
             kept = reconstruction(self.decoder(a_Bd), t_BD, self._variance)
         else:
-            kept = relational(a_Bd, t_BD)
+            kept = relational(a_Bd, t_BD - self.centre_D)
         return known + self.config.keep_weight * kept, {"classification": known, "keep": kept}
 
 

@@ -2,17 +2,14 @@
 
 # B batch · S side of a crop · C = 3 channels · D features of the teacher
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.core.errors import InputError
-from tenfold.faces.inference import NOT_STATED, check_crops, fingerprint, first_line, open_session
+from tenfold.faces.inference import NOT_STATED, check_crops, file_hash, first_line, open_session
 from tenfold.faces.teacher_input import TeacherInput, preset
 
 __all__ = ["OnnxTeacher"]
@@ -44,7 +41,7 @@ class OnnxTeacher:
         self._feed, self._is_last, self._is_bytes, self._batch = self._check_input()
         self._output = self._check_output(output)
         self.dimension = self._try_batches()
-        self.identity = _file_identity(self._path, {**asdict(self._input), "output": self._output})
+        self.identity = file_hash(self._path, {**asdict(self._input), "output": self._output})
 
     def _check_input(self) -> tuple[str, bool, bool, int | None]:
         """Name, whether channels are last, whether it takes bytes, and the batch it insists on."""
@@ -114,9 +111,3 @@ class OnnxTeacher:
         step = self._batch or _BATCH
         parts = [self._run(crops_BSSC[start : start + step]) for start in range(0, len(crops_BSSC), step)]
         return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
-
-
-def _file_identity(path: Path, config: Mapping[str, Any]) -> str:
-    with path.open("rb") as file:
-        contents = hashlib.file_digest(file, "sha256").hexdigest()
-    return fingerprint({**config, "file": contents}, {})

@@ -19,7 +19,7 @@ from tenfold.core.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Source", "Span", "picture_bytes", "printable", "read_picture"]
+__all__ = ["Source", "Span", "picture_bytes", "printable", "read_picture", "source_name"]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
 _MAX_PIXELS = 80_000_000  # 240 MB as RGB; Pillow itself warns from 89 million on
@@ -53,16 +53,17 @@ def read_picture(source: Source, name: str = "") -> NDArray[np.uint8]:
     Raises:
         InputError: It cannot be read or decoded, has more than 80 million pixels, or is no such array.
     """
+    name = name or source_name(source)
     if isinstance(source, Path | str | bytes | Span):
-        return _decoded(picture_bytes(source, name), name or _name(source))
-    return _from_array(source, name or "the array")
+        return _decoded(picture_bytes(source, name), name)
+    return _from_array(source, name)
 
 
 def picture_bytes(source: Path | str | bytes | Span, name: str = "") -> bytes:
     """The bytes of a picture's file, not decoded; InputError where they cannot be read or are more than 256 MB."""
     if isinstance(source, bytes):
         return source
-    name = name or _name(source)
+    name = name or source_name(source)
     path, start, size = (source.path, source.start, source.size) if isinstance(source, Span) else (source, 0, -1)
     try:
         with open(path, "rb") as file:
@@ -86,17 +87,18 @@ def picture_bytes(source: Path | str | bytes | Span, name: str = "") -> bytes:
     return data
 
 
-def printable(path: Path | str) -> str:
-    """A path for messages and lists: bytes that are no text are shown as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _name(source: Path | str | bytes | Span) -> str:
+def source_name(source: Source) -> str:
+    """What messages call a picture of which only the source is known."""
     if isinstance(source, bytes):
         return f"a picture of {len(source):,} bytes"
     if isinstance(source, Span):
         return f"{printable(source.path)}: bytes from {source.start:,} on"
-    return printable(source)
+    return printable(source) if isinstance(source, Path | str) else "the array"
+
+
+def printable(path: Path | str) -> str:
+    """A path for messages and lists: bytes that are no text are shown as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _decoded(data: bytes, name: str) -> NDArray[np.uint8]:

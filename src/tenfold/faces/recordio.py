@@ -151,6 +151,9 @@ def _pictures(
         first = records.read(places[0], f"{name}: record 0")
         if first.picture is None:
             keys = _picture_keys(first, places, name)
+            behind = keys[-1] + 1
+            if behind in places and records.read(places[behind], f"{name}: record {behind}").picture is not None:
+                raise InputError(f"{name}: record {behind}: has a picture, which record 0 denies; copy the set again")
     found = []
     for done, key in enumerate(keys, 1):
         record = records.read(places[key], f"{name}: record {key}")

@@ -33,6 +33,7 @@ Selection = Literal["all", "greedy"]
 Method = Literal["bridge", "scratch", "direct", "regression_only", "hinton", "fitnet"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
+_LEAST_STEPS = 8  # of an epoch
 _FREE = ("epochs", "device", "workers", "evaluate_every", "save_every")  # may change when a run goes on
 
 
@@ -42,7 +43,7 @@ class Schedule:
 
     Attributes:
         epochs: How often each face is seen.
-        batch_size: Faces per step, at least 2; no more than there are.
+        batch_size: Faces per step, at least 2; but no more than an eighth of all, so that few faces get many steps.
         learning_rate: AdamW's highest rate; it falls on a cosine to 0.
         warmup: Epochs in which it rises, fewer than `epochs`.
         weight_decay: AdamW's.
@@ -78,22 +79,25 @@ class Schedule:
         """The loop's settings for so many faces. Raises InputError for too few, or a value out of range."""
         if faces < 2:
             raise InputError(f"there are {faces} faces to train on; at least 2 are needed")
-        batch = min(self.batch_size, faces)
-        per_epoch = faces / batch
+        batch = min(self.batch_size, max(2, faces // _LEAST_STEPS))
+
+        def steps(epochs: int) -> int:
+            return -(-epochs * faces // batch)
+
         return TrainingConfig(
-            steps=math.ceil(self.epochs * per_epoch),
+            steps=steps(self.epochs),
             batch_size=batch,
             learning_rate=self.learning_rate,
-            warmup=math.ceil(min(self.warmup, self.epochs - 1) * per_epoch),
+            warmup=steps(min(self.warmup, self.epochs - 1)),
             final_rate=0.0,
             weight_decay=self.weight_decay,
             clip=self.clip,
             seed=self.seed,
             device=self.device,
             workers=self.workers,
-            log_every=math.ceil(per_epoch),
-            evaluate_every=math.ceil(self.evaluate_every * per_epoch),
-            save_every=math.ceil(self.save_every * per_epoch),
+            log_every=steps(1),
+            evaluate_every=steps(self.evaluate_every),
+            save_every=steps(self.save_every),
         )
 
     def identity(self) -> dict[str, Any]:
@@ -134,6 +138,9 @@ class AdaptConfig(Schedule):
         keep: What holds adapted features to the teacher's: their likenesses (`relational`), that the teacher's can be
             made of them again (`reconstruct`), or `none`, a mere new classifier.
         keep_weight: lambda, what it counts beside the classification.
+        centre: Whether `relational` takes the mean of the teacher's features from them before it compares directions.
+            Features of dlib, for one, all point nearly the same way: seen from 0, nobody differs from anybody, and a
+            student that copies such features to within a few degrees still mixes people up.
         selection: `greedy` learns from a share of the faces only (see `select`); an ablation.
         rho: That share, above 0 and up to 1.
     """
@@ -145,6 +152,7 @@ class AdaptConfig(Schedule):
     dimension: int = 128
     keep: Keep = "relational"
     keep_weight: float = 1.0
+    centre: bool = False
     selection: Selection = "all"
     rho: float = 0.7
 
@@ -216,16 +224,16 @@ class Provenance:
         data: The licence of each data set it saw, by the data set's name.
         teacher: The teacher's identity, as `Teacher.identity` gives it; models of different teachers do not mix.
         teacher_licence: The licence of the teacher's weights, in the words of who gives them.
+        license: Of the weights that are made, as the Hub spells it.
         space: Of the adapter whose features a student mimics, as `HighResolution.space` gives it: its faces may be
             compared with big ones then.
-        license: Of the weights that are made, as the Hub spells it.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
     teacher: str = ""
     teacher_licence: str = "not stated"
-    space: str = ""
     license: str = "other"
+    space: str = ""
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tenfold.core.artifacts import load_into, read_tensors
 from tenfold.core.errors import InputError
+from tenfold.faces.dlib_teacher import DlibTeacher
 from tenfold.faces.inception_resnet import InceptionResnetV1
 from tenfold.faces.inference import (
     NOT_STATED,
@@ -173,10 +174,12 @@ def load_teacher(path: Path | str) -> Teacher:
 
     Args:
         path: A folder that `train_teacher` wrote, or a Hub id of one; an .onnx file; published weights as
-            .safetensors or .pt; or a folder with such a file and its `teacher.json`.
+            .safetensors or .pt; a folder with such a file and its `teacher.json`; or "dlib", which brings its own.
 
     Raises InputError where it is none of these, or where an .onnx file's input is not declared.
     """
+    if str(path) == "dlib":
+        return DlibTeacher()
     place = Path(path)
     declared: dict[str, Any] = {}
     if place.is_file():
@@ -187,6 +190,8 @@ def load_teacher(path: Path | str) -> Teacher:
         declared = _declaration(place / _DECLARATION)
         if "file" not in declared:
             raise InputError(f'{place / _DECLARATION}: does not name its file; add "file"')
+        if declared["file"] == "dlib":
+            return DlibTeacher()
         place = place / declared["file"]
     elif place.suffix in (".onnx", *_WEIGHT_FILES):
         raise InputError(f"{place}: no such file; check the path")

@@ -135,10 +135,12 @@ def adapt(
     if config.selection == "greedy":
         rows = select(features_ND, labels_N, config.rho)
     people, numbers_N = _number_people(labels_N)
-    variance = max(float(features_ND[:_SAMPLE].astype(np.float64).var(0).mean()), _TINY)
+    sample_ND = features_ND[:_SAMPLE].astype(np.float64)
+    variance = max(float(sample_ND.var(0).mean()), _TINY)
+    centre_D = torch.from_numpy(sample_ND.mean(0).astype(np.float32) * np.float32(config.centre))
     with _seeded(config.seed):
         network = Adapter(features_ND.shape[1], config.hidden, config.dimension)
-        objective = AdapterObjective(network, _needed(people), config, variance)
+        objective = AdapterObjective(network, _needed(people), config, variance, centre_D)
 
     def collate(picked: list[int]) -> tuple[Tensor, ...]:
         chosen = rows[picked]
