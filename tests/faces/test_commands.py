@@ -56,7 +56,7 @@ def refusal(capsys: Capture, *args: str | Path) -> str:
 def bridge(root: Path) -> tuple[str | Path, ...]:
     """How a student of the adapter and teacher in `root` is trained."""
     roles = ("--adapter", root / "adapter", "--teacher", root / "teacher")
-    return (*SHORT, *roles, "--batch-size", "16", "--validation", "0.4")
+    return (*SHORT, *roles, "--validation", "0.4")
 
 
 def draw_person(folder: Path, seed: int, pictures: int = 6) -> None:
@@ -79,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher, adapter = root / "teacher", root / "adapter"
     assert run("teach", root / "private", teacher, *SHORT, "--epochs", "2", "--dimension", "32") == 0
     assert run("adapt", root / "public", adapter, teacher, *SHORT, "--epochs", "10") == 0
-    assert run("distill", root / "public", root / "student", *bridge(root), "--epochs", "25", "--far", "0.1") == 0
+    assert run("distill", root / "public", root / "student", *bridge(root), "--epochs", "15", "--far", "0.1") == 0
     assert run("key", root / "staff.key") == 0
     return root
 
@@ -115,7 +115,7 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, tmp_path: 
     command = ("distill", place / "public", tmp_path / "run", *bridge(place))
     first = call(capsys, *command, "--epochs", "1")
     again = call(capsys, *command, "--epochs", "1")
-    assert again["steps"] == first["steps"] == 3 and again["threshold"] == first["threshold"]
+    assert again["steps"] == first["steps"] == 9 and again["threshold"] == first["threshold"]
     assert "width" in refusal(capsys, *command, "--epochs", "1", "--width", "0.5")
 
 
@@ -124,7 +124,7 @@ def test_a_baseline_needs_no_adapter(method: str, place: Path, tmp_path: Path, c
     teacher = () if method == "scratch" else ("--teacher", place / "teacher")
     options = (*SHORT, "--method", method, *teacher, "--epochs", "1", "--validation", "0", "--width", "0.25")
     found = call(capsys, "distill", place / "public", tmp_path / "run", *options)
-    assert found["steps"] == 1 and "threshold" not in found and found["AUC on people held back"] is None
+    assert found["steps"] == 9 and "threshold" not in found and found["AUC on people held back"] is None
 
 
 def test_what_a_training_lacks_is_said_before_pictures_are_read(place: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -44,7 +44,6 @@ def teach(
     person: PersonFrom = "folder",
     dimension: int = 256,
     epochs: int = 30,
-    batch_size: int = 64,
     validation: Share = 0.2,
     device: Device = "auto",
     seed: int = 0,
@@ -63,14 +62,13 @@ def teach(
         person: Who is on a picture: the folder below FACES, or the file's name.
         dimension: Numbers of a feature.
         epochs: How often each face is seen.
-        batch_size: Faces in a step.
         validation: Share of the people who are held back to tell which epoch was the best.
         device: Where.
         seed: Decides first weights, order and everything drawn.
         json: Print one JSON object instead of a table.
     """
     learned, held = _read(faces, detector, person, out, validation, seed)
-    config = TeacherConfig(dimension=dimension, epochs=epochs, batch_size=batch_size, device=device, seed=seed)
+    config = TeacherConfig(dimension=dimension, epochs=epochs, device=device, seed=seed)
     source = Provenance(data={faces.name: "the user's own"})
     _, result = train_teacher(
         learned.crops_NSSC, learned.labels_N, out, config, validation=_pair(held), provenance=source
@@ -87,6 +85,7 @@ def adapt(
     dimension: int = 128,
     keep: Keep = "relational",
     keep_weight: float = 1.0,
+    centre: bool = False,
     selection: Selection = "all",
     rho: float = 0.7,
     epochs: int = 30,
@@ -110,6 +109,7 @@ def adapt(
         dimension: Numbers of an embedding.
         keep: What holds adapted features to the teacher's.
         keep_weight: What it counts beside the classification.
+        centre: See the teacher's features from their mean, where all point nearly the same way, as dlib's do.
         selection: Learn from all faces, or from the share RHO that agrees best with its people.
         rho: That share.
         epochs: How often each face is seen.
@@ -121,8 +121,8 @@ def adapt(
     opened = load_teacher(teacher)
     learned, held = _read(faces, detector, person, out, validation, seed)
     config = AdaptConfig(
-        dimension=dimension, keep=keep, keep_weight=keep_weight, selection=selection, rho=rho, epochs=epochs,
-        device=device, seed=seed,
+        dimension=dimension, keep=keep, keep_weight=keep_weight, centre=centre, selection=selection, rho=rho,
+        epochs=epochs, device=device, seed=seed,
     )  # fmt: skip
     features_ND = _features(learned, opened, out / "cache")
     judged = None if held is None else (_features(held, opened, out / "cache"), held.labels_N)
@@ -177,7 +177,7 @@ def distill(
         harsh: Make training faces small the harsh way: more blur, noise and compression.
         epochs: How often each face is seen.
         learning_rate: The highest.
-        batch_size: Faces in a step.
+        batch_size: Faces in a step, no more than an eighth of all.
         validation: Share of the people who are held back; the threshold is calibrated on them.
         far: False accept rate of that threshold.
         device: Where.
