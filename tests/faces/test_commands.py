@@ -316,6 +316,33 @@ def test_evaluate_takes_lfws_pairs(place: Path, tmp_path: Path, capsys: Capture)
     assert folds_table["pairs"] == 16 and folds_table["accuracy"] > 0.7
 
 
+def test_a_person_with_one_picture_makes_no_genuine_pair(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    for number, pictures in enumerate((2, 2, 1)):
+        draw_person(tmp_path / f"set/{number}", 70 + number, pictures)
+    report = call(capsys, "evaluate", place / "student", tmp_path / "set", *CROPS)
+    assert report["notes"][0] == "5 faces of 3 people, seed 0"
+    assert "2 genuine and 8 impostor pairs of 3 people" in report["tables"][0]["notes"]
+
+
+def test_evaluate_takes_tinyface(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Ranks of its probes among its gallery and distractors."""
+    test = tmp_path / "tinyface/Testing_Set"
+    for folder in ("Probe", "Gallery_Match", "Gallery_Distractor"):
+        (test / folder).mkdir(parents=True)
+    for number in range(3):
+        draw_person(tmp_path / "drawn" / str(number), 80 + number, 3)
+        pictures = sorted((tmp_path / "drawn" / str(number)).iterdir())
+        for picture, name in zip(pictures, ("Probe", "Gallery_Match", "Gallery_Match"), strict=True):
+            Image.open(picture).save(test / name / f"{number + 1}_{picture.stem}.jpg")
+    for number in range(4):
+        draw_person(tmp_path / "others" / str(number), 90 + number, 1)
+        Image.open(tmp_path / f"others/{number}/0.png").save(test / f"Gallery_Distractor/{number}.jpg")
+    report = call(capsys, "evaluate", place / "student", tmp_path / "tinyface", *CROPS)
+    used = report["tables"][1]["rows"][0]
+    assert (used["probes"], used["gallery"], used["distractors"]) == (3, 6, 4)
+    assert "faces of 16 px" in report["notes"]
+
+
 def test_big_faces_are_compared_with_small_ones(place: Path, tmp_path: Path, capsys: Capture) -> None:
     """A gallery of the teacher's vectors answers for the student's, at a threshold calibrated for the two."""
     shutil.copytree(place / "adapter", tmp_path / "adapter")

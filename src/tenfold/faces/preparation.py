@@ -99,7 +99,7 @@ def prepare_faces(
     if len(usable.faces) == 0:
         remedy = "give pictures of faces" if detector is None else "aligned crops are read with detector none"
         raise InputError(f"none of {len(faces)} pictures, such as {faces.names[0]}, has a usable face; {remedy}")
-    doubles = faces.duplicates_of(faces)
+    doubles = usable.faces.duplicates_of(usable.faces)
     _tell([f"{name}: is the same picture as {other}; leave one of them out" for name, other in doubles])
     return LabelledCrops(usable.crops_NSSC, usable.faces.labels, usable.faces.people)
 
