@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
     write_set(root / "many", 12, 6, 0)
     write_set(root / "few", 4, 2, 1)
+    (root / "teacher").mkdir()
     return root
 
 

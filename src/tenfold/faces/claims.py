@@ -16,7 +16,7 @@ from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Plot, Report, Series, Table
-from tenfold.faces.experiments import FACES_PER_PERSON, MULTI, Effort, Outcome, Score, measure, read_sets
+from tenfold.faces.experiments import FACES_PER_PERSON, MULTI, TEACHER, Effort, Outcome, Score, measure, read_sets
 from tenfold.faces.teachers import Teacher, load_teacher
 
 __all__ = ["CLAIMS", "report", "reproduce"]
@@ -67,7 +67,7 @@ def reproduce(folder: Path | None, work_in: Path, *, seeds: int, quick: bool, pr
     if not 1 <= seeds <= 16:
         raise InputError(f"seeds is {seeds}; it is from 1 to 16")
     work = work_in / ("faces-quick" if quick else "faces")
-    effort, own = _QUICK if quick else _FULL, folder / "teacher"
+    effort, own = _QUICK if quick else _FULL, folder / TEACHER
     teacher = load_teacher(own) if own.is_dir() else None
     sets = read_sets(folder, work / "crops", progress)
     outcomes = [measure(sets, work, effort, seed, teacher, progress) for seed in range(seeds)]

@@ -30,8 +30,9 @@ from tenfold.faces.thresholds import calibrate
 from tenfold.faces.training import adapt, apply_adapter, distill, train_teacher
 from tenfold.faces.verification import verification
 
-__all__ = ["BASELINES", "FACES_PER_PERSON", "MULTI", "Effort", "Outcome", "Score", "measure", "read_sets"]
+__all__ = ["BASELINES", "FACES_PER_PERSON", "MULTI", "TEACHER", "Effort", "Outcome", "Score", "measure", "read_sets"]
 
+TEACHER = "teacher"  # the folder beside the sets that holds one
 FACES_PER_PERSON = 5  # of sets whose people are tested; the others are public only
 _LEAST_PEOPLE = 12  # of such a set: a third are tested, on half of whom a threshold is calibrated
 BASELINES: tuple[Method, ...] = ("scratch", "direct", "regression_only", "hinton", "fitnet")
@@ -102,12 +103,13 @@ class Outcome:
 
 
 def read_sets(folder: Path, cache: Path, progress: Progress = no_progress) -> dict[str, LabelledCrops]:
-    """Every set in a folder: a folder of people each, or one with `people.csv`, whose files' names are people.
+    """Every set in a folder but `TEACHER`: a folder of people, or one with `people.csv`, whose files' names are people.
 
     Pictures are taken as crops. Raises InputError where no set has people with enough faces to be tested.
     """
     sets: dict[str, LabelledCrops] = {}
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ():
+    places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    for place in (path for path in places if path.name != TEACHER):
         by_file = (place / "people.csv").exists()
         sets[place.name] = prepare(place, None, "file" if by_file else "folder", cache, progress)
     if not any(_is_tested(faces) for faces in sets.values()):
