@@ -103,7 +103,7 @@ def adapt(
     Args:
         faces: Public faces of big pictures: as for teach.
         out: Folder of the run.
-        teacher: An .onnx file or published weights with a teacher.json beside it, or the folder of `teach`.
+        teacher: An .onnx file or published weights with a teacher.json beside it, the folder of `teach`, or dlib.
         detector: As for teach.
         person: As for teach.
         dimension: Numbers of an embedding.
