@@ -9,7 +9,7 @@ from tenfold.faces.features import teacher_features
 from tenfold.faces.gallery import Found, Gallery, new_key, read_key
 from tenfold.faces.model import Adapter, StudentConfig, StudentNet
 from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, Match, load
-from tenfold.faces.settings import AdaptConfig, DistillConfig, TeacherConfig
+from tenfold.faces.settings import AdaptConfig, DistillConfig, Provenance, TeacherConfig
 from tenfold.faces.teachers import Teacher, load_teacher
 from tenfold.faces.thresholds import Threshold, calibrate
 from tenfold.faces.training import adapt, apply_adapter, distill, train_teacher
@@ -27,6 +27,7 @@ __all__ = [
     "HaarDetector",
     "HighResolution",
     "Match",
+    "Provenance",
     "StudentConfig",
     "StudentNet",
     "Teacher",

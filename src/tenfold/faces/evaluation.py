@@ -91,7 +91,7 @@ def evaluate(
     shot = one_shot(vectors_Nd, people)
     spread = f"{min(shot.values):.3g} to {max(shot.values):.3g}"
     found = Table("One shot", ["method", "rank 1", "over seeds"], [[name, shown(shot.rank1), spread]])
-    source = "calibrated on other people" if threshold else "calibrated on these people"
+    source = "kept with the model" if threshold else "calibrated on these people"
     limit_used = threshold or calibrate(pairs.scores, pairs.people, far, seed=seed)
     tables = [verification_table({name: verified}), found]
     if groups:

@@ -300,7 +300,7 @@ class Gallery:
         name = check_name(person)
         with self._drafting() as draft:
             if name not in draft.people:
-                raise InputError(f"nobody called {name} is enrolled in {self.path}; people() lists who is")
+                raise InputError(f"nobody called {name} is enrolled in {self.path}; `people` lists who is")
             return draft.remove("forgotten", name)
 
     def purge(self, today: date | None = None) -> list[str]:

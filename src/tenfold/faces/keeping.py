@@ -1,6 +1,7 @@
 """The verbs of `tenfold faces` that keep galleries: key, enroll, identify, forget, people, purge, renew."""
 
 import json as json_format
+import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -16,7 +17,18 @@ from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, loa
 from tenfold.faces.teachers import load_teacher
 from tenfold.faces.vault import new_key, read_key
 
-__all__ = ["enroll", "forget", "identify", "key", "list_pictures", "open_model", "people", "purge", "renew"]
+__all__ = [
+    "enroll",
+    "forget",
+    "identify",
+    "key",
+    "list_pictures",
+    "message_of",
+    "open_model",
+    "people",
+    "purge",
+    "renew",
+]
 
 Pictures = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]
 _NO_KEY = Path("")
@@ -73,13 +85,13 @@ def enroll(
     vectors_Nd = _usable(found)
     with _open_or_create(gallery, secret, opened) as kept:
         record = kept.enroll(person, vectors_Nd, consent, last)
+    for message in filter(None, found.messages):
+        print(message, file=sys.stderr)
     if json:
         print(json_format.dumps(record.to_json()))
         return
     end = "" if record.until is None else f", matched until {record.until.isoformat()}"
     print(f"{record.name}: {len(vectors_Nd)} more templates, {record.templates} in all{end}")
-    for message in filter(None, found.messages):
-        print(message)
 
 
 def identify(
@@ -125,9 +137,10 @@ def identify(
             print(json_format.dumps(row))
         return
     shown: list[list[Cell]] = [
-        [row["picture"], row["person"] or ("" if row["score"] is None else "nobody"), row["score"], row["message"]]
+        [row["picture"], row["person"] or ("" if row["score"] is None else "nobody"), row["score"],
+         message_of(row["picture"], row["message"])]
         for row in rows
-    ]
+    ]  # fmt: skip
     Table(f"Who is it? {gallery.name}", ["picture", "person", "best score", "message"], shown, [facts, chance]).print()
 
 
@@ -227,6 +240,11 @@ def list_pictures(given: Sequence[Path]) -> list[Path]:
     return files
 
 
+def message_of(picture: Path | str, message: str) -> str:
+    """What is wrong with a picture, for a row that names it."""
+    return message.removeprefix(f"{picture}: ")
+
+
 def _key(path: Path) -> bytes:
     return read_key(None if path == _NO_KEY else path)
 
@@ -250,3 +268,11 @@ def _open_or_create(path: Path, secret: bytes, model: FaceModel) -> Gallery:
     if model.threshold is None:
         raise InputError(f"{path}: cannot be made: the model has no threshold; run tenfold faces calibrate first")
     return Gallery.create(path, secret, model.space, model.dimension, model.threshold)
+
+
+def print_facts(title: str, facts: dict[str, Any], json: bool) -> None:
+    """Facts by name as a table, or as one JSON object."""
+    if json:
+        print(json_format.dumps(facts))
+        return
+    Table(title, ["what", "value"], [[name, value] for name, value in facts.items() if value is not None]).print()

@@ -1,7 +1,7 @@
 """The protocols by which embedders are compared: folders of people, lists of pairs, TinyFace; each to one report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from tenfold.core.progress import Progress, no_progress
 from tenfold.core.reports import Report, Table
 from tenfold.faces.alignment import Detector
 from tenfold.faces.comparisons import cosine_scores
-from tenfold.faces.crops import crop_faces
+from tenfold.faces.crops import crop_faces, has_crop
+from tenfold.faces.data import read_faces
 from tenfold.faces.evaluation import evaluate
 from tenfold.faces.groups import read_groups
 from tenfold.faces.identification import identification
@@ -27,7 +28,7 @@ from tenfold.faces.plots import (
     roc_plot,
     verification_table,
 )
-from tenfold.faces.preparation import PersonFrom, prepare, prepare_faces
+from tenfold.faces.preparation import PersonFrom, prepare_faces, seen_before
 from tenfold.faces.recognition import FaceModel
 from tenfold.faces.resolution import resolution_curve
 from tenfold.faces.tinyface import tinyface
@@ -46,6 +47,7 @@ class Questions:
         groups: CSV with a row per person, for errors by group.
         column: Its attribute.
         person: As for `read_faces`.
+        seen: What `read_seen` says of the model: the report warns where pictures are among them.
     """
 
     far: float = 0.01
@@ -53,6 +55,7 @@ class Questions:
     groups: Path | None = None
     column: str = "group"
     person: PersonFrom = "folder"
+    seen: frozenset[str] = frozenset()
 
 
 def evaluate_model(
@@ -71,7 +74,7 @@ def evaluate_model(
             file of InsightFace (ten folds); or the folder of TinyFace (rank k and mAP among distractors).
         detector: None: the pictures are crops already.
         pairs: LFW's list of pairs.
-        questions: What else is asked about a folder of people.
+        questions: What else is asked, most of it about a folder of people only.
         progress: Called along the way.
 
     Raises:
@@ -79,31 +82,50 @@ def evaluate_model(
     """
     asked = questions or Questions()
     if pairs is not None:
-        return _pairs(model, lfw_pairs(data, pairs), detector, f"LFW, {pairs.name}", progress)
+        return _pairs(model, lfw_pairs(data, pairs), detector, f"LFW, {pairs.name}", asked.seen, progress)
     if data.suffix == ".bin":
-        return _pairs(model, insightface_bin(data), detector, data.name, progress)
+        return _pairs(model, insightface_bin(data), detector, data.name, asked.seen, progress)
     if (data / "Testing_Set").is_dir() or (data / "Gallery_Distractor").is_dir():
-        return _tinyface(model, data, detector, progress)
-    faces = prepare(data, detector, asked.person, progress=progress)
-    name = f"student {model.id[:8]}, {model.size} px"
+        return _tinyface(model, data, detector, asked.seen, progress)
+    return _people(model, data, detector, asked, progress)
+
+
+def _people(model: FaceModel, data: Path, detector: Detector | None, asked: Questions, progress: Progress) -> Report:
+    """All pairs of a folder of people, one shot, by group, by resolution."""
+    pictures = read_faces(data, asked.person)
+    faces = prepare_faces(pictures, detector, progress=progress)
+    _, counts = np.unique(faces.labels_N[faces.labels_N >= 0], return_counts=True)
+    if len(counts) < 2 or counts.max() < 2:
+        raise InputError(
+            f"{data}: {counts.sum()} faces of {len(counts)} people can be used; give two people or more, and two "
+            "pictures or more of at least one of them"
+        )
+    name = _name(model)
     groups = None if asked.groups is None else read_groups(asked.groups, asked.column, faces.people)
     vectors_Nd = model.embed_crops(faces.crops_NSSC)
     report = evaluate(vectors_Nd, faces.labels_N, name, asked.far, model.threshold, groups)
+    notes = [*report.notes, f"faces of {model.size} px", *seen_before([pictures], asked.seen)]
     if not asked.sizes:
-        return report
+        return replace(report, notes=notes)
 
     def embed(crops_NSSC: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
         return model.embed_crops(crops_NSSC, size=size)
 
     curve = resolution_curve(embed, faces.crops_NSSC, faces.labels_N, asked.sizes, asked.far)
     tables = [*report.tables, resolution_table({name: curve})]
-    return Report(report.title, tables, [*report.plots, resolution_plot({name: curve})], report.notes)
+    return Report(report.title, tables, [*report.plots, resolution_plot({name: curve})], notes)
 
 
-def _pairs(model: FaceModel, pairs: Pairs, detector: Detector | None, name: str, progress: Progress) -> Report:
+def _name(model: FaceModel) -> str:
+    return f"model {model.id[:8]}"
+
+
+def _pairs(
+    model: FaceModel, pairs: Pairs, detector: Detector | None, name: str, seen: frozenset[str], progress: Progress
+) -> Report:
     """Ten folds. Pairs of which a face was not found are left out, and the report says how many."""
     crops = crop_faces(pairs.faces, detector, progress=progress)
-    found_N = np.array([status in ("ok", "several faces") for status in crops.statuses], bool)
+    found_N = np.array([has_crop(status) for status in crops.statuses], bool)
     kept_P = found_N[pairs.first] & found_N[pairs.second]
     if not kept_P.any():
         raise InputError(f"{name}: no pair has two faces that can be used; crops are read with detector none")
@@ -112,23 +134,28 @@ def _pairs(model: FaceModel, pairs: Pairs, detector: Detector | None, name: str,
     scores = cosine_scores(vectors_Nd, pairs.first[kept_P], pairs.second[kept_P])
     same = pairs.same[kept_P]
     folds = ten_fold(scores, same, pairs.folds[kept_P])
-    verified = verification(scores, same, _people(pairs, kept_P))
+    verified = verification(scores, same, _owners(pairs, kept_P))
     table = Table(
         f"{name}: folds, threshold chosen on the others",
         ["accuracy", "standard error", "pairs", "left out"],
         [[folds.mean, folds.error, int(kept_P.sum()), int((~kept_P).sum())]],
     )
-    tables = [table, verification_table({name: verified})]
-    return Report(f"Faces: {name}", tables, [roc_plot({name: verified.curve}), det_plot({name: verified.curve})], [])
+    shown = {_name(model): verified}
+    curves = {_name(model): verified.curve}
+    notes = [f"faces of {model.size} px", *seen_before([pairs.faces], seen)]
+    tables = [table, verification_table(shown)]
+    return Report(f"Faces: {name}, {_name(model)}", tables, [roc_plot(curves), det_plot(curves)], notes)
 
 
-def _people(pairs: Pairs, kept_P: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+def _owners(pairs: Pairs, kept_P: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     """Who is on both faces of each pair; None where the set does not say."""
     labels_P2 = np.stack([pairs.faces.labels[pairs.first], pairs.faces.labels[pairs.second]], 1)[kept_P]
     return None if (labels_P2 < 0).any() else labels_P2
 
 
-def _tinyface(model: FaceModel, root: Path, detector: Detector | None, progress: Progress) -> Report:
+def _tinyface(
+    model: FaceModel, root: Path, detector: Detector | None, seen: frozenset[str], progress: Progress
+) -> Report:
     test = tinyface(root)
     probes, gallery, distractors = (
         prepare_faces(faces, detector, progress=progress) for faces in (test.probes, test.gallery, test.distractors)
@@ -142,5 +169,8 @@ def _tinyface(model: FaceModel, root: Path, detector: Detector | None, progress:
     )
     counts = [len(probes), len(gallery), len(distractors)]
     table = Table("TinyFace, faces used", ["probes", "gallery", "distractors"], [[*counts]])
-    methods = {"student": found}
-    return Report("Faces: TinyFace", [identification_table(methods), table], [cmc_plot(methods)], [])
+    methods = {_name(model): found}
+    notes = [f"faces of {model.size} px", *seen_before([test.probes, test.gallery], seen)]
+    return Report(
+        f"Faces: TinyFace, {_name(model)}", [identification_table(methods), table], [cmc_plot(methods)], notes
+    )

@@ -193,6 +193,8 @@ def load_teacher(path: Path | str) -> Teacher:
         if declared["file"] == "dlib":
             return DlibTeacher()
         place = place / declared["file"]
+    elif place.suffix in (".onnx", *_WEIGHT_FILES):
+        raise InputError(f"{place}: no such file; check the path")
     else:
         return SmallTeacher(path)
     if place.suffix == ".onnx":
