@@ -76,7 +76,7 @@ def test_bad_arguments_exit_with_2_and_are_quoted(args: list[str]) -> None:
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("name", ["faces", "video_quality", "video-quality"])
+@pytest.mark.parametrize("name", ["expressions", "video_quality", "video-quality"])
 def test_a_planned_room_says_so(name: str) -> None:
     answer = run(name, "train")
     assert answer.returncode == 2

@@ -51,7 +51,7 @@ SYSTEMS: tuple[System, ...] = (
         paper="Efficient Low-Resolution Face Recognition via Bridge Distillation (arXiv 2409.11786)",
         summary="tiny embedder for low-resolution faces, distilled from a big one",
         extra="faces",
-        state="planned",
+        state="works",
     ),
     System(
         name="expressions",

@@ -1,0 +1,102 @@
+"""The whole evaluation of an embedder on labelled faces, in one call, as a report.
+
+The single measures: `verification` (1:1), `identification` (1:N), `thresholds`, `groups`, `resolution`; how their
+intervals come about: `resampling`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tenfold.core.reports import Report, Table
+from tenfold.faces.comparisons import MANY, Comparisons, all_pairs, check_labels, compare, cosine_scores
+from tenfold.faces.fusion import Fusion, fuse
+from tenfold.faces.groups import GroupRates, by_group, read_groups
+from tenfold.faces.identification import Identification, OneShot, OpenSet, identification, one_shot, open_set
+from tenfold.faces.plots import det_plot, group_table, roc_plot, score_plot, shown, verification_table
+from tenfold.faces.ranking import Curve
+from tenfold.faces.resampling import Difference, Estimate, paired_difference
+from tenfold.faces.resolution import Resolution, resolution_curve
+from tenfold.faces.thresholds import Threshold, calibrate
+from tenfold.faces.verification import (
+    FARS,
+    TenFold,
+    Verification,
+    det_curve,
+    ten_fold,
+    verification,
+    verification_statistic,
+)
+
+__all__ = [
+    "Comparisons",
+    "Curve",
+    "Difference",
+    "Estimate",
+    "Fusion",
+    "GroupRates",
+    "Identification",
+    "OneShot",
+    "OpenSet",
+    "Resolution",
+    "TenFold",
+    "Threshold",
+    "Verification",
+    "all_pairs",
+    "by_group",
+    "calibrate",
+    "compare",
+    "cosine_scores",
+    "det_curve",
+    "evaluate",
+    "fuse",
+    "identification",
+    "one_shot",
+    "open_set",
+    "paired_difference",
+    "read_groups",
+    "resolution_curve",
+    "ten_fold",
+    "verification",
+    "verification_statistic",
+]
+
+
+def evaluate(
+    vectors_Nd: ArrayLike,
+    labels: ArrayLike,
+    name: str,
+    far: float = 0.01,
+    threshold: Threshold | None = None,
+    groups: Mapping[int, str] | None = None,
+    limit: int = MANY,
+    seed: int = 0,
+) -> Report:
+    """Verification over all pairs, one-shot rank 1, a threshold, and errors by group if there are groups.
+
+    Args:
+        vectors_Nd: (N, d) embeddings of faces, of at least two people, one with two faces.
+        labels: (N,) int64, their people.
+        name: Of the embedder, for the tables.
+        far: For the threshold, where none is given.
+        threshold: Calibrated on other people; otherwise one is calibrated on these.
+        groups: Group by label, see `read_groups`; the errors are at the threshold.
+        limit: The most pairs; where there are more, a random sample of them.
+        seed: Of that sample and of the resampling.
+    """
+    people = check_labels(labels, len(np.asarray(vectors_Nd)))
+    pairs = compare(vectors_Nd, people, limit, seed)
+    verified = verification(*pairs, fars=sorted({*FARS, far}, reverse=True), seed=seed)
+    shot = one_shot(vectors_Nd, people)
+    spread = f"{min(shot.values):.3g} to {max(shot.values):.3g}"
+    found = Table("One shot", ["method", "rank 1", "over seeds"], [[name, shown(shot.rank1), spread]])
+    source = "kept with the model" if threshold else "calibrated on these people"
+    limit_used = threshold or calibrate(pairs.scores, pairs.people, far, seed=seed)
+    tables = [verification_table({name: verified}), found]
+    if groups:
+        rows = by_group(*pairs, groups, limit_used.value, seed=seed)
+        tables.append(group_table(rows, limit_used.value))
+    plots = [roc_plot({name: verified.curve}), det_plot({name: verified.curve}), score_plot(pairs.scores, pairs.same)]
+    notes = [f"{len(people):,} faces of {len(np.unique(people)):,} people, seed {seed}"]
+    return Report(f"Faces: {name}", tables, plots, [*notes, f"threshold ({source}): {limit_used.describe()}"])

@@ -1,0 +1,120 @@
+"""Intervals over people: closed forms, coverage by simulation, pairing that cancels what is hard for both methods."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import beta, t
+
+from tenfold.core.errors import InputError
+from tenfold.faces.resampling import bootstrap, estimate, no_error_bound, paired_difference, rate_interval
+
+
+@pytest.mark.parametrize("trials", [1, 2, 10, 1000])
+def test_bound_without_errors_is_clopper_and_pearsons(trials: int) -> None:
+    assert no_error_bound(trials) == pytest.approx(beta.ppf(0.975, 1, trials))
+    assert no_error_bound(0) == 1
+
+
+def test_each_replicate_draws_as_many_people_as_there_are() -> None:
+    drawn = bootstrap(lambda weights: weights, 7, replicates=200, seed=3)
+    assert drawn.shape == (200, 7) and (drawn.sum(axis=1) == 7).all()
+    assert drawn.var() == pytest.approx(1 - 1 / 7, abs=0.1)  # multinomial
+    np.testing.assert_array_equal(drawn, bootstrap(lambda weights: weights, 7, replicates=200, seed=3))
+
+
+def test_interval_is_wilsons_for_independent_trials() -> None:
+    """40 people with one trial each, 10 errors: Wilson's interval for 10 of 40 is 0.142 to 0.402."""
+    errors = np.arange(40) < 10
+    [rate] = estimate(lambda weights: [float(errors @ weights / weights.sum())], 40, replicates=4000)
+    assert rate.value == 0.25
+    assert rate.low == pytest.approx(0.142, abs=0.01) and rate.high == pytest.approx(0.402, abs=0.01)
+
+
+def test_intervals_cover_though_trials_depend_on_people() -> None:
+    """25 people with 20 trials each, whose error rates differ: 95 % intervals hold the truth in at least 90 % of 300
+    samples and at most 99.5 %, an interval that counts 500 trials in fewer than 70 %.
+    """
+    random = np.random.default_rng(0)
+    rates = random.beta(0.6, 5.4, size=(300, 25))  # mean 0.1
+    errors = random.binomial(20, rates)
+    covered = naive = 0
+    for row in errors:
+        weights = np.random.default_rng(1).multinomial(25, np.full(25, 1 / 25), size=200)
+        mean = row.mean() / 20
+        found = rate_interval(mean, weights @ row / 500, 25)
+        covered += found.low <= 0.1 <= found.high
+        naive += abs(mean - 0.1) < 1.96 * math.sqrt(mean * (1 - mean) / 500)
+    assert 270 <= covered <= 298
+    assert naive < 210
+
+
+def test_rates_without_errors_reach_as_far_as_so_few_people_allow() -> None:
+    none, all_ = estimate(lambda weights: [0.0, 1.0], 3, replicates=10)
+    assert none == (0.0, 0.0, no_error_bound(3))
+    assert all_ == (1.0, 1 - no_error_bound(3), 1.0)
+
+
+def test_what_is_undefined_stays_so() -> None:
+    [rate] = estimate(lambda weights: [math.nan], 3, replicates=10)
+    assert all(map(math.isnan, rate))
+
+
+# --- paired differences ----------------------------------------------------------------------------------------------
+
+
+def mean_of(values: NDArray[np.float64]):
+    return lambda weights: [float(values @ weights / weights.sum())]
+
+
+def test_what_is_hard_for_both_methods_cancels() -> None:
+    """People differ a hundred times more than the methods: the paired interval is narrow and above 0."""
+    random = np.random.default_rng(0)
+    hard = random.normal(size=30)
+    theirs = [mean_of(hard + random.normal(scale=0.01, size=30)) for _ in range(3)]
+    ours = [mean_of(hard + 0.05 + random.normal(scale=0.01, size=30)) for _ in range(3)]
+    found = paired_difference(ours, theirs, 30)
+    assert found.mean == pytest.approx(0.05, abs=0.01)
+    assert 0.02 < found.low < 0.05 < found.high < 0.08
+    assert found.mean == pytest.approx(np.mean(found.values)) and len(found.values) == 3
+
+
+def test_only_seeds_vary_is_students_interval() -> None:
+    found = paired_difference([mean_of(np.full(10, x)) for x in (1.0, 2, 3)], [mean_of(np.zeros(10))] * 3, 10)
+    margin = t.ppf(0.975, 2) * 1 / math.sqrt(3)
+    assert found.low == pytest.approx(2 - margin) and found.high == pytest.approx(2 + margin)
+
+
+def test_a_method_against_itself_is_no_better() -> None:
+    own = [mean_of(np.arange(5.0))]
+    found = paired_difference(own, own, 5)
+    assert (found.values, found.low, found.high) == ((0.0,), 0.0, 0.0)
+
+
+def test_paired_intervals_cover() -> None:
+    """True difference 0.1 over people and seeds: within the interval in at least 90 % of 200 samples."""
+    random = np.random.default_rng(5)
+    covered = 0
+    for _ in range(200):
+        people, seeds = random.normal(0.1, 0.5, size=20), random.normal(0, 0.1, size=3)
+        ours = [mean_of(people + shift) for shift in seeds]
+        found = paired_difference(ours, [mean_of(np.zeros(20))] * 3, 20, replicates=100)
+        covered += found.low <= 0.1 <= found.high
+    assert 180 <= covered <= 199
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0, 0), (2, 1)])
+def test_seeds_must_pair(ours: int, theirs: int) -> None:
+    with pytest.raises(InputError, match="same seeds of both"):
+        paired_difference([mean_of(np.ones(2))] * ours, [mean_of(np.ones(2))] * theirs, 2)
+
+
+def test_an_undefined_measure_is_refused() -> None:
+    with pytest.raises(InputError, match="undefined"):
+        paired_difference([lambda _: [math.nan]], [lambda _: [0.0]], 2)
+
+
+def test_nobody_to_resample_is_refused() -> None:
+    with pytest.raises(InputError, match="0 people"):
+        bootstrap(lambda weights: [0.0], 0)
