@@ -35,7 +35,8 @@ struct Flight {
     size_t query = 0;
     float query_norm = 0;
     std::vector<Candidate> candidates;
-    size_t requested = 0;  // candidates whose pages were asked for: the first `requested`
+    std::vector<uint32_t> positions;  // theirs in rising order, each once; empty where whole pages are scored
+    size_t requested = 0;             // candidates whose pages were asked for: the first `requested`
     std::vector<uint64_t> todo, seen;
     size_t next_page = 0, pending = 0;
     bool finished = false;
@@ -156,6 +157,13 @@ class Worker {
         const size_t sorted = options_->rule == Rule::paper ? scanned_.size() : first_batch(scanned_.size());
         std::partial_sort(scanned_.begin(), scanned_.begin() + std::ptrdiff_t(sorted), scanned_.end(), better);
         flight.candidates.assign(scanned_.begin(), scanned_.end());
+        flight.positions.clear();
+        if (!options_->score_whole_pages) {
+            for (const Candidate& candidate : flight.candidates) flight.positions.push_back(candidate.position);
+            std::sort(flight.positions.begin(), flight.positions.end());
+            flight.positions.erase(std::unique(flight.positions.begin(), flight.positions.end()),
+                                   flight.positions.end());
+        }
         next_round(flight);
         active_.push_back(&flight);
     }
@@ -318,12 +326,9 @@ class Worker {
             for (size_t position = first; position < last; ++position) score_row(position);
             return;
         }
-        std::vector<uint32_t> wanted;
-        for (const Candidate& candidate : flight.candidates)
-            if (candidate.position >= first && candidate.position < last) wanted.push_back(candidate.position);
-        std::sort(wanted.begin(), wanted.end());
-        wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
-        for (uint32_t position : wanted) score_row(position);
+        for (auto wanted = std::lower_bound(flight.positions.begin(), flight.positions.end(), first);
+             wanted != flight.positions.end() && *wanted < last; ++wanted)
+            score_row(*wanted);
     }
 
     // --- reading --------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ IDS_FILE = "ids.bin"
 _RESIDENT_BYTES = 16 << 20  # of vectors; smaller segments are kept in memory, where a search of several costs no reads
 _CHUNK = 1 << 20
 # Microseconds: a page read from disk, a row in memory compared with, a code scanned.
-_PAGE_COST, _ROW_COST, _CODE_COST = 20.0, 0.1, 0.003
+_PAGE_COST, _ROW_COST, _CODE_COST = 20.0, 0.3, 0.003
 _MASKS = 16  # of late filters, a byte per row each
 
 
