@@ -45,6 +45,7 @@ lint: .venv/dev
 BENCH_DATA ?= build/sift1m
 bench: .venv/bench
 	$(BIN)/python benchmarks/attention.py --json build/attention.json
+	$(BIN)/python benchmarks/faces.py --json build/faces.json
 	$(BIN)/python benchmarks/search.py --data "$(BENCH_DATA)" --json build/bench.json
 
 docs: .venv/docs

@@ -17,6 +17,7 @@ from tenfold.core.systems import SYSTEMS
 from tenfold.search.commands import COMMANDS as SEARCH_COMMANDS
 
 TENFOLD = Path(sysconfig.get_path("scripts"), "tenfold")
+HEAVY = ["torch", "cv2", "onnxruntime", "cryptography"]
 VERBS = [*([name] for name in cli.OWN_COMMANDS), *(["search", name] for name in SEARCH_COMMANDS)]
 
 
@@ -104,8 +105,12 @@ def test_info_for_people_and_for_programs() -> None:
         (["--version"], ["numpy", "tenfold.search"]),
         (["--help"], ["numpy", "tenfold.search"]),
         (["info"], ["torch"]),
-        (["completion", "bash"], ["torch"]),
-        (["attention", "train", "--help"], ["torch"]),
+        (["completion", "bash"], HEAVY),
+        (["attention", "train", "--help"], HEAVY),
+        (["faces", "--help"], HEAVY),
+        (["faces", "export", "--help"], HEAVY),
+        (["faces", "distill", "--help"], HEAVY),
+        (["faces", "enroll", "--help"], HEAVY),
     ],
 )
 def test_nothing_heavy_is_imported_without_need(args: list[str], absent: list[str]) -> None:
@@ -124,7 +129,7 @@ def test_nothing_heavy_is_imported_without_need(args: list[str], absent: list[st
 def test_completion_knows_rooms_and_verbs(shell: str) -> None:
     answer = run("completion", shell)
     assert answer.returncode == 0
-    for word in ["search", "evaluate", "completion", "mqar", "gate-init"]:
+    for word in ["search", "evaluate", "completion", "mqar", "gate-init", "enroll", "keep-weight"]:
         assert word in answer.stdout
 
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from tenfold.cli import main
+from tenfold.faces import losses, preparation, settings, teaching
 from tenfold.faces.commands import COMMANDS
 from tenfold.faces.thresholds import Threshold
 
@@ -93,6 +94,12 @@ def gallery(place: Path, tmp_path: Path) -> Path:
         asked = ("--consent", "form 17", "--until", "2099-12-31", "--key", place / "staff.key", *CROPS)
         assert run("enroll", path, place / "student", person, *pictures, *asked) == 0
     return path
+
+
+def test_the_choices_of_verbs_are_those_of_the_room() -> None:
+    verbs = (teaching.PersonFrom, teaching.Keep, teaching.Selection, teaching.Method, teaching.Margin)
+    room = (preparation.PersonFrom, settings.Keep, settings.Selection, settings.Method, losses.Margin)
+    assert verbs == room
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

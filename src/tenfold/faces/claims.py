@@ -43,8 +43,18 @@ CLAIMS = {
 
 _QUICK = Effort(teacher_epochs=1, adapter_epochs=3, steps=12, batch=32)
 _FULL = Effort()
-_ROWS = ("teacher, big faces", "adapter, big faces", "pixels", "upsample_teacher", "scratch", "direct",
-         "regression_only", "hinton", "fitnet", "bridge")  # fmt: skip
+_ROWS = {
+    "teacher, big faces": "teacher, big faces",
+    "adapter, big faces": "adapter, big faces",
+    "pixels": "pixels (correlation)",
+    "upsample_teacher": "teacher, enlarged faces",
+    "scratch": "student: scratch",
+    "direct": "student: direct",
+    "regression_only": "student: regression only",
+    "hinton": "student: soft logits",
+    "fitnet": "student: hint, soft logits",
+    "bridge": "student: bridge",
+}
 
 
 def reproduce(folder: Path | None, work_in: Path, *, seeds: int, quick: bool, progress: Progress) -> Report:
@@ -90,7 +100,7 @@ def report(outcomes: Sequence[Outcome], effort: Effort, teacher: Teacher | None 
     notes = [
         f"For each seed {private} people are private, {public} public, {tested} tested. Teacher: {whose}.",
         f"Students: {effort.steps} steps of {effort.batch} faces; step 1: {effort.adapter_epochs} epochs.",
-        f"{len(outcomes)} seeds. Differences are taken within a seed, as means over the tested sets. Tenfold "
+        f"Seeds: {len(outcomes)}. Differences are taken within a seed, as means over the tested sets. Tenfold "
         f"{__version__}, torch {torch.__version__}, Python {platform.python_version()}.",
         f"Sets of which most people have fewer than {FACES_PER_PERSON} faces are public only. The paper's tables were "
         "not at hand: this shows whether the bridge helps in miniature, and reproduces no figure of the paper.",
@@ -138,12 +148,12 @@ def _findings(outcomes: Sequence[Outcome], effort: Effort) -> list[Finding]:
 
 def _score_table(outcomes: Sequence[Outcome], size: int, test: str) -> Table:
     rows: list[list[Cell]] = []
-    for row in _ROWS:
+    for row, shown in _ROWS.items():
         name = row if row in outcomes[0].scores else f"{row} {size}"
         if name not in outcomes[0].scores:
             continue
         own = [one.scores[name][test] for one in outcomes]
-        rows.append([row, *(_spread(own, what) for what in ("auc", "tar", "rank1"))])
+        rows.append([shown, *(_spread(own, what) for what in ("auc", "tar", "rank1"))])
     columns = ["method", "AUC", "TAR at FAR 1 %", "one-shot rank 1"]
     return Table(f"Set {test}, faces of {size} px: mean over seeds, least to most", columns, rows)
 

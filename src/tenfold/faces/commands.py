@@ -1,10 +1,13 @@
-"""The verbs of `tenfold faces`; those that train are in `teaching.py`, those of galleries in `keeping.py`."""
+"""The verbs of `tenfold faces`; those that train are in `teaching.py`, those of galleries in `keeping.py`.
+
+Each imports what it needs: their help, and completion, do without torch.
+"""
 
 import json as json_format
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -13,8 +16,6 @@ from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Table, need_reports
-from tenfold.faces.export import export_int8, export_onnx
-from tenfold.faces.inference import model_folder
 from tenfold.faces.keeping import (
     enroll,
     forget,
@@ -28,14 +29,10 @@ from tenfold.faces.keeping import (
     purge,
     renew,
 )
-from tenfold.faces.preparation import PersonFrom, prepare, read_seen
-from tenfold.faces.protocols import Questions, evaluate_model
-from tenfold.faces.recognition import find_detector
-from tenfold.faces.teaching import adapt, calibrate, distill, teach
+from tenfold.faces.teaching import PersonFrom, adapt, calibrate, distill, teach
 
 __all__ = ["COMMANDS"]
 
-Device = Literal["auto", "cpu", "cuda"]
 Pictures = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]
 
 
@@ -141,6 +138,10 @@ def evaluate(
         out: Folder for a page with plots: faces.html, .md, .json.
         json: Print the report as one JSON object instead of tables.
     """
+    from tenfold.faces.preparation import read_seen
+    from tenfold.faces.protocols import Questions, evaluate_model
+    from tenfold.faces.recognition import find_detector
+
     if out is not None:
         need_reports()
     asked = Questions(far, sizes, groups, column, person, read_seen(model) | read_seen(teacher))
@@ -175,6 +176,10 @@ def export(
         detector: As for teach.
         json: Print one JSON object instead of a table.
     """
+    from tenfold.faces.export import export_int8, export_onnx
+    from tenfold.faces.preparation import prepare
+    from tenfold.faces.recognition import find_detector
+
     facts: dict[str, Any] = {}
     if int8 is None:
         export_onnx(model, out)
@@ -198,6 +203,8 @@ def card(model: str) -> None:
     Args:
         model: Folder of a model or of its run, or a name on the Hub.
     """
+    from tenfold.faces.inference import model_folder
+
     path = model_folder(model) / "README.md"
     try:
         print(path.read_text(errors="replace").rstrip())

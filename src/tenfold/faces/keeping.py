@@ -1,21 +1,24 @@
-"""The verbs of `tenfold faces` that keep galleries: key, enroll, identify, forget, people, purge, renew."""
+"""The verbs of `tenfold faces` that keep galleries: key, enroll, identify, forget, people, purge, renew.
+
+Each imports what it needs, as those of `commands.py` do.
+"""
 
 import json as json_format
 import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from tenfold.core.errors import InputError
 from tenfold.core.reports import Cell, Table
 from tenfold.faces.data import read_faces
-from tenfold.faces.gallery import Gallery
-from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, load
-from tenfold.faces.teachers import load_teacher
-from tenfold.faces.vault import new_key, read_key
+
+if TYPE_CHECKING:
+    from tenfold.faces.gallery import Gallery
+    from tenfold.faces.recognition import Embeddings, FaceModel
 
 __all__ = [
     "enroll",
@@ -45,6 +48,8 @@ def key(out: Path) -> None:
     Args:
         out: The file to make; never written over.
     """
+    from tenfold.faces.vault import new_key
+
     new_key(out)
     print(f"{out}: a new key; keep it apart from the gallery, and a copy of it in a safe place")
 
@@ -118,6 +123,8 @@ def identify(
         detector: As for enroll.
         json: Print a JSON object per picture instead of a table.
     """
+    from tenfold.faces.gallery import Gallery
+
     secret, opened, files = _key(key), open_model(model, teacher), list_pictures(pictures)
     found = opened.embed(files, detector)
     rows: list[dict[str, Any]] = []
@@ -154,6 +161,8 @@ def forget(gallery: Path, person: str, key: Path = _NO_KEY) -> None:
         person: The name.
         key: As for enroll.
     """
+    from tenfold.faces.gallery import Gallery
+
     with Gallery.open(gallery, _key(key)) as kept:
         count = kept.forget(person)
     print(f"{person}: {count} templates removed")
@@ -170,6 +179,8 @@ def people(gallery: Path, show: Literal["people", "audit"] = "people", key: Path
         key: As for enroll.
         json: Print a JSON object per line instead of a table.
     """
+    from tenfold.faces.gallery import Gallery
+
     with Gallery.open(gallery, _key(key)) as kept:
         persons, events, facts = kept.people(), kept.audit(), kept.card
     model = f"model {facts.model_id}, dimension {facts.dimension}"
@@ -202,6 +213,8 @@ def purge(gallery: Path, key: Path = _NO_KEY) -> None:
         gallery: The file.
         key: As for enroll.
     """
+    from tenfold.faces.gallery import Gallery
+
     with Gallery.open(gallery, _key(key)) as kept:
         gone = kept.purge()
     print(f"{len(gone)} people removed{': ' if gone else ''}{', '.join(gone)}")
@@ -217,6 +230,9 @@ def renew(gallery: Path, new: Path, key: Path = _NO_KEY) -> None:
         new: File of the new key, from `tenfold faces key`.
         key: File of the key so far, as for enroll.
     """
+    from tenfold.faces.gallery import Gallery
+    from tenfold.faces.vault import read_key
+
     with Gallery.open(gallery, _key(key)) as kept:
         kept.renew(read_key(new))
     print(f"{gallery}: is under {new} now; copies of the file from before still open with the old key")
@@ -225,8 +241,11 @@ def renew(gallery: Path, new: Path, key: Path = _NO_KEY) -> None:
 # --- what verbs share -------------------------------------------------------------------------------------------------
 
 
-def open_model(model: str, teacher: str = "") -> FaceModel:
+def open_model(model: str, teacher: str = "") -> "FaceModel":
     """A student, or with a teacher what embeds big faces into the space of the adapter `model`."""
+    from tenfold.faces.recognition import HighResolution, load
+    from tenfold.faces.teachers import load_teacher
+
     return HighResolution(load_teacher(teacher), model) if teacher else load(model)
 
 
@@ -246,6 +265,8 @@ def message_of(picture: Path | str, message: str) -> str:
 
 
 def _key(path: Path) -> bytes:
+    from tenfold.faces.vault import read_key
+
     return read_key(None if path == _NO_KEY else path)
 
 
@@ -256,13 +277,15 @@ def _day(text: str) -> date | None:
         raise InputError(f"until '{text}': is no day; write it as 2027-12-31") from None
 
 
-def _usable(found: Embeddings) -> Any:
+def _usable(found: "Embeddings") -> Any:
     if not found.usable.any():
         raise InputError(next(filter(None, found.messages), "no picture has a face"))
     return found.vectors_Nd[found.usable]
 
 
-def _open_or_create(path: Path, secret: bytes, model: FaceModel) -> Gallery:
+def _open_or_create(path: Path, secret: bytes, model: "FaceModel") -> "Gallery":
+    from tenfold.faces.gallery import Gallery
+
     if path.exists():
         return Gallery.open(path, secret, model_id=model.space, dimension=model.dimension)
     if model.threshold is None:

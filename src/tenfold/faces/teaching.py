@@ -1,38 +1,41 @@
-"""The verbs of `tenfold faces` that train: teach, adapt, distill; and calibrate, which gives a model its threshold."""
+"""The verbs of `tenfold faces` that train: teach, adapt, distill; and calibrate, which gives a model its threshold.
+
+Each imports what it needs, as those of `commands.py` do.
+"""
 
 import json as json_format
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
-from tenfold.core.training import TrainingResult
 from tenfold.faces.comparisons import all_pairs
 from tenfold.faces.data import read_faces
-from tenfold.faces.degradation import HARSH, Degradation
-from tenfold.faces.features import teacher_features
-from tenfold.faces.inference import model_folder
 from tenfold.faces.keeping import open_model, print_facts
-from tenfold.faces.losses import Margin
-from tenfold.faces.model import Adapter, StudentConfig, load_adapter
-from tenfold.faces.preparation import LabelledCrops, PersonFrom, prepare_faces, remember
-from tenfold.faces.recognition import FaceModel, HighResolution, find_detector, load, store_threshold
-from tenfold.faces.settings import AdaptConfig, DistillConfig, Keep, Method, Provenance, Selection, TeacherConfig
-from tenfold.faces.teachers import Teacher, load_teacher
-from tenfold.faces.thresholds import Threshold
-from tenfold.faces.thresholds import calibrate as calibrate_threshold
-from tenfold.faces.training import adapt as train_adapter
-from tenfold.faces.training import apply_adapter, train_teacher
-from tenfold.faces.training import distill as train_student
 
-__all__ = ["adapt", "calibrate", "distill", "teach"]
+if TYPE_CHECKING:
+    from tenfold.core.training import TrainingResult
+    from tenfold.faces.degradation import Degradation
+    from tenfold.faces.model import Adapter
+    from tenfold.faces.preparation import LabelledCrops
+    from tenfold.faces.recognition import FaceModel
+    from tenfold.faces.settings import Provenance
+    from tenfold.faces.teachers import Teacher
+    from tenfold.faces.thresholds import Threshold
 
+__all__ = ["PersonFrom", "adapt", "calibrate", "distill", "teach"]
+
+PersonFrom = Literal["folder", "file", "none"]  # of preparation.py, settings.py and losses.py, which need torch
+Keep = Literal["relational", "reconstruct", "none"]
+Selection = Literal["all", "greedy"]
+Method = Literal["bridge", "scratch", "direct", "regression_only", "hinton", "fitnet"]
+Margin = Literal["softmax", "arcface", "adaface"]
 Device = Literal["auto", "cpu", "cuda"]
 Share = Annotated[float, tyro.conf.arg(metavar="SHARE")]
 
@@ -67,6 +70,9 @@ def teach(
         seed: Decides first weights, order and everything drawn.
         json: Print one JSON object instead of a table.
     """
+    from tenfold.faces.settings import Provenance, TeacherConfig
+    from tenfold.faces.training import train_teacher
+
     learned, held = _read(faces, detector, person, out, validation, seed)
     config = TeacherConfig(dimension=dimension, epochs=epochs, device=device, seed=seed)
     source = Provenance(data={faces.name: "the user's own"})
@@ -118,6 +124,10 @@ def adapt(
         seed: Decides everything drawn.
         json: Print one JSON object instead of a table.
     """
+    from tenfold.faces.settings import AdaptConfig
+    from tenfold.faces.teachers import load_teacher
+    from tenfold.faces.training import adapt as train_adapter
+
     opened = load_teacher(teacher)
     learned, held = _read(faces, detector, person, out, validation, seed)
     config = AdaptConfig(
@@ -184,6 +194,13 @@ def distill(
         seed: Decides everything drawn.
         json: Print one JSON object instead of a table.
     """
+    from tenfold.faces.model import StudentConfig
+    from tenfold.faces.recognition import load
+    from tenfold.faces.settings import DistillConfig
+    from tenfold.faces.teachers import load_teacher
+    from tenfold.faces.training import apply_adapter
+    from tenfold.faces.training import distill as train_student
+
     cache = (adapter or out) / "cache"
     opened = load_teacher(teacher) if teacher else None
     bridge = _bridge(method, adapter, opened)
@@ -231,6 +248,10 @@ def calibrate(
         person: As for teach.
         json: Print one JSON object instead of a line.
     """
+    from tenfold.faces.inference import model_folder
+    from tenfold.faces.preparation import prepare_faces, remember
+    from tenfold.faces.recognition import find_detector, load
+
     folder, enrolled = model_folder(model), open_model(model, teacher)
     asking = load(probes) if probes else enrolled
     if asking.space != enrolled.space:
@@ -248,8 +269,11 @@ def calibrate(
 
 def _read(
     faces: Path, detector: str, person: PersonFrom, out: Path, validation: float, seed: int, cache: Path | None = None
-) -> tuple[LabelledCrops, LabelledCrops | None]:
+) -> "tuple[LabelledCrops, LabelledCrops | None]":
     """Crops to learn from, and those of people held back; both in memory mapped from the cache where all are used."""
+    from tenfold.faces.preparation import prepare_faces, remember
+    from tenfold.faces.recognition import find_detector
+
     pictures = read_faces(faces, person)
     with progress_bar() as progress:
         given = prepare_faces(pictures, find_detector(detector), cache or out / "cache", progress)
@@ -259,11 +283,13 @@ def _read(
     return (given, None) if not held_N.any() else (given.rows(~held_N), given.rows(held_N))
 
 
-def _pair(held: LabelledCrops | None) -> tuple[Any, Any] | None:
+def _pair(held: "LabelledCrops | None") -> tuple[Any, Any] | None:
     return None if held is None else (held.crops_NSSC, held.labels_N)
 
 
-def _features(given: LabelledCrops, teacher: Teacher, cache: Path) -> Any:
+def _features(given: "LabelledCrops", teacher: "Teacher", cache: Path) -> Any:
+    from tenfold.faces.features import teacher_features
+
     with progress_bar() as progress:
         return teacher_features(given.crops_NSSC, teacher, cache, progress)
 
@@ -272,12 +298,16 @@ def _features(given: LabelledCrops, teacher: Teacher, cache: Path) -> Any:
 class _Bridge:
     """The adapter that a student learns from, and the space of its features."""
 
-    adapter: Adapter
+    adapter: "Adapter"
     space: str
 
 
-def _bridge(method: Method, adapter: Path | None, teacher: Teacher | None) -> _Bridge | None:
+def _bridge(method: Method, adapter: Path | None, teacher: "Teacher | None") -> _Bridge | None:
     """What a method mimics beside a teacher, None without; refused, before anything is read, where it does not fit."""
+    from tenfold.faces.inference import model_folder
+    from tenfold.faces.model import load_adapter
+    from tenfold.faces.recognition import HighResolution
+
     if method == "scratch":
         return None
     if teacher is None:
@@ -299,11 +329,15 @@ def _about(faces: Path) -> Iterator[None]:
         raise InputError(f"{faces}: {error}") from None
 
 
-def _degradation(harsh: bool, sizes: Sequence[int]) -> Degradation:
+def _degradation(harsh: bool, sizes: Sequence[int]) -> "Degradation":
+    from tenfold.faces.degradation import HARSH, Degradation
+
     return replace(HARSH if harsh else Degradation(), sizes=tuple(sizes))
 
 
-def _provenance(faces: Path, teacher: Teacher | None, space: str = "") -> Provenance:
+def _provenance(faces: Path, teacher: "Teacher | None", space: str = "") -> "Provenance":
+    from tenfold.faces.settings import Provenance
+
     data = {faces.name: "the user's own"}
     if teacher is None:
         return Provenance(data)
@@ -311,9 +345,12 @@ def _provenance(faces: Path, teacher: Teacher | None, space: str = "") -> Proven
 
 
 def _calibrate(
-    folder: Path, enrolled: FaceModel, asking: FaceModel, given: LabelledCrops, faces: Path, far: float
-) -> Threshold:
+    folder: Path, enrolled: "FaceModel", asking: "FaceModel", given: "LabelledCrops", faces: Path, far: float
+) -> "Threshold":
     """Choose a threshold for scores of one model's vectors with another's, and keep it with the first."""
+    from tenfold.faces.recognition import store_threshold
+    from tenfold.faces.thresholds import calibrate as calibrate_threshold
+
     with _about(faces):
         first, second = all_pairs(given.labels_N)
     kept_Nd = enrolled.embed_crops(given.crops_NSSC)
@@ -326,6 +363,6 @@ def _calibrate(
     return threshold
 
 
-def _print_run(result: TrainingResult, out: Path, json: bool, facts: dict[str, Any] | None = None) -> None:
+def _print_run(result: "TrainingResult", out: Path, json: bool, facts: dict[str, Any] | None = None) -> None:
     told = {"steps": result.steps, "AUC on people held back": result.best, "seconds": result.seconds}
     print_facts(f"Run {out}", told | (facts or {}) | {"folder": str(out)}, json)
