@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.model_selection import KFold
 
 from tenfold.core.errors import InputError
-from tenfold.faces.insightface import insightface_bin
+from tenfold.faces.formats.insightface import insightface_bin
 from tenfold.faces.pictures import read_picture
 
 

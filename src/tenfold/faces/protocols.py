@@ -15,10 +15,11 @@ from tenfold.faces.comparisons import cosine_scores
 from tenfold.faces.crops import crop_faces, has_crop
 from tenfold.faces.data import read_faces
 from tenfold.faces.evaluation import evaluate
+from tenfold.faces.formats.insightface import insightface_bin
+from tenfold.faces.formats.pairs import Pairs, lfw_pairs
+from tenfold.faces.formats.tinyface import tinyface
 from tenfold.faces.groups import read_groups
 from tenfold.faces.identification import identification
-from tenfold.faces.insightface import insightface_bin
-from tenfold.faces.pairs import Pairs, lfw_pairs
 from tenfold.faces.plots import (
     cmc_plot,
     det_plot,
@@ -31,7 +32,6 @@ from tenfold.faces.plots import (
 from tenfold.faces.preparation import PersonFrom, prepare_faces, seen_before
 from tenfold.faces.recognition import FaceModel
 from tenfold.faces.resolution import resolution_curve
-from tenfold.faces.tinyface import tinyface
 from tenfold.faces.verification import ten_fold, verification
 
 __all__ = ["Questions", "evaluate_model"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.faces.facesets import UNLABELLED, FaceSet
-from tenfold.faces.pairs import Pairs
+from tenfold.faces.formats.pairs import Pairs
 from tenfold.faces.pictures import printable
 
 __all__ = ["insightface_bin"]
