@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "store_threshold",
     "stored_threshold",
+    "verify",
 ]
 
 FORMAT = "tenfold.faces student 1"
@@ -203,6 +204,17 @@ class FaceModel:
         if threshold is None:
             return Match(score, None, None, None)
         return Match(score, threshold.value, threshold.far, bool(threshold.accepts(score)))
+
+
+def verify(
+    a: Source,
+    b: Source,
+    model: FaceModel | Path | str,
+    threshold: Threshold | None = None,
+    detector: DetectorLike = "haar",
+) -> Match:
+    """Whether two pictures show one person, by a model or its folder: `FaceModel.verify` in one line."""
+    return (model if isinstance(model, FaceModel) else load(model)).verify(a, b, threshold, detector)
 
 
 def _unit(vectors_Bd: NDArray[np.float32]) -> NDArray[np.float32]:
