@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tenfold.faces.features import teacher_features
     from tenfold.faces.gallery import Found, Gallery, new_key, read_key
     from tenfold.faces.model import Adapter, StudentConfig, StudentNet
-    from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, Match, load, verify
+    from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, Match, load, load_adapted, verify
     from tenfold.faces.settings import AdaptConfig, DistillConfig, Provenance, TeacherConfig
     from tenfold.faces.teachers import Teacher, load_teacher
     from tenfold.faces.thresholds import Threshold, calibrate
@@ -47,6 +47,7 @@ __all__ = [
     "export_int8",
     "export_onnx",
     "load",
+    "load_adapted",
     "load_teacher",
     "new_key",
     "portrait",
@@ -87,6 +88,7 @@ _HOMES = {
     "export_int8": "export",
     "export_onnx": "export",
     "load": "recognition",
+    "load_adapted": "recognition",
     "load_teacher": "teachers",
     "new_key": "gallery",
     "portrait": "alignment",

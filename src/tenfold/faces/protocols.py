@@ -27,6 +27,7 @@ from tenfold.faces.plots import (
     resolution_plot,
     resolution_table,
     roc_plot,
+    ten_fold_table,
     verification_table,
 )
 from tenfold.faces.preparation import PersonFrom, prepare_faces, seen_before
@@ -135,14 +136,11 @@ def _pairs(
     same = pairs.same[kept_P]
     folds = ten_fold(scores, same, pairs.folds[kept_P])
     verified = verification(scores, same, _owners(pairs, kept_P))
-    table = Table(
-        f"{name}: folds, threshold chosen on the others",
-        ["accuracy", "standard error", "pairs", "left out"],
-        [[folds.mean, folds.error, int(kept_P.sum()), int((~kept_P).sum())]],
-    )
+    table = ten_fold_table({_name(model): folds}, f"{name}: folds")
+    left_out = f"{(~kept_P).sum():,} of {len(kept_P):,} pairs left out, of which a face was not found"
     shown = {_name(model): verified}
     curves = {_name(model): verified.curve}
-    notes = [f"faces of {model.size} px", *seen_before([pairs.faces], seen)]
+    notes = [f"faces of {model.size} px", left_out, *seen_before([pairs.faces], seen)]
     tables = [table, verification_table(shown)]
     return Report(f"Faces: {name}, {_name(model)}", tables, [roc_plot(curves), det_plot(curves)], notes)
 

@@ -55,6 +55,7 @@ __all__ = [
     "describe_student",
     "find_detector",
     "load",
+    "load_adapted",
     "store_threshold",
     "stored_threshold",
     "verify",
