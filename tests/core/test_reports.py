@@ -74,6 +74,12 @@ def test_the_same_numbers_draw_the_same_bytes() -> None:
     assert "ours &lt;1&gt;" in svg and "pages" in svg
 
 
+@pytest.mark.parametrize("points", [[], [0.0]])
+def test_logarithmic_scales_without_a_point_are_drawn(points: list[float]) -> None:
+    """As the errors of a method that makes none."""
+    assert Plot("Errors", "x", "y", [Series("perfect", points, points)], log_x=True, log_y=True).to_svg()
+
+
 def test_page_needs_nothing_beside_it_and_escapes_text() -> None:
     page = REPORT.to_html()
     assert "Claims on &lt;data&gt;" in page and "<data>" not in page

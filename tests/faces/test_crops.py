@@ -93,6 +93,12 @@ def test_the_cache_holds_what_is_made_without_it(people: FaceSet, tmp_path: Path
     assert isinstance(cached.crops_NSSC, np.memmap)
 
 
+def test_a_cache_is_its_owners_alone(people: FaceSet, tmp_path: Path) -> None:
+    """Crops are faces; whatever the umask, nobody else on the machine may look."""
+    crop_faces(people, None, 24, tmp_path / "run/cache")
+    assert (tmp_path / "run/cache").stat().st_mode & 0o077 == 0
+
+
 def test_a_stopped_call_goes_on_where_it_was(people: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         crop_faces(people, Counting(), 24, tmp_path / "cache", stop_at(550))  # type: ignore[arg-type]

@@ -179,14 +179,26 @@ def test_a_report_of_it_all(orl: tuple[np.ndarray, np.ndarray], tmp_path: Path) 
     vectors, labels = orl
     groups = {label: "even" if label % 2 == 0 else "odd" for label in range(30)}
     report = evaluate(vectors, labels, "pixels", groups=groups)
-    assert [table.title for table in report.tables] == ["Verification", "One shot", "Errors by group"]
+    titles = ["Verification", "One shot", "Identification, closed set", "Identification, open set", "Errors by group"]
+    assert [table.title for table in report.tables] == titles
+    assert report.tables[2].rows[0][-2:] == [15 * 9, 15]  # probes, entries
+    assert report.tables[3].rows[0][-2:] == [15 * 9, 15 * 10]  # of enrolled people, of strangers
     assert report.tables[0].rows[0][1].startswith("0.943 [")  # type: ignore[union-attr]
     assert report.tables[0].rows[0][-1].startswith("0.327 [")  # type: ignore[union-attr]
     assert "calibrated on these people" in report.notes[1]
     read = json.loads(report.to_json())
-    assert len(read["plots"]) == 3 and len(read["plots"][0]["series"][0]["x"]) <= 1501
+    assert len(read["plots"]) == 5 and len(read["plots"][0]["series"][0]["x"]) <= 1501
     [page, *_] = report.write(tmp_path, "faces")
     assert page.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("people", [[0, 0, 1], [0, 0, 1, 1], [0, 0, 0, 1, 2, 3]])
+def test_the_least_that_can_be_evaluated_is(people: list[int], tmp_path: Path) -> None:
+    """Two people of whom one has two faces, told apart without an error: tables, and pages without a point to draw."""
+    report = evaluate(np.eye(4)[people], people, "perfect")
+    assert report.tables[1].rows[0][1].startswith("1 [")  # type: ignore[union-attr]
+    assert report.tables[2].rows[0][1].startswith("1 [")  # type: ignore[union-attr]
+    report.write(tmp_path, "faces")
 
 
 def test_tables_say_what_was_not_measured_and_on_what_the_intervals_rest() -> None:

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, save
+from onnx import load as load_model
 from PIL import Image
 
 from tenfold.core.artifacts import ModelCard, save_model
@@ -136,3 +137,22 @@ def test_a_foreign_onnx_file_is_no_student(tmp_path: Path) -> None:
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="use it as a teacher"):
         load(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", "100000"), ("size", "32"), ("size", "-3"), ("dimension", "64"), ("dimension", "1" * 13)],
+)
+def test_metadata_are_held_against_the_network(exported: Path, tmp_path: Path, name: str, value: str) -> None:
+    """A file that only says it takes faces of 100,000 px would else make us allocate them."""
+    model = load_model(exported / "student.onnx")
+    helper.set_model_props(model, {one.key: one.value for one in model.metadata_props} | {name: value})
+    save(model, tmp_path / "lying.onnx")
+    with pytest.raises(InputError, match=r"lying\.onnx: its metadata are of"):
+        load(tmp_path / "lying.onnx")
+
+
+def test_a_file_says_that_it_takes_one_size_only(exported: Path) -> None:
+    """Its graph has a fixed side, unlike a student in a folder."""
+    with pytest.raises(InputError, match=r"student\.onnx: takes faces of 16 px alone"):
+        load(exported / "student.onnx").embed_crops(NOISE, size=24)

@@ -41,6 +41,7 @@ def test_features_are_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
         features = teacher_features(CROPS, Corners(), cache)
         assert features.dtype == np.float16
         assert np.array_equal(features, EXPECTED)
+    assert (tmp_path / "new/cache").stat().st_mode & 0o077 == 0  # biometric data, for their owner alone
 
 
 def test_they_are_computed_once_and_again_for_other_crops_or_another_teacher(tmp_path: Path) -> None:

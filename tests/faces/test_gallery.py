@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tenfold.core.errors import InputError
+from tenfold.faces import gallery as gallery_module
 from tenfold.faces.gallery import Found, Gallery, GalleryCard, Nearest, new_key, read_card
 from tenfold.faces.templates import Protection, unit_vectors
 from tenfold.faces.vault import locked, open_vault, write_vault
@@ -166,6 +167,18 @@ def test_whose_date_has_passed_is_never_matched_and_goes_with_the_purge(tmp_path
     assert [(event.what, event.templates) for event in gallery.audit("Ann")][-1] == ("expired", 4)
     with pytest.raises(InputError, match="which has passed"):
         gallery.enroll("Ann", FACES[0], "form", until=date(2020, 1, 1))
+
+
+def test_a_new_consent_does_not_bring_back_what_has_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes again after the retention date is enrolled anew: with the new templates, consent and date alone."""
+    gallery = made(tmp_path / "g", 1)
+    today = datetime.now(UTC).date()
+    gallery.enroll("Ann", FACES[0, 3:4], "old form", until=today + timedelta(days=1))
+    monkeypatch.setattr(gallery_module, "today_or", lambda given: given or today + timedelta(days=2))
+    person = gallery.enroll("Ann", FACES[5, :1], "new form")
+    assert (person.templates, person.until, [one.text for one in person.consents]) == (1, None, ["new form"])
+    assert gallery.match(FACES[0, :1])[0].person is None and gallery.match(FACES[5, :1])[0].person == "Ann"
+    assert [(one.what, one.templates) for one in gallery.audit("Ann")][-2:] == [("expired", 4), ("enrolled", 1)]
 
 
 def test_of_the_forgotten_only_a_line_without_name_consent_or_template_stays(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.model_selection import KFold
 
 from tenfold.core.errors import InputError
-from tenfold.faces.insightface import insightface_bin
+from tenfold.faces.formats.insightface import insightface_bin
 from tenfold.faces.pictures import read_picture
 
 
@@ -200,6 +200,22 @@ SEEDS = [
     pickle.dumps(([np.frombuffer(data, np.uint8) for data in PICTURES[:2]], [np.bool_(True)]), 5),
     python2(PICTURES[:2], [False]),
 ]
+
+
+def test_a_text_that_is_made_bytes_of_again_and_again_is_refused(tmp_path: Path) -> None:
+    """A megabyte may not become a thousand: each step here is ten bytes that ask for a copy of the whole text."""
+    text = b"a" * (1 << 20)
+    first = b"c_codecs\nencode\nq\x00X" + struct.pack("<I", len(text)) + text + b"q\x01X\x06\0\0\0latin1q\x02\x86R"
+    pictures = b"](" + first + b"h\x00h\x01h\x02\x86R" * 1000 + b"e"
+    hostile = b"\x80\x02" + pictures + b"](" + b"\x88" * 500 + b"e\x86."
+    written(tmp_path, hostile)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"lfw\.bin: makes more bytes than it has.*do not trust"):
+            insightface_bin(tmp_path / "lfw.bin")
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)

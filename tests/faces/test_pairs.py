@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tenfold.core.errors import InputError
-from tenfold.faces.pairs import lfw_pairs
+from tenfold.faces.formats.pairs import lfw_pairs
 
 LIST = """2\t2
 Ann_Lee\t1\t2

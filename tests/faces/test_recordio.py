@@ -14,8 +14,8 @@ from PIL import Image
 from tenfold.core.errors import InputError
 from tenfold.faces.crops import crop_faces
 from tenfold.faces.data import read_faces
+from tenfold.faces.formats.recordio import record_io
 from tenfold.faces.pictures import Span, picture_bytes
-from tenfold.faces.recordio import record_io
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 

@@ -118,3 +118,20 @@ def test_an_undefined_measure_is_refused() -> None:
 def test_nobody_to_resample_is_refused() -> None:
     with pytest.raises(InputError, match="0 people"):
         bootstrap(lambda weights: [0.0], 0)
+
+
+def test_two_people_do_not_make_a_measure_certain() -> None:
+    """Of two people either both are drawn, which is the sample again, or there is no pair of two: replicates that
+    differ by rounding alone are no evidence, and 0.959 must not be shown as 0.959 to 0.959.
+    """
+    for noise in (0.0, 1e-16):
+        found = rate_interval(0.959, np.array([0.959, 0.959 + noise, math.nan]), people=2)
+        assert found.low < 0.5 and found.high > 0.98
+
+
+def test_people_who_all_do_alike_are_as_many_trials() -> None:
+    """No replicate differs where everybody has the same rate: Wilson's interval of 3 in 12 with Student's quantile."""
+    found = rate_interval(0.25, np.full(100, 0.25), people=12)
+    square = t.ppf(0.975, 11) ** 2 / 12
+    margin = math.sqrt(square * 0.25 * 0.75 + square**2 / 4) / (1 + square)
+    assert found.high == pytest.approx((0.25 + square / 2) / (1 + square) + margin)

@@ -8,7 +8,7 @@ from PIL import Image
 from tenfold.core.errors import InputError
 from tenfold.faces.crops import crop_faces
 from tenfold.faces.data import read_faces
-from tenfold.faces.tinyface import tinyface
+from tenfold.faces.formats.tinyface import tinyface
 
 FILES = {
     "Probe": ["7_1.jpg", "12_1.jpg"],

@@ -11,7 +11,7 @@ from PIL import Image
 from tenfold.core.errors import InputError
 from tenfold.faces.crops import crop_faces
 from tenfold.faces.data import read_faces
-from tenfold.faces.umdfaces import umdfaces
+from tenfold.faces.formats.umdfaces import umdfaces
 
 HEAD = "ID,FILE,SUBJECT_ID,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT,YAW\n"
 ROWS = """1,ann_lee/ann_lee_0001.jpg,17,10,20,30.5,40,0.1

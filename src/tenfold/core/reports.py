@@ -126,6 +126,8 @@ class Plot:
     def to_svg(self) -> str:
         """Draw the plot: an `<svg>` element, the same bytes for the same numbers.
 
+        A scale without a number above 0, as that of the errors of a perfect method, is linear.
+
         Raises:
             InputError: matplotlib is not installed.
         """
@@ -137,9 +139,11 @@ class Plot:
                 colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
                 axes.plot(line.x, line.y, color=colour, marker=marker if line.markers else "", ms=4, label=line.name)
             axes.set(xlabel=self.x_label, ylabel=self.y_label)
-            axes.set_xscale("log" if self.log_x else "linear")
-            axes.set_yscale("log" if self.log_y else "linear")
-            for axis, is_log in ((axes.xaxis, self.log_x), (axes.yaxis, self.log_y)):
+            log_x = self.log_x and any(x > 0 for line in self.series for x in line.x)
+            log_y = self.log_y and any(y > 0 for line in self.series for y in line.y)
+            axes.set_xscale("log" if log_x else "linear")
+            axes.set_yscale("log" if log_y else "linear")
+            for axis, is_log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
                 if is_log:  # 200 rather than 2 x 10^2
                     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
                     axis.set_major_formatter("{x:g}")

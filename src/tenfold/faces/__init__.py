@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tenfold.faces.features import teacher_features
     from tenfold.faces.gallery import Found, Gallery, new_key, read_key
     from tenfold.faces.model import Adapter, StudentConfig, StudentNet
-    from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, Match, load
+    from tenfold.faces.recognition import Embeddings, FaceModel, HighResolution, Match, load, load_adapted, verify
     from tenfold.faces.settings import AdaptConfig, DistillConfig, Provenance, TeacherConfig
     from tenfold.faces.teachers import Teacher, load_teacher
     from tenfold.faces.thresholds import Threshold, calibrate
@@ -47,6 +47,7 @@ __all__ = [
     "export_int8",
     "export_onnx",
     "load",
+    "load_adapted",
     "load_teacher",
     "new_key",
     "portrait",
@@ -54,6 +55,7 @@ __all__ = [
     "read_key",
     "teacher_features",
     "train_teacher",
+    "verify",
 ]
 
 # Each name comes from its file when it is first asked for: to list the verbs, nobody waits for torch.
@@ -86,6 +88,7 @@ _HOMES = {
     "export_int8": "export",
     "export_onnx": "export",
     "load": "recognition",
+    "load_adapted": "recognition",
     "load_teacher": "teachers",
     "new_key": "gallery",
     "portrait": "alignment",
@@ -93,6 +96,7 @@ _HOMES = {
     "read_key": "gallery",
     "teacher_features": "features",
     "train_teacher": "training",
+    "verify": "recognition",
 }
 
 if not TYPE_CHECKING:  # a checker that sees __getattr__ takes every misspelt name for one of the package

@@ -1,11 +1,15 @@
-"""The model cards of teachers, adapters and students, as training writes them."""
+"""The model cards of teachers, adapters and students: as training writes them, and what is measured afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tenfold.core.artifacts import ModelCard
+from tenfold.core.errors import InputError
+from tenfold.core.files import replace_file
+from tenfold.core.reports import Table
 from tenfold.faces.settings import Provenance
 
-__all__ = ["make_card"]
+__all__ = ["add_measures", "make_card"]
 
 _SUMMARIES = {
     "student": "Embeds aligned faces of few pixels, so that the cosine of two says whether they show one person. "
@@ -53,3 +57,24 @@ def make_card(
         limits=limits + ".",
         license=provenance.license,
     )
+
+
+def add_measures(folder: Path, whom: str, tables: Sequence[Table]) -> None:
+    """Put tables on a model's card, in a section of their own that takes the place of an older one of that name.
+
+    Args:
+        folder: The model's.
+        whom: Whose faces were measured.
+        tables: What came of it.
+
+    Raises InputError where there is no card, or it cannot be written.
+    """
+    path, heading = folder / "README.md", f"## Measured on {' '.join(whom.split())}"
+    try:
+        first, *sections = path.read_text(encoding="utf-8").rstrip().split("\n\n## ")
+        kept = [f"## {section}" for section in sections if f"## {section.splitlines()[0]}" != heading]
+        measured = "\n\n".join([heading, *(table.to_markdown().strip() for table in tables)])
+        with replace_file(path) as partial:
+            partial.write_text("\n\n".join([first, *kept, measured]) + "\n", encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the card cannot be added to ({error}); give the folder of a model") from None

@@ -63,8 +63,11 @@ def embed(
     if not found.usable.any():
         raise InputError(next(filter(None, found.messages), "no picture has a face"))
     if out is not None:
-        with replace_file(out) as partial, open(partial, "wb") as vectors:
-            np.save(vectors, found.vectors_Nd)
+        try:
+            with replace_file(out) as partial, open(partial, "wb") as vectors:
+                np.save(vectors, found.vectors_Nd)
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written ({error.strerror}); name a file in a folder of yours") from None
     rows = zip(files, found.statuses, found.boxes_N4.tolist(), found.vectors_Nd, found.messages, strict=True)
     if json:
         for file, status, box, vector, message in rows:
@@ -118,9 +121,10 @@ def evaluate(
     groups: Path | None = None,
     column: str = "group",
     out: Path | None = None,
+    on_card: bool = False,
     json: bool = False,
 ) -> None:
-    """Measure a model: LFW's ten folds, TAR at FAR, one shot, TinyFace, by resolution, by group.
+    """Measure a model: LFW's ten folds, TAR at FAR, 1:N, TinyFace, by resolution, by group.
 
     Example: tenfold faces evaluate student/ lfw/ --pairs pairs.txt
 
@@ -136,20 +140,27 @@ def evaluate(
         groups: CSV with a row per person: errors by group. Nothing is guessed from faces.
         column: Its column with the group.
         out: Folder for a page with plots: faces.html, .md, .json.
+        on_card: Put the tables on the model's card, too.
         json: Print the report as one JSON object instead of tables.
     """
+    from tenfold.faces.cards import add_measures
+    from tenfold.faces.inference import model_folder
     from tenfold.faces.preparation import read_seen
     from tenfold.faces.protocols import Questions, evaluate_model
     from tenfold.faces.recognition import find_detector
 
     if out is not None:
         need_reports()
+    if on_card and not (model_folder(model) / "README.md").is_file():
+        raise InputError(f"{model}: has no card; give the folder of a model")
     asked = Questions(far, sizes, groups, column, person, read_seen(model) | read_seen(teacher))
     with progress_bar() as progress:
         report = evaluate_model(
             open_model(model, teacher), data, find_detector(detector), pairs, asked, progress=progress
         )
     written = [] if out is None else report.write(out, "faces")
+    if on_card:
+        add_measures(model_folder(model), data.name, report.tables)
     if json:
         print(report.to_json())
         return

@@ -3,7 +3,6 @@
 N faces · d dimension · P pairs · K people
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -220,9 +219,3 @@ def unit_vectors(vectors_Nd: ArrayLike, name: str = "vectors") -> NDArray[np.flo
     if wrong := np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))[:1].tolist():
         raise InputError(f"{name}: row {wrong[0]} is zero or not finite; leave that face out")
     return np.asarray(vectors / lengths)
-
-
-def number_people(*labels: Sequence[int] | NDArray[np.int64]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Several lists of labels numbered 0 to K - 1 together, and the K labels in ascending order."""
-    names, numbers = np.unique(np.concatenate([np.asarray(part, np.int64) for part in labels]), return_inverse=True)
-    return np.split(numbers, np.cumsum([len(part) for part in labels])[:-1]), names

@@ -85,8 +85,9 @@ def crop_faces(
         faces: The pictures.
         detector: As for `portrait`; None: the pictures are crops already.
         side: Side of the crops in pixels.
-        cache: A folder for crops, `side * side * 3` bytes each. What a killed call had made is not made again, and a
-            later call with the same contents, side and detector reads all from there.
+        cache: A folder for crops, made for its owner alone where it is missing; `side * side * 3` bytes each. What a
+            killed call had made is not made again, and a later call with the same contents, side and detector reads
+            all from there.
         progress: Told of phases "hash" (only with a cache) and "crop".
         smallest: A face of fewer pixels a side is "too small".
 
@@ -105,6 +106,7 @@ def crop_faces(
     setting = f"crops-1 {side} {smallest} {'given' if detector is None else detector.identity}"
     folder = Path(cache) / f"crops-{_key(faces, setting, progress)}"
     try:
+        Path(cache).mkdir(mode=0o700, parents=True, exist_ok=True)  # faces are nobody else's business
         if not _is_complete(folder, len(faces), side):
             with _locked(folder.with_name(f"{folder.name}.partial")) as partial:
                 _fill(partial, faces, detector, side, smallest, progress)

@@ -8,9 +8,9 @@ from typing import Literal
 
 from tenfold.core.errors import InputError
 from tenfold.faces.facesets import FaceSet, labelled_files
+from tenfold.faces.formats.recordio import record_io
+from tenfold.faces.formats.umdfaces import umdfaces
 from tenfold.faces.pictures import printable
-from tenfold.faces.recordio import record_io
-from tenfold.faces.umdfaces import umdfaces
 
 __all__ = ["FaceSet", "read_faces"]
 

@@ -7,14 +7,25 @@ intervals come about: `resampling`.
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from tenfold.core.reports import Report, Table
+from tenfold.core.reports import Plot, Report, Table
 from tenfold.faces.comparisons import MANY, Comparisons, all_pairs, check_labels, compare, cosine_scores
 from tenfold.faces.fusion import Fusion, fuse
 from tenfold.faces.groups import GroupRates, by_group, read_groups
 from tenfold.faces.identification import Identification, OneShot, OpenSet, identification, one_shot, open_set
-from tenfold.faces.plots import det_plot, group_table, roc_plot, score_plot, shown, verification_table
+from tenfold.faces.plots import (
+    cmc_plot,
+    det_plot,
+    group_table,
+    identification_table,
+    open_set_plot,
+    open_set_table,
+    roc_plot,
+    score_plot,
+    shown,
+    verification_table,
+)
 from tenfold.faces.ranking import Curve
 from tenfold.faces.resampling import Difference, Estimate, paired_difference
 from tenfold.faces.resolution import Resolution, resolution_curve
@@ -73,7 +84,10 @@ def evaluate(
     limit: int = MANY,
     seed: int = 0,
 ) -> Report:
-    """Verification over all pairs, one-shot rank 1, a threshold, and errors by group if there are groups.
+    """Verification over all pairs, one-shot rank 1, a search, a threshold, and errors by group if there are groups.
+
+    For the search a random half of the people are enrolled with one face each. Their other faces are looked up among
+    them (closed set), and are to be told from those of the other half, who are strangers (open set).
 
     Args:
         vectors_Nd: (N, d) embeddings of faces, of at least two people, one with two faces.
@@ -93,10 +107,26 @@ def evaluate(
     found = Table("One shot", ["method", "rank 1", "over seeds"], [[name, shown(shot.rank1), spread]])
     source = "kept with the model" if threshold else "calibrated on these people"
     limit_used = threshold or calibrate(pairs.scores, pairs.people, far, seed=seed)
-    tables = [verification_table({name: verified}), found]
+    searched, search_plots = _search(vectors_Nd, people, name, seed)
+    tables = [verification_table({name: verified}), found, *searched]
     if groups:
         rows = by_group(*pairs, groups, limit_used.value, seed=seed)
         tables.append(group_table(rows, limit_used.value))
     plots = [roc_plot({name: verified.curve}), det_plot({name: verified.curve}), score_plot(pairs.scores, pairs.same)]
+    plots += search_plots
     notes = [f"{len(people):,} faces of {len(np.unique(people)):,} people, seed {seed}"]
     return Report(f"Faces: {name}", tables, plots, [*notes, f"threshold ({source}): {limit_used.describe()}"])
+
+
+def _search(vectors_Nd: ArrayLike, labels_N: NDArray[np.int64], name: str, seed: int) -> tuple[list[Table], list[Plot]]:
+    """1:N, closed and open set, with half of the people enrolled by one face each."""
+    vectors, random = np.asarray(vectors_Nd), np.random.default_rng(seed)
+    people, counts = np.unique(labels_N, return_counts=True)
+    chosen = random.permutation(people[counts > 1])[: len(people) // 2]
+    order = random.permutation(len(labels_N))
+    order = order[np.isin(labels_N[order], chosen)]
+    gallery = order[np.unique(labels_N[order], return_index=True)[1]]  # the first of each in random order
+    probes = np.setdiff1d(np.arange(len(labels_N)), gallery)
+    asked = vectors[probes], labels_N[probes], vectors[gallery], labels_N[gallery]
+    closed, opened = {name: identification(*asked, seed=seed)}, {name: open_set(*asked, seed=seed)}
+    return [identification_table(closed), open_set_table(opened)], [cmc_plot(closed), open_set_plot(opened)]

@@ -14,6 +14,7 @@ The int8 file keeps the student's id: it stands for the same model, rounded. How
 
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,12 +33,13 @@ from tenfold.core.files import replace_file
 from tenfold.faces.inference import check_crops, fold, model_folder, resize
 from tenfold.faces.model import StudentNet, load_student, to_input
 from tenfold.faces.recognition import FORMAT, describe_student, load_onnx, stored_threshold
+from tenfold.faces.validation import verification_auc
 
 __all__ = ["Quantisation", "export_int8", "export_onnx"]
 
 _OPSET, _IR = 17, 8  # onnxruntime 1.13 of 2022 reads these
 _TOLERANCE = 1e-4
-_MOST_CALIBRATING, _MOST_CHECKED = 512, 2048
+_MOST_CALIBRATING, _MOST_CHECKED = 512, 2000
 _INPUT = "uint8 (N, size, size, 3) RGB"
 
 
@@ -282,10 +284,5 @@ def _measure(
 
 def _auc(vectors_Nd: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float | None:
     """Over all pairs; None where they are all of one person, or all of different ones."""
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
-
-    first, second = np.triu_indices(len(labels_N), 1)
-    same = labels_N[first] == labels_N[second]
-    if same.all() or not same.any():
-        return None
-    return float(roc_auc_score(same, (vectors_Nd @ vectors_Nd.T)[first, second]))
+    auc = verification_auc(vectors_Nd, labels_N)
+    return auc if math.isfinite(auc) else None

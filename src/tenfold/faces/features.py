@@ -40,8 +40,8 @@ def teacher_features(
     Args:
         crops: All are embedded; take `.usable()` of crops with failures among them.
         teacher: Its `identity` is part of the file's name.
-        cache: A folder, made where it is missing. What lies there is mapped into memory, not read. Without one,
-            features are computed and stay in memory.
+        cache: A folder, made for its owner alone where it is missing. What lies there is mapped into memory, not read.
+            Without one, features are computed and stay in memory.
         progress: Told how many rows are done.
 
     Raises InputError where features are not finite or do not fit float16, where another process is at work on the
@@ -54,7 +54,7 @@ def teacher_features(
         return np.concatenate(blocks) if blocks else np.empty((0, teacher.dimension), np.float16)
     path = cache / f"features-{_key(crops_NSSC, teacher)}.npy"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # features are biometric data
         if not path.exists():
             _compute(path, crops_NSSC, teacher, progress)
         progress(_PHASE, len(crops_NSSC), len(crops_NSSC))

@@ -264,6 +264,9 @@ class Gallery:
     def enroll(self, person: str, vectors_Nd: ArrayLike, consent: str, until: date | None = None) -> Person:
         """Add templates of a person, known already or new, on a recorded consent.
 
+        Where the person's retention date has passed, what was kept is removed first, as by `purge`: a new consent does
+        not bring it back.
+
         Args:
             person: A name in any script, without path separators or control characters.
             vectors_Nd: Embeddings (N, d) of the person's faces, N >= 1; only their directions matter.
@@ -276,9 +279,12 @@ class Gallery:
         Raises:
             InputError: No consent, a name, date or embeddings that cannot be used, or another writer.
         """
-        name, text, last = check_name(person), check_consent(consent), check_until(until, today_or(None))
+        today = today_or(None)
+        name, text, last = check_name(person), check_consent(consent), check_until(until, today)
         with self._drafting() as draft:
             rows = draft.protection.templates(vectors_Nd)
+            if name in draft.people and draft.people[name].is_expired(today):
+                draft.remove("expired", name)
             old = draft.people.get(name, Person(name, 0, None, ()))
             total = old.templates + len(rows)
             if len(rows) == 0 or total > _MOST_TEMPLATES:

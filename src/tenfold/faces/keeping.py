@@ -35,6 +35,7 @@ __all__ = [
 
 Pictures = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]
 _NO_KEY = Path("")
+_UNSURE = 10  # times the FAR that was asked for, and the true one may be as high
 _ALL = 1 << 40  # templates: an index pays only for thousands of faces at once
 
 
@@ -290,6 +291,8 @@ def _open_or_create(path: Path, secret: bytes, model: "FaceModel") -> "Gallery":
         return Gallery.open(path, secret, model_id=model.space, dimension=model.dimension)
     if model.threshold is None:
         raise InputError(f"{path}: cannot be made: the model has no threshold; run tenfold faces calibrate first")
+    if model.threshold.high > _UNSURE * model.threshold.far:
+        print(f"Warning: {path}: gets an unsure threshold, {model.threshold.describe()}", file=sys.stderr)
     return Gallery.create(path, secret, model.space, model.dimension, model.threshold)
 
 

@@ -15,10 +15,11 @@ from tenfold.faces.comparisons import cosine_scores
 from tenfold.faces.crops import crop_faces, has_crop
 from tenfold.faces.data import read_faces
 from tenfold.faces.evaluation import evaluate
+from tenfold.faces.formats.insightface import insightface_bin
+from tenfold.faces.formats.pairs import Pairs, lfw_pairs
+from tenfold.faces.formats.tinyface import tinyface
 from tenfold.faces.groups import read_groups
 from tenfold.faces.identification import identification
-from tenfold.faces.insightface import insightface_bin
-from tenfold.faces.pairs import Pairs, lfw_pairs
 from tenfold.faces.plots import (
     cmc_plot,
     det_plot,
@@ -26,12 +27,12 @@ from tenfold.faces.plots import (
     resolution_plot,
     resolution_table,
     roc_plot,
+    ten_fold_table,
     verification_table,
 )
 from tenfold.faces.preparation import PersonFrom, prepare_faces, seen_before
 from tenfold.faces.recognition import FaceModel
 from tenfold.faces.resolution import resolution_curve
-from tenfold.faces.tinyface import tinyface
 from tenfold.faces.verification import ten_fold, verification
 
 __all__ = ["Questions", "evaluate_model"]
@@ -135,14 +136,11 @@ def _pairs(
     same = pairs.same[kept_P]
     folds = ten_fold(scores, same, pairs.folds[kept_P])
     verified = verification(scores, same, _owners(pairs, kept_P))
-    table = Table(
-        f"{name}: folds, threshold chosen on the others",
-        ["accuracy", "standard error", "pairs", "left out"],
-        [[folds.mean, folds.error, int(kept_P.sum()), int((~kept_P).sum())]],
-    )
+    table = ten_fold_table({_name(model): folds}, f"{name}: folds")
+    left_out = f"{(~kept_P).sum():,} of {len(kept_P):,} pairs left out, of which a face was not found"
     shown = {_name(model): verified}
     curves = {_name(model): verified.curve}
-    notes = [f"faces of {model.size} px", *seen_before([pairs.faces], seen)]
+    notes = [f"faces of {model.size} px", left_out, *seen_before([pairs.faces], seen)]
     tables = [table, verification_table(shown)]
     return Report(f"Faces: {name}, {_name(model)}", tables, [roc_plot(curves), det_plot(curves)], notes)
 

@@ -41,7 +41,7 @@ from tenfold.faces.inference import (
     read_licence,
     resize,
 )
-from tenfold.faces.model import load_adapter, load_student, to_input
+from tenfold.faces.model import StudentConfig, load_adapter, load_student, to_input
 from tenfold.faces.pictures import Source, Span
 from tenfold.faces.teacher_input import Teacher
 from tenfold.faces.thresholds import Threshold
@@ -55,8 +55,10 @@ __all__ = [
     "describe_student",
     "find_detector",
     "load",
+    "load_adapted",
     "store_threshold",
     "stored_threshold",
+    "verify",
 ]
 
 FORMAT = "tenfold.faces student 1"
@@ -205,6 +207,17 @@ class FaceModel:
         return Match(score, threshold.value, threshold.far, bool(threshold.accepts(score)))
 
 
+def verify(
+    a: Source,
+    b: Source,
+    model: FaceModel | Path | str,
+    threshold: Threshold | None = None,
+    detector: DetectorLike = "haar",
+) -> Match:
+    """Whether two pictures show one person, by a model or its folder: `FaceModel.verify` in one line."""
+    return (model if isinstance(model, FaceModel) else load(model)).verify(a, b, threshold, detector)
+
+
 def _unit(vectors_Bd: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths_B1 = np.linalg.norm(vectors_Bd, axis=1, keepdims=True)
     if not np.isfinite(lengths_B1).all():
@@ -286,13 +299,28 @@ def load_onnx(path: Path) -> FaceModel:
         facts |= {name: int(said[name]) for name in ("dimension", "size")}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: its metadata lack {error}; export it again") from None
+    _check_graph(session, facts, path)
     feed = session.get_inputs()[0].name
 
     def run(crops_BrrC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if crops_BrrC.shape[1] != facts["size"]:
+            raise InputError(f"{path}: takes faces of {facts['size']} px alone; other sizes need the student's folder")
         vectors_Bd: NDArray[np.float32] = session.run(None, {feed: np.ascontiguousarray(crops_BrrC)})[0]
         return vectors_Bd
 
     return FaceModel(run, facts, _parse_threshold(said["threshold"], path) if said.get("threshold") else None)
+
+
+def _check_graph(session: Any, facts: Mapping[str, Any], path: Path) -> None:
+    """InputError where metadata, which anybody may have written, are of another network than the file's."""
+    takes, gives = session.get_inputs(), session.get_outputs()
+    try:
+        StudentConfig(facts["size"], facts["dimension"])
+    except InputError as error:
+        raise InputError(f"{path}: its metadata are of no student: {error}") from None
+    shapes = [one.shape[1:] for one in (*takes, *gives)]
+    if takes[0].type != "tensor(uint8)" or shapes != [[facts["size"], facts["size"], 3], [facts["dimension"]]]:
+        raise InputError(f"{path}: its metadata are of another network than is in it; export it again")
 
 
 def store_threshold(folder: Path | str, threshold: Threshold) -> None:

@@ -38,6 +38,7 @@ __all__ = [
 
 CONFIDENCE = 0.95
 REPLICATES = 1000
+_ROUNDING = 1e-9
 
 Statistic = Callable[[NDArray[np.float64]], Sequence[float] | NDArray[np.float64]]
 """Weights of the people (K,), all 1 for the sample itself -> the values (m,) of some measures; NaN where undefined."""
@@ -94,7 +95,8 @@ def rate_interval(value: float, replicates: NDArray[np.float64], people: int, tr
     """`wilson_interval` with the variance of the replicates.
 
     Where no error was seen, or nothing but errors, resampling has nothing to say about the rare other; the interval
-    then reaches as far as `no_error_bound`.
+    then reaches as far as `no_error_bound`. Where replicates agree though there were errors, as those of two people
+    do, they say nothing of how much people differ: each person then counts as one trial.
 
     Args:
         value: The rate of the sample.
@@ -106,11 +108,14 @@ def rate_interval(value: float, replicates: NDArray[np.float64], people: int, tr
     if not math.isfinite(value) or len(defined) < 2:
         return Estimate(value, math.nan, math.nan)
     variance = float(defined.var(ddof=1))
-    if 0 < value < 1 and variance > 0:
-        return wilson_interval(value, variance, people - 1)
-    reach = no_error_bound(people if trials is None else trials)
-    low = min(value, float(defined.min()), 1 - reach) if value > 0 else 0.0
-    return Estimate(value, max(0.0, low), max(value, float(defined.max()), reach) if value < 1 else 1.0)
+    units = people if trials is None else trials
+    if 0 < value < 1:
+        differ = math.sqrt(variance) > _ROUNDING
+        return wilson_interval(value, variance if differ else value * (1 - value) / max(1, units), people - 1)
+    reach = no_error_bound(units)
+    if value <= 0:
+        return Estimate(value, 0.0, max(float(defined.max()), reach))
+    return Estimate(value, min(float(defined.min()), 1 - reach), 1.0)
 
 
 def wilson_interval(value: float, variance: float, freedom: int) -> Estimate:

@@ -221,6 +221,7 @@ def distill(
     if held is not None:
         student = load(out)
         facts["threshold"] = _calibrate(out, student, student, held, faces, far).describe()
+        _tell_by_size(out, student, held, far)
     _print_run(result, out, json, facts)
 
 
@@ -361,6 +362,22 @@ def _calibrate(
         threshold = calibrate_threshold(scores, people, far)
     store_threshold(folder, threshold)
     return threshold
+
+
+def _tell_by_size(run: Path, student: "FaceModel", held: "LabelledCrops", far: float) -> None:
+    """Put the accuracy at several sizes on the student's card."""
+    from tenfold.faces.cards import add_measures
+    from tenfold.faces.inference import model_folder
+    from tenfold.faces.plots import resolution_table
+    from tenfold.faces.resolution import SIZES, resolution_curve
+
+    def embed(crops_NSSC: Any, size: int) -> Any:
+        return student.embed_crops(crops_NSSC, size=size)
+
+    sizes = sorted({*SIZES, student.size})
+    curve = resolution_curve(embed, held.crops_NSSC, held.labels_N, sizes, far, replicates=200)
+    whom = "people held back, by whom the epoch was chosen"
+    add_measures(model_folder(run), whom, [resolution_table({"this student": curve})])
 
 
 def _print_run(result: "TrainingResult", out: Path, json: bool, facts: dict[str, Any] | None = None) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 from tenfold.faces.facesets import FaceSet
+from tenfold.faces.formats.textfiles import read_lines
 from tenfold.faces.pictures import Span, printable
-from tenfold.faces.textfiles import read_lines
 
 __all__ = ["record_io"]
 

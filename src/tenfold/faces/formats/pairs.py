@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.facesets import FaceSet, labelled_files
+from tenfold.faces.formats.textfiles import read_lines
 from tenfold.faces.pictures import printable
-from tenfold.faces.textfiles import read_lines
 
 __all__ = ["Pairs", "lfw_pairs"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.faces.facesets import FaceSet, labelled_files, safe_path
+from tenfold.faces.formats.textfiles import read_lines
 from tenfold.faces.pictures import printable
-from tenfold.faces.textfiles import read_lines
 
 __all__ = ["umdfaces"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.faces.facesets import UNLABELLED, FaceSet
-from tenfold.faces.pairs import Pairs
+from tenfold.faces.formats.pairs import Pairs
 from tenfold.faces.pictures import printable
 
 __all__ = ["insightface_bin"]
@@ -190,6 +190,14 @@ def _build(stack: _Stack) -> None:
         raise InputError("sets the state of what is no array; it is damaged, copy it again")
 
 
+def _made_by(step: str, stack: _Stack) -> int:
+    """How many bytes a step has made."""
+    if step not in ("REDUCE", "BUILD"):
+        return 0
+    made = stack[-1].data if isinstance(stack[-1], _Array) else stack[-1]
+    return len(made) if isinstance(made, bytes) else 0
+
+
 _VALUES: dict[str, Callable[[Any], Any]] = {
     "EMPTY_LIST": lambda _: [],
     "EMPTY_TUPLE": lambda _: (),
@@ -226,11 +234,15 @@ def _unpickled(data: bytes) -> Any:
     """What a pickle of protocols 1 to 5 holds; InputError, or whatever a broken one raises, where it holds more."""
     stack: _Stack = []
     memo: dict[Any, Any] = {}
+    made = 0  # bytes: a text that is remembered can be turned into bytes again and again
     for opcode, argument, at in pickletools.genops(data):
         if opcode.name in _VALUES:
             stack.append(_VALUES[opcode.name](argument))
         elif opcode.name in _STEPS:
             _STEPS[opcode.name](stack, argument)
+            made += _made_by(opcode.name, stack)
+            if made > 2 * len(data):  # of an array's text come bytes, and of these the array
+                raise InputError(f"makes more bytes than it has, at byte {at:,}; do not trust this file")
         elif opcode.name in _PUTS:
             memo[len(memo) if opcode.name == "MEMOIZE" else argument] = stack[-1]
         elif opcode.name in _GETS:
