@@ -415,9 +415,10 @@ from tenfold.search.calibration import Calibration
 engine.calibrate = lambda *arguments: Calibration()
 rows = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
 index = engine.Index.build(rows, sys.argv[1])
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+many = np.tile(rows, (10, 1))
 try:
-    index.search(np.tile(rows, (10, 1)), 10, recall=1.0)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    index.search(many, 10, recall=1.0)
     print("finished")
 except KeyboardInterrupt:
     print("interrupted")
