@@ -1,8 +1,8 @@
 """Has a generator learned its training images by heart, or does it repeat itself?
 
 An image that is nearer to a training image than half the distance of the two training images that are nearest to each
-other is taken for a copy; one that is as near to another generated image is taken for its twin. What a row holds is open:
-here volumes, elsewhere features of images.
+other is taken for a copy; one that is as near to another generated image is taken for its twin. What a row holds is
+open: here volumes, elsewhere features of images.
 
 S training rows · G generated rows · F features
 """
@@ -71,7 +71,11 @@ def check_copies(training_SF: NDArray[np.float64], generated_GF: NDArray[np.floa
     spread = training_SF.std(axis=0)
     varies = spread > 0
     training, generated = training_SF[:, varies] / spread[varies], generated_GF[:, varies] / spread[varies]
-    own, among, across = _distances(training, training), _distances(generated, generated), _distances(generated, training)
+    own, among, across = (
+        _distances(training, training),
+        _distances(generated, generated),
+        _distances(generated, training),
+    )
     pairs = own[np.triu_indices(len(own), 1)]
     radius = NEAR * float(pairs.min()) if len(pairs) else 0.0
     if radius <= 0:
@@ -97,9 +101,7 @@ def check_volumes(training: Measured, generated: Measured) -> Copies:
     common = [name for name in training.regions if name in generated.regions]
     if not common:
         raise InputError(f"{training.source} and {generated.source} have no region in common")
-    rows = (
-        np.column_stack([one.only(common).volumes_SR, one.icv_S]) for one in (training, generated)
-    )
+    rows = (np.column_stack([one.only(common).volumes_SR, one.icv_S]) for one in (training, generated))
     return check_copies(*rows)
 
 

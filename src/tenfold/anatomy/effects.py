@@ -2,13 +2,13 @@
 
 Cohen's d is (mean of real - mean of generated) / sqrt((variance of real + variance of generated) / 2), with variances
 that divide by n, as in the paper's code: a positive d says that the generated region is too small. Sets of people are
-resampled, or exchanged, as weights: all replicates are then a few matrix products of moments, in which the regression on
-the head's size is fitted anew each time.
+resampled, or exchanged, as weights: all replicates are then a few matrix products of moments, in which the regression
+on the head's size is fitted anew each time.
 
 S subjects · R regions · B replicates
 """
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -57,7 +57,8 @@ def cohens_d(real: NDArray[np.float64], generated: NDArray[np.float64]) -> NDArr
 
 def variance_ratio(real: NDArray[np.float64], generated: NDArray[np.float64]) -> NDArray[np.float64]:
     """Variance of generated over variance of real, per region; far below 1 where a generator repeats itself."""
-    return generated.var(axis=0, ddof=1) / real.var(axis=0, ddof=1)
+    ratio: NDArray[np.float64] = generated.var(axis=0, ddof=1) / real.var(axis=0, ddof=1)
+    return ratio
 
 
 def t_test(
@@ -69,7 +70,8 @@ def t_test(
     """
     from scipy.stats import ttest_ind  # noqa: PLC0415 - slow to load
 
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():  # of sets that do not vary, which other measures tell
+        warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(ttest_ind(real, generated, equal_var=equal_variances).pvalue, np.float64)
 
 
@@ -221,7 +223,8 @@ def _correlations(values: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = values - values.mean(axis=0)
     norms = np.sqrt((centred**2).sum(axis=0))
     scaled = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
-    return scaled.T @ scaled
+    correlations: NDArray[np.float64] = scaled.T @ scaled
+    return correlations
 
 
 def _divide(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:

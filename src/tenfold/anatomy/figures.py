@@ -35,21 +35,20 @@ class Drawing(Plot):
 
 
 def heat_map(found: Mapping[str, Plausibility]) -> Drawing:
-    """A row per region, a column per generator: how much smaller or larger its regions are than real ones.
+    """A row per region, a column per generator: Cohen's d, and as colours too small and too large.
 
-    Numbers are generated minus real in standard deviations, -d. Those of regions that are not plausible are bold; a
-    frame says that the whole interval is beyond 0.5.
+    The d of regions that are not plausible is bold; a frame says that the whole interval is beyond 0.5.
     """
     rows = _rows(found)
     width, height = _LABEL + _CELL * len(found) + 10, 66 + _ROW * len(rows) + 30
-    parts = [_text(_LABEL + _CELL * (i + 0.5), 16, name, "middle", bold=True) for i, name in enumerate(found)]
+    parts = [_text(_LABEL + _CELL * (i + 0.5), 16, _short(name), "middle", bold=True) for i, name in enumerate(found)]
     for j, name in enumerate(rows):
         y = 26 + _ROW * j
         parts.append(_text(_LABEL - 8, y + 14, name, "end"))
         for i, one in enumerate(found.values()):
             parts.append(_cell(_LABEL + _CELL * i, y, _row_of(one, name)))
     parts += _key(26 + _ROW * len(rows) + 14)
-    return _drawing("Effect sizes by region: generated minus real, in standard deviations", width, height, parts)
+    return _drawing("Cohen's d by region: real minus generated", width, height, parts)
 
 
 def box_plots(found: Mapping[str, Plausibility]) -> Drawing:
@@ -74,7 +73,9 @@ def box_plots(found: Mapping[str, Plausibility]) -> Drawing:
         boxes = _standardised(shown, name)
         for k, (values, colour) in enumerate(zip(boxes, [_REAL, *_repeat(len(boxes))], strict=False)):
             if len(values):
-                parts += _box([at(q) for q in np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))], y + 4 + 10 * k, colour)
+                parts += _box(
+                    [at(q) for q in np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))], y + 4 + 10 * k, colour
+                )
     return _drawing("Volumes by region, in real standard deviations from the real mean", width, height, parts)
 
 
@@ -91,30 +92,35 @@ def _row_of(one: Plausibility, name: str) -> Region | None:
 def _cell(x: float, y: float, region: Region | None) -> str:
     if region is None:
         return f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_ROW - 2}" fill="#f4f4f4"/>'
-    change = -region.d.value
+    d = region.d.value
     frame = ' stroke="#222" stroke-width="1.5"' if region.is_certainly_off else ""
-    colour = _colour(change)
-    dark = abs(change) > 0.75 * _STRONGEST
-    return (
-        f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_ROW - 2}" fill="{colour}"{frame}/>'
-        + _text(x + _CELL / 2, y + 13.5, _signed(change), "middle", not region.is_plausible, "#fff" if dark else "#222")
+    colour = _colour(d)
+    dark = abs(d) > 0.75 * _STRONGEST
+    return f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_ROW - 2}" fill="{colour}"{frame}/>' + _text(
+        x + _CELL / 2, y + 13.5, _signed(d), "middle", not region.is_plausible, "#fff" if dark else "#222"
     )
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= 13 else name[:12] + "…"
+
+
 def _signed(value: float) -> str:
-    return f"{value:+.2f}" if abs(value) < 100 else f"{value:+.0e}" if np.isfinite(value) else "absent"
+    return f"{round(value, 2) + 0.0:+.2f}" if abs(value) < 100 else f"{value:+.0e}"
 
 
-def _colour(change: float) -> str:
-    strength = min(abs(change) / _STRONGEST, 1.0)
-    end = _TOO_LARGE if change > 0 else _TOO_SMALL
+def _colour(d: float) -> str:
+    strength = min(abs(d) / _STRONGEST, 1.0)
+    end = _TOO_SMALL if d > 0 else _TOO_LARGE
     return "#" + "".join(f"{round(250 + (one - 250) * strength):02x}" for one in end)
 
 
 def _key(y: float) -> list[str]:
-    steps = np.linspace(-_STRONGEST, _STRONGEST, 13)
+    steps = np.linspace(_STRONGEST, -_STRONGEST, 13)
     parts = [_text(2, y + 12, "too small", "start")]
-    parts += [f'<rect x="{62 + 9 * i}" y="{y}" width="9" height="14" fill="{_colour(s)}"/>' for i, s in enumerate(steps)]
+    parts += [
+        f'<rect x="{62 + 9 * i}" y="{y}" width="9" height="14" fill="{_colour(s)}"/>' for i, s in enumerate(steps)
+    ]
     rule = f"too large; bold: {PLAUSIBLE} or more; framed: so the whole interval"
     return [*parts, _text(186, y + 12, rule, "start")]
 
@@ -142,7 +148,7 @@ def _box(at: Sequence[float], y: float, colour: str) -> list[str]:
     low, first, middle, third, high = at
     return [
         f'<path d="M{low:.1f} {y + 4}H{high:.1f}" stroke="{colour}"/>',
-        f'<rect x="{first:.1f}" y="{y}" width="{max(third - first, 1):.1f}" height="8" fill="{colour}" fill-opacity="0.55"/>',
+        f'<rect x="{first:.1f}" y="{y}" width="{max(third - first, 1):.1f}" height="8" fill="{colour}" opacity="0.6"/>',
         f'<path d="M{middle:.1f} {y}v8" stroke="#000" stroke-width="1.6"/>',
     ]
 
@@ -151,7 +157,9 @@ def _legend(names: Sequence[str], colours: Sequence[str]) -> list[str]:
     parts, x = [], float(_LABEL)
     for i, name in enumerate(names):
         colour = colours[0] if i == 0 else colours[1 + (i - 1) % (len(colours) - 1)]
-        parts.append(f'<rect x="{x:.1f}" y="6" width="12" height="10" fill="{colour}"/>' + _text(x + 16, 15, name, "start"))
+        parts.append(
+            f'<rect x="{x:.1f}" y="6" width="12" height="10" fill="{colour}"/>' + _text(x + 16, 15, name, "start")
+        )
         x += 30 + 7.2 * len(name)
     return parts
 

@@ -62,8 +62,8 @@ def gate(measured: Measured, threshold: float = THRESHOLD, required: float = REQ
             raise InputError(f"{name} is {bound}; it is between 0 and 1")
     if measured.qc_SG is None:
         raise InputError(f"{measured.source}: has no QC scores; give the segmenter's QC table")
-    reliable_SG = measured.qc_SG > threshold
-    return Gate(measured.groups, reliable_SG.mean(axis=0), reliable_SG.all(axis=1), threshold, required)
+    reliable_SG: NDArray[np.bool_] = np.asarray(measured.qc_SG > threshold)
+    return Gate(measured.groups, reliable_SG.mean(axis=0), np.asarray(reliable_SG.all(axis=1)), threshold, required)
 
 
 def gate_table(gates: dict[str, Gate | None]) -> Table:
@@ -79,7 +79,7 @@ def gate_table(gates: dict[str, Gate | None]) -> Table:
         verdict = "passes" if one.passes else "fails"
         rows.append([name, *(shares.get(group) for group in groups), 1 - one.rejected, one.rejected, verdict])
     notes = [
-        f"share of images with a QC score above {one.threshold:g}; a set passes with at least {one.required:g} in every group"
+        f"share of images with a QC score above {one.threshold:g}; a set needs {one.required:g} or more in every group"
         for one in list(known.values())[:1]
     ]
     return Table("Reliable segmentations", ["set", *groups, "all groups", "rejected", "gate"], rows, notes)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tenfold.anatomy.copies import Copies, check_volumes
 from tenfold.anatomy.effects import (
     Estimate,
-    Moments,
     Pool,
     Word,
     benjamini_hochberg,
@@ -219,7 +218,9 @@ def compare(
     names = [name for name in real.regions if name in generated.regions]
     notes = _notes(real, generated, names, kept)
     if kept[0] is None or len(kept[0]) < 2:
-        raise InputError(f"{real.source}: {0 if kept[0] is None else 1} real images are reliable; at least 2 are needed")
+        raise InputError(
+            f"{real.source}: {0 if kept[0] is None else 1} real images are reliable; at least 2 are needed"
+        )
     if kept[1] is None or len(kept[1]) < 2:
         return _unreliable(gates, adjust, len(names), notes)
     one, other = kept[0].only(names), kept[1].only(names)
@@ -271,17 +272,21 @@ class _Comparison:
     def _split(self, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return values[self.is_real_S], values[~self.is_real_S]
 
-    def _resample(self, replicates: int, volumes_SR: NDArray[np.float64], adjust: Adjust):  # type: ignore[no-untyped-def]
+    def _resample(
+        self, replicates: int, volumes_SR: NDArray[np.float64], adjust: Adjust
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         centre = volumes_SR[self.is_real_S].mean(axis=0), float(self.icv_S[self.is_real_S].mean())
         pools = [Pool(*one, centre) for one in zip(self._split(volumes_SR), self._split(self.icv_S), strict=True)]
-        moments: Sequence[Moments] = [pool.moments(pool.draw(replicates, self.random)) for pool in pools]
-        return moment_effects(*moments, adjust)
+        real, generated = (pool.moments(pool.draw(replicates, self.random)) for pool in pools)
+        return moment_effects(real, generated, adjust)
 
     def measure(self, replicates: int) -> tuple[tuple[Region, ...], Region, Estimate]:
         """The regions, the intracranial volume, and the median variance ratio."""
         d_BR, ratio_BR = self._resample(replicates, self.volumes_SR, self.adjust)
         raw = cohens_d(*self._split(self.volumes_SR))
-        fitted = fit_head_size(self.volumes_SR, self.icv_S, self.is_real_S, "none" if self.adjust == "none" else "pooled")
+        fitted = fit_head_size(
+            self.volumes_SR, self.icv_S, self.is_real_S, "none" if self.adjust == "none" else "pooled"
+        )
         pooled = cohens_d(*self._split(fitted.adjust(self.volumes_SR, self.icv_S)))
         asymmetries = (self.real.asymmetry_SR, self.generated.asymmetry_SR)
         asymmetry = np.full(len(raw), np.nan) if any(one is None for one in asymmetries) else _asymmetry(*asymmetries)  # type: ignore[arg-type]
@@ -363,19 +368,21 @@ def _judge(
     reasons, certain = [], []
     if share < required:
         off = sorted((one for one in regions if not one.is_plausible), key=lambda one: -abs(one.d.value))
-        listed = ", ".join(f"{one.name} {-one.d.value:+.2f}" for one in off[:5])
+        listed = ", ".join(f"{one.name} {_direction(one)}" for one in off[:5])
         more = f" and {len(off) - 5} more" if len(off) > 5 else ""
-        reasons.append(
-            f"{len(off)} of {len(regions)} regions are off by {PLAUSIBLE} standard deviations or more: {listed}{more}"
-        )
+        reasons.append(f"{len(off)} of {len(regions)} regions are off: {listed}{more}")
         certain.append(float(np.mean([one.is_certainly_off for one in regions])) > 1 - required)
     if not icv.is_plausible:
-        reasons.append(f"heads are off by {-icv.d.value:+.2f} standard deviations")
+        reasons.append(f"heads are {_direction(icv)}")
         certain.append(icv.is_certainly_off)
     if not 1 / SPREAD <= spread.value <= SPREAD:
-        reasons.append(f"volumes vary {spread.value:.2g} times as much as real ones (median of the variance ratios)")
+        reasons.append(f"volumes vary {spread.value:.2f} times as much as real ones (median of the variance ratios)")
         certain.append(spread.high < 1 / SPREAD or spread.low > SPREAD)
     return "plausible" if not reasons else "implausible" if any(certain) else "undecided", tuple(reasons)
+
+
+def _direction(region: Region) -> str:
+    return f"too {'small' if region.d.value > 0 else 'large'} (d = {region.d.value:.2f})"
 
 
 def _unreliable(gates: Sequence[Gate | None], adjust: Adjust, regions: int, notes: tuple[str, ...]) -> Plausibility:
@@ -431,6 +438,6 @@ def _asymmetry(real: NDArray[np.float64], generated: NDArray[np.float64]) -> NDA
     return out
 
 
-def _logarithm(values):  # type: ignore[no-untyped-def]
+def _logarithm(values: ArrayLike) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
-        return np.log(values)
+        return np.log(np.asarray(values, np.float64))

@@ -1,7 +1,7 @@
 """Several generators in order, and how sure the order is.
 
-Each replicate draws real people and those of every generator anew, takes the same score of all, and ranks them. The real
-people of a replicate are shared, so that what is odd about them is odd for all.
+Each replicate draws real people and those of every generator anew, takes the same score of all, and ranks them. The
+real people of a replicate are shared, so that what is odd about them is odd for all.
 """
 
 from collections.abc import Mapping

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tenfold.anatomy.effects import Estimate
 from tenfold.anatomy.figures import box_plots, heat_map
 from tenfold.anatomy.gate import Gate, gate_table
@@ -22,13 +24,16 @@ __all__ = ["make_report", "write_report"]
 
 _ADJUSTED = {
     "real": "volumes are adjusted for head size by a regression on real people",
-    "pooled": "volumes are adjusted for head size by a regression on real and generated people together, as in the paper",
+    "pooled": "volumes are adjusted for head size by a regression on real and generated people, as in the paper",
     "none": "volumes are not adjusted for head size",
 }
 
 
 def make_report(
-    found: Mapping[str, Plausibility], ranks: Sequence[Rank] = (), tables: Sequence[Table] = (), notes: Sequence[str] = ()
+    found: Mapping[str, Plausibility],
+    ranks: Sequence[Rank] = (),
+    tables: Sequence[Table] = (),
+    notes: Sequence[str] = (),
 ) -> Report:
     """Gather what was found of each generator.
 
@@ -38,7 +43,7 @@ def make_report(
         tables: What else belongs to it, such as image metrics; shown behind the verdicts.
         notes: The data, the versions.
     """
-    firsts = [_verdicts(found)]
+    firsts = [_verdicts(found), _joint(found)]
     gates: dict[str, Gate | None] = {"real": next(iter(found.values())).real_gate}
     gates |= {name: one.generated_gate for name, one in found.items()}
     if any(gates.values()):
@@ -47,7 +52,8 @@ def make_report(
         firsts.append(_ranking(ranks))
     details = [_details(name, one) for name, one in found.items() if one.regions]
     drawings = [heat_map(found), box_plots(found)] if details else []
-    told = dict.fromkeys(note for one in found.values() for note in (_ADJUSTED[one.adjust], *one.notes))
+    told = dict.fromkeys(_ADJUSTED[one.adjust] for one in found.values())
+    told |= dict.fromkeys(f"{name}: {note}" for name, one in found.items() for note in one.notes)
     title = "Is the anatomy plausible?"
     return Report(title, [*firsts, *tables, *details], drawings, [*notes, *told])
 
@@ -73,24 +79,38 @@ def write_report(report: Report, found: Mapping[str, Plausibility], folder: Path
 
 def _verdicts(found: Mapping[str, Plausibility]) -> Table:
     columns = [
-        "generator", "passes", "anatomy", "gate", "memorised", "collapsed", "images", "rejected", "plausible regions",
-        "median |d|", "head size d", "variance ratio", "WASABI", "p of the set", "p of WASABI", "correlation error",
+        "generator", "passes", "anatomy", "gate", "memorised", "collapsed", "reliable images", "rejected",
+        "plausible regions", "median |d|",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for name, one in found.items():
         has = one.generated_gate
+        gated = "no QC" if has is None else "passes" if has.passes else "fails"
+        flags = [one.verdict, gated, _copies(one), _yes(one.is_collapsed)]
+        rejected = None if has is None else has.rejected
         rows.append(
-            [
-                name, _yes(one.passes), one.verdict, "no QC" if has is None else "passes" if has.passes else "fails",
-                "not looked for" if one.is_memorised is None else _copies(one), _yes(one.is_collapsed),
-                len(one.generated_SR), None if has is None else has.rejected, _known(one.share), _known(one.median_d),
-                _shown(one.icv.d) if one.icv else None, _shown(one.spread) if one.regions else None,
-                _known(one.wasabi), _known(one.p), _known(one.wasabi_p), _known(one.correlation_error),
-            ]
-        )  # fmt: skip
+            [name, _yes(one.passes), *flags, len(one.generated_SR), rejected, _known(one.share), _known(one.median_d)]
+        )
     notes = [f"{name}: {reason}" for name, one in found.items() for reason in one.reasons]
-    notes += ["a region is plausible with |d| < 0.5; in brackets: 95 % intervals over resampled people"]
-    return Table("Verdicts", columns, rows, notes)
+    return Table("Verdicts", columns, rows, [*notes, "a region is plausible with |d| < 0.5"])
+
+
+def _joint(found: Mapping[str, Plausibility]) -> Table:
+    columns = [
+        "generator", "head size d", "variance ratio", "p of the greatest |d|", "WASABI", "p", "correlation error", "p",
+        "nearest training image", "diversity",
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for name, one in found.items():
+        shown = [_shown(one.icv.d) if one.icv else None, _shown(one.spread) if one.regions else None]
+        numbers = (one.p, one.wasabi, one.wasabi_p, one.correlation_error, one.correlation_p)
+        nearest = None if one.copies is None else float(np.median(one.copies.distance_G))
+        rows.append([name, *shown, *map(_known, numbers), nearest, one.repeats.diversity if one.repeats else None])
+    notes = [
+        "in brackets: 95 % intervals over resampled people; p by exchanges of real and generated people",
+        "nearest training image: the median distance, in radii within which an image is taken for a copy",
+    ]
+    return Table("The sets as a whole", columns, rows, notes)
 
 
 def _ranking(ranks: Sequence[Rank]) -> Table:
@@ -153,9 +173,9 @@ def _written(value: str | float) -> str:
 
 
 def _copies(one: Plausibility) -> str:
-    if one.copies is None or not one.copies.memorised:
-        return "no"
-    return f"yes: {one.copies.copied:.0%} are copies"
+    if one.copies is None:
+        return "not looked for"
+    return f"yes: {one.copies.copied:.0%} are copies" if one.copies.memorised else "no"
 
 
 def _yes(value: bool | None) -> str | None:

@@ -34,7 +34,7 @@ def read_segmentations(path: Path | str, voxel_mm: float | None = None) -> Measu
     is that of all labels inside the skull.
 
     Args:
-        path: .nii, .nii.gz or .mgz. In a folder with files named `*_dseg.nii*` or `*_synthseg.nii*` only those are read.
+        path: .nii, .nii.gz or .mgz. In a folder with files named `*_dseg.nii*` or `*_synthseg.nii*` only those count.
         voxel_mm: The edge of a voxel, for files whose affine is the identity.
 
     Raises:
@@ -111,13 +111,13 @@ def _open(path: Path) -> Any:
     import nibabel  # noqa: PLC0415 - tables do without it
 
     try:
-        image = nibabel.load(path)  # type: ignore[attr-defined]
+        image: Any = nibabel.load(path)
     except FileNotFoundError:
         raise InputError(f"{path}: is not there") from None
     except Exception as error:  # whatever a broken header brings about
         raise InputError(f"{path}: cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
     shape = tuple(int(size) for size in image.shape)
-    if len(shape) > 3 and shape[3:] != (1,) * (len(shape) - 3) or len(shape) < 3:
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         raise InputError(f"{path}: has shape {shape}; a label file has three axes")
     if not 0 < math.prod(shape) <= _MOST_VOXELS:
         raise InputError(f"{path}: says it has {math.prod(shape):,} voxels; at most {_MOST_VOXELS:,} are read")
@@ -137,12 +137,15 @@ def _voxels(image: Any, path: Path) -> NDArray[np.int64]:
         raise InputError(f"{path}: has NaN or infinity in it; a label file holds whole numbers")
     low, high = float(values.min()), float(values.max())
     if not (values == np.rint(values)).all():
-        raise InputError(f"{path}: holds fractions, such as {_fraction(values):g}; is it an image instead of its labels?")
+        raise InputError(
+            f"{path}: holds fractions, such as {_fraction(values):g}; is it an image instead of its labels?"
+        )
     if low < 0 or high > _HIGHEST:
         raise InputError(f"{path}: holds values from {low:g} to {high:g}; is it an image instead of its labels?")
     if high == 0:
         raise InputError(f"{path}: is 0 everywhere; the segmentation is empty")
-    return values.astype(np.int64)
+    labels: NDArray[np.int64] = values.astype(np.int64)
+    return labels
 
 
 def _fraction(values: NDArray[Any]) -> float:

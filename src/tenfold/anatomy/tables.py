@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,8 +127,8 @@ def measure_grid(grid: Grid, regions: Literal["paper", "all"] = "paper") -> Meas
     head = grid.find(*_HEADS)
     if head is None:
         raise InputError(
-            f"{grid.source}: has no column of intracranial volumes ('{ICV}', 'EstimatedTotalIntraCranialVol' or 'ICV'); "
-            "give a table of SynthSeg, FreeSurfer or MUSE"
+            f"{grid.source}: has no column of intracranial volumes ('{ICV}', 'EstimatedTotalIntraCranialVol' or "
+            "'ICV'); give a table of SynthSeg, FreeSurfer or MUSE"
         )
     found = _all_columns(grid, head) if regions == "all" else {s.name: _columns(s, grid) for s in STRUCTURES}
     volumes = {
@@ -249,17 +249,20 @@ def _read_own(grid: Grid, path: Path) -> Measured:
     )
 
 
-def _sidecar(path: Path) -> dict[str, object]:
+def _sidecar(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{path}: cannot be read; our tables need the .json that was written beside them") from None
     lists = isinstance(about, dict) and all(isinstance(about.get(name), list) for name in ("regions", "missing"))
     if not lists or not all(isinstance(name, str) for name in (*about["regions"], *about["missing"])):
         raise InputError(f"{path}: names no regions; our tables need the .json that was written beside them")
     if about.get("unit") != "mm3" or not isinstance(about.get("segmenter"), str):
-        raise InputError(f"{path}: says unit '{about.get('unit')}', segmenter '{about.get('segmenter')}'; mm3 and a name are due")
-    return about
+        raise InputError(
+            f"{path}: says unit '{about.get('unit')}', segmenter '{about.get('segmenter')}'; mm3 and a name are due"
+        )
+    told: dict[str, Any] = about
+    return told
 
 
 def _columns(structure: Structure, grid: Grid) -> dict[Side, list[int]] | None:
@@ -313,7 +316,9 @@ def _all_columns(grid: Grid, head: int) -> dict[str, dict[Side, list[int]]]:
     for name, place in names.items():
         stem = name[:-2]
         if name.endswith(("_L", "_R")) and {f"{stem}_L", f"{stem}_R"} <= names.keys():
-            found.setdefault(f"{stem} (sides)" if stem in names else stem, {})["left" if name[-1] == "L" else "right"] = [place]
+            found.setdefault(f"{stem} (sides)" if stem in names else stem, {})[
+                "left" if name[-1] == "L" else "right"
+            ] = [place]
         else:
             found[name] = {"middle": [place]}
     return found

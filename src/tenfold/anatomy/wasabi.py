@@ -1,7 +1,7 @@
 """One distance for the whole anatomy: between the distributions of all volumes at once.
 
-WASABI (arXiv 2504.21771) takes the Wasserstein distance between regional volumes relative to the head. Here it is that of
-two normal distributions (Dowson and Landau, Journal of Multivariate Analysis 12, 1982),
+WASABI (arXiv 2504.21771) takes the Wasserstein distance between regional volumes relative to the head. Here it is that
+of two normal distributions (Dowson and Landau, Journal of Multivariate Analysis 12, 1982),
 
     W² = |m₁ - m₂|² + Tr(S₁ + S₂ - 2 (S₁^½ S₂ S₁^½)^½),
 
@@ -66,4 +66,7 @@ def _shrink(values: NDArray[np.float64], intensity: float) -> NDArray[np.float64
     centred = values - values.mean(axis=0)
     covariance = centred.T @ centred / len(centred)
     size = len(covariance)
-    return (1 - intensity) * covariance + intensity * np.trace(covariance) / size * np.eye(size)
+    shrunken: NDArray[np.float64] = (1 - intensity) * covariance + intensity * np.trace(covariance) / size * np.eye(
+        size
+    )
+    return shrunken
