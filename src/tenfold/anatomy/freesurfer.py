@@ -48,7 +48,7 @@ def _subject(file: Path) -> str:
 
 def _volumes(file: Path) -> Iterator[tuple[str, str]]:
     """Names and volumes in mm³, of the measures in the head, then of the structures, then of the cortex."""
-    seen = {"rhaparc", "lhaparc"}
+    seen: set[str] = set()
     for name, volume in [*_measures(file), *_rows(file, "StructName", "Volume_mm3")]:
         if name not in seen:
             seen.add(name)
@@ -56,8 +56,8 @@ def _volumes(file: Path) -> Iterator[tuple[str, str]]:
     if any(name.startswith("ctx-") for name in seen):
         return  # aseg+DKT has the cortex too
     for side in ("lh", "rh"):
-        beside = (file.with_name(f"{side}.{name}") for name in _APARC)
-        for surface in (one for one in list(beside)[:1] if one.is_file()):
+        beside = [file.with_name(f"{side}.{name}") for name in _APARC]
+        for surface in [one for one in beside if one.is_file()][:1]:
             yield from ((f"ctx-{side}-{name}", volume) for name, volume in _rows(surface, "StructName", "GrayVol"))
 
 

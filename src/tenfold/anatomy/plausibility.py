@@ -396,8 +396,8 @@ def _unreliable(gates: Sequence[Gate | None], adjust: Adjust, regions: int, note
 def _check_alike(real: Measured, generated: Measured) -> None:
     if real.segmenter and generated.segmenter and real.segmenter != generated.segmenter:
         raise InputError(
-            f"{real.source} was segmented by {real.segmenter}, {generated.source} by {generated.segmenter}; volumes of "
-            "different segmenters cannot be compared: segment both sets alike"
+            f"{real.source} has volumes of {real.segmenter}, {generated.source} of {generated.segmenter}; these differ "
+            "for the same brain: segment both sets alike"
         )
     if not set(real.regions) & set(generated.regions):
         raise InputError(f"{real.source} and {generated.source} have no region in common")

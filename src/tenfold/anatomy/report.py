@@ -97,7 +97,8 @@ def _verdicts(found: Mapping[str, Plausibility]) -> Table:
 
 def _joint(found: Mapping[str, Plausibility]) -> Table:
     columns = [
-        "generator", "head size d", "variance ratio", "p of the greatest |d|", "WASABI", "p", "correlation error", "p",
+        "generator", "head size d", "variance ratio", "p of the greatest |d|", "WASABI", "p of WASABI",
+        "correlation error", "p of the error",
         "nearest training image", "diversity",
     ]  # fmt: skip
     rows: list[list[Cell]] = []

@@ -66,7 +66,7 @@ def read_segmentations(path: Path | str, voxel_mm: float | None = None) -> Measu
         icv_S=np.array([math.fsum(mm3 for label, mm3 in volumes.items() if label not in _NO_BRAIN or scheme == "muse")
                         for volumes in counted]),
         asymmetry_SR=asymmetry_SR,
-        segmenter="muse" if scheme == "muse" else "synthseg",
+        segmenter="muse" if scheme == "muse" else "labels",
         missing=tuple(one.name for one in STRUCTURES if one.name not in sides),
         source=str(path),
     )  # fmt: skip

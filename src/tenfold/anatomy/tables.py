@@ -214,7 +214,7 @@ def _read_grid(path: Path) -> Grid:
 
 
 def _read_folder(path: Path, voxel_mm: float | None) -> Measured:
-    if path.name.endswith(".stats") or (path.is_dir() and not any(path.rglob("*.nii*")) and any(path.rglob("*.stats"))):
+    if path.name.endswith(".stats") or any(any(path.glob(f"{where}aseg*.stats")) for where in ("*/stats/", "stats/")):
         from tenfold.anatomy.freesurfer import read_stats  # noqa: PLC0415 - it reads grids through this file
 
         return read_stats(path)

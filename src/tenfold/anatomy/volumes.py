@@ -28,7 +28,8 @@ class Measured:
         groups: G names, of `labels.QC_GROUPS`.
         asymmetry_SR: float64, 2 (left - right) / (left + right), in -2 to 2; NaN where there are no two sides.
         people: Further columns by name, such as age and sex, as text.
-        segmenter: The kind of segmentation, as far as it is known: "synthseg", "freesurfer", "muse" or another word.
+        segmenter: What volumes come from, as far as it is known: "synthseg" (sums of probabilities), "freesurfer",
+            "muse", "labels" (voxels counted in label files of FreeSurfer's numbers), or another word.
         missing: Structures of the paper that the source does not have.
         source: Where it was read.
 
