@@ -24,7 +24,9 @@ def ixi(anatomy_data: Path) -> Measured:
     return read_measured(anatomy_data / "tables/ixi_dlmuse_volumes.tsv")
 
 
-def made_people(count: int, seed: int = 0, regions: tuple[str, ...] = ("thalamus", "hippocampus", "caudate")) -> Measured:
+def made_people(
+    count: int, seed: int = 0, regions: tuple[str, ...] = ("thalamus", "hippocampus", "caudate")
+) -> Measured:
     """People drawn from a normal distribution, whose volumes grow with their heads."""
     random = np.random.default_rng(seed)
     icv = random.normal(1_400_000, 120_000, count)

@@ -34,7 +34,9 @@ def write_table(path: Path, header: list[str], rows: list[list[object]], delimit
 def synthseg(tmp_path: Path) -> tuple[Path, list[str], list[list[object]]]:
     header = synthseg_columns()
     random = np.random.default_rng(0)
-    rows: list[list[object]] = [[f"sub-{i}_T1w.nii.gz", 1.4e6 + i, *random.uniform(500, 5000, len(header) - 2)] for i in range(4)]
+    rows: list[list[object]] = [
+        [f"sub-{i}_T1w.nii.gz", 1.4e6 + i, *random.uniform(500, 5000, len(header) - 2)] for i in range(4)
+    ]
     write_table(tmp_path / "qc.csv", ["subject", *QC_GROUPS], [[row[0], *np.full(8, 0.8)] for row in rows[::-1]])
     return write_table(tmp_path / "volumes.csv", header, rows), header, rows
 
@@ -54,9 +56,7 @@ def test_a_synthseg_table_gives_52_regions_and_the_scores_beside_it(synthseg) ->
 def test_columns_in_another_order_give_the_same(synthseg, tmp_path: Path) -> None:
     path, header, rows = synthseg
     order = np.random.default_rng(1).permutation(len(header))
-    moved = write_table(
-        tmp_path / "moved.csv", [header[i] for i in order], [[row[i] for i in order] for row in rows]
-    )
+    moved = write_table(tmp_path / "moved.csv", [header[i] for i in order], [[row[i] for i in order] for row in rows])
     one, other = read_measured(path), read_measured(moved)
     assert one.subjects == other.subjects and one.regions == other.regions
     np.testing.assert_array_equal(one.volumes_SR, other.volumes_SR)
@@ -65,23 +65,32 @@ def test_columns_in_another_order_give_the_same(synthseg, tmp_path: Path) -> Non
 def test_a_missing_column_leaves_its_structure_out_by_name(synthseg, tmp_path: Path) -> None:
     _, header, rows = synthseg
     kept = [i for i, name in enumerate(header) if name not in ("right thalamus", "ctx-lh-insula")]
-    measured = read_measured(write_table(tmp_path / "short.csv", [header[i] for i in kept], [[r[i] for i in kept] for r in rows]))
+    measured = read_measured(
+        write_table(tmp_path / "short.csv", [header[i] for i in kept], [[r[i] for i in kept] for r in rows])
+    )
     assert measured.missing == ("thalamus", "ctx-insula") and len(measured.regions) == 50
 
 
 def test_a_qc_table_with_missing_and_reordered_columns_is_joined_by_name(synthseg, tmp_path: Path) -> None:
     path, _, rows = synthseg
-    scores = write_table(tmp_path / "scores.csv", ["thalamus", "subject", "general csf"], [[0.1 * i, row[0], 0.9] for i, row in enumerate(rows)][::-1])
+    scores = write_table(
+        tmp_path / "scores.csv",
+        ["thalamus", "subject", "general csf"],
+        [[0.1 * i, row[0], 0.9] for i, row in enumerate(rows)][::-1],
+    )
     measured = read_measured(path, qc=scores)
     assert measured.groups == ("general csf", "thalamus")
     np.testing.assert_allclose(measured.qc_SG, [[0.9, 0.0], [0.9, 0.1], [0.9, 0.2], [0.9, 0.3]], atol=1e-15)
 
 
 def test_a_table_of_asegstats2table_is_read(tmp_path: Path) -> None:
-    header = ["Measure:volume", "Left-Lateral-Ventricle", "Right-Lateral-Ventricle", "Left-Inf-Lat-Vent", "Right-Inf-Lat-Vent",
-              "Left-Thalamus-Proper", "Right-Thalamus-Proper", "3rd-Ventricle", "Brain-Stem", "CSF", "Left-VentralDC",
-              "Right-VentralDC", "Left-Accumbens-area", "Right-Accumbens-area", "lhCortexVol", "rhCortexVol", "CortexVol",
-              "lhCerebralWhiteMatterVol", "rhCerebralWhiteMatterVol", "EstimatedTotalIntraCranialVol"]  # fmt: skip
+    header = [
+        "Measure:volume", "Left-Lateral-Ventricle", "Right-Lateral-Ventricle", "Left-Inf-Lat-Vent",
+        "Right-Inf-Lat-Vent", "Left-Thalamus-Proper", "Right-Thalamus-Proper", "3rd-Ventricle", "Brain-Stem", "CSF",
+        "Left-VentralDC", "Right-VentralDC", "Left-Accumbens-area", "Right-Accumbens-area", "lhCortexVol",
+        "rhCortexVol", "CortexVol", "lhCerebralWhiteMatterVol", "rhCerebralWhiteMatterVol",
+        "EstimatedTotalIntraCranialVol",
+    ]  # fmt: skip
     path = write_table(tmp_path / "aseg.txt", header, [["bert", *range(2, 38, 2), 1.5e6]], "\t")
     measured = read_measured(path)
     found = dict(zip(measured.regions, measured.volumes_SR[0], strict=True))
@@ -139,8 +148,11 @@ def test_our_table_comes_back_to_the_last_bit(ixi: Measured, tmp_path: Path) -> 
 
 
 def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
-    sides = {"a": {"left": np.array([3.0, 0.0]), "right": np.array([1.0, 0.0])}, "b": {"middle": np.array([5.0, 6.0])},
-             "c": {"left": np.array([2.0, 2.0]), "right": np.array([2.0, 2.0]), "middle": np.array([4.0, 0.0])}}  # fmt: skip
+    sides = {
+        "a": {"left": np.array([3.0, 0.0]), "right": np.array([1.0, 0.0])},
+        "b": {"middle": np.array([5.0, 6.0])},
+        "c": {"left": np.array([2.0, 2.0]), "right": np.array([2.0, 2.0]), "middle": np.array([4.0, 0.0])},
+    }
     volumes, asymmetry = combine_sides(sides)  # type: ignore[arg-type]
     assert volumes.tolist() == [[2, 5, 4], [0, 6, 2]]
     np.testing.assert_array_equal(asymmetry, [[1, np.nan, 0], [np.nan, np.nan, 0]])
@@ -151,8 +163,14 @@ def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
     [
         (lambda h, r: (h, []), "has a header and no rows"),
         (lambda h, r: ([*h[:1], *h[2:]], [[*x[:1], *x[2:]] for x in r]), "no column of intracranial volumes"),
-        (lambda h, r: (h, [r[0], [*r[1][:3], "", *r[1][4:]]]), "line 3, column 'right lateral ventricle': nothing where a number"),
-        (lambda h, r: (h, [[*r[0][:3], "n/a", *r[0][4:]]]), "line 2, column 'right lateral ventricle': 'n/a' where a number"),
+        (
+            lambda h, r: (h, [r[0], [*r[1][:3], "", *r[1][4:]]]),
+            "line 3, column 'right lateral ventricle': nothing where a number",
+        ),
+        (
+            lambda h, r: (h, [[*r[0][:3], "n/a", *r[0][4:]]]),
+            "line 2, column 'right lateral ventricle': 'n/a' where a number",
+        ),
         (lambda h, r: (h, [[*r[0][:3], "nan", *r[0][4:]]]), "'sub-0_T1w': nan mm³ of lateral ventricle"),
         (lambda h, r: (h, [[*r[0][:3], -9999999, *r[0][4:]]]), "mm³ of lateral ventricle; volumes are 0 or more"),
         (lambda h, r: (h, [[r[0][0], 0, *r[0][2:]]]), "0 mm³ of the intracranial volume"),
@@ -165,7 +183,7 @@ def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
 def test_a_bad_table_is_refused_with_one_line(synthseg, tmp_path: Path, change, message: str) -> None:
     _, header, rows = synthseg
     path = write_table(tmp_path / "bad.csv", *change(header, rows))
-    with pytest.raises(InputError, match="bad.csv") as caught:
+    with pytest.raises(InputError, match=r"bad\.csv") as caught:
         read_measured(path, qc=tmp_path / "qc.csv")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
@@ -196,7 +214,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_our_table_without_its_json_is_refused(tmp_path: Path) -> None:
     write_measured(made_people(3), tmp_path / "a.tsv")
     (tmp_path / "a.json").unlink()
-    with pytest.raises(InputError, match="need the .json"):
+    with pytest.raises(InputError, match=r"need the \.json"):
         read_measured(tmp_path / "a.tsv")
     (tmp_path / "a.json").write_text('{"regions": [1], "missing": []}')
     with pytest.raises(InputError, match="names no regions"):
