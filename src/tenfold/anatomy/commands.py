@@ -1,0 +1,154 @@
+"""The verbs of `tenfold anatomy`. Each imports what it needs: their help, and completion, do without it."""
+
+import json as json_format
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tenfold.core.errors import InputError
+from tenfold.core.progress import progress_bar
+
+__all__ = ["COMMANDS"]
+
+Named = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=PATH...")]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="REGION...")]
+
+
+def evaluate(
+    real: Path | None = None,
+    generated: Named = (),
+    training: Path | None = None,
+    out: Path | None = None,
+    adjust: Literal["real", "pooled", "none"] = "real",
+    legacy: bool = False,
+    without: Names = (),
+    voxel_mm: float = 0.0,
+    replicates: int = 1000,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Say whether generated brains have a plausible anatomy, region by region.
+
+    A PATH is a table of volumes (SynthSeg's volumes.csv with qc.csv beside it, asegstats2table's, a MUSE table, ours),
+    a folder of FreeSurfer's or FastSurfer's subjects, or a folder of label files.
+
+    Example: tenfold anatomy evaluate --real real/volumes.csv --generated HA-GAN=hagan/volumes.csv --out report
+
+    Args:
+        real: Volumes of real people whom the generators have not seen.
+        generated: Volumes of each generator's images.
+        training: Volumes of the training images, to look for copies of them.
+        out: Folder for anatomy.html, .md, .json, drawings, and regions.tsv with every number.
+        adjust: Whom volumes are regressed on head size with: real people, all of them pooled as in the paper, or none.
+        legacy: As the paper's code: pooled, and Student's t-test.
+        without: Regions to leave out, such as csf.
+        voxel_mm: Edge of a voxel of generated label files without an affine.
+        replicates: Resamples of the people, for intervals and ranks.
+        seed: Of the resamples.
+        json: Print one JSON object instead of tables.
+    """
+    from tenfold.anatomy.bench import Bench
+
+    if real is None or not generated:
+        raise InputError("evaluate needs --real PATH and --generated NAME=PATH, one or more")
+    if replicates < 2:
+        raise InputError(f"--replicates {replicates}: give 2 or more; 1000 are usual")
+    sets = {name: Path(path) for name, path in map(_pair, generated)}
+    if len(sets) < len(generated):
+        raise InputError(f"--generated: {' '.join(generated)} names a generator twice")
+    with progress_bar() as progress:
+        bench = Bench(
+            real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress
+        )  # fmt: skip
+        evaluation = bench.evaluate(sets)
+    written = evaluation.write(out) if out is not None else []
+    if json:
+        print(evaluation.report().to_json())
+        return
+    for name, one in evaluation.found.items():
+        for note in one.notes:
+            print(f"note: {name}: {note}", file=sys.stderr)
+    evaluation.report().print()
+    for path in written[:1]:
+        print(f"Written: {path}")
+
+
+def qc(
+    sets: Named,
+    threshold: float = 0.65,
+    required: float = 0.95,
+    json: bool = False,
+) -> None:
+    """Put segmentations through the gate: which share is reliable in each group of structures.
+
+    Example: tenfold anatomy qc real=real/volumes.csv HA-GAN=hagan/volumes.csv
+
+    Args:
+        sets: Volumes of each set, with QC scores: SynthSeg's volumes.csv with qc.csv beside it, or our table.
+        threshold: Scores above it are reliable.
+        required: The share of images a set needs in every group.
+        json: Print one JSON object instead of a table.
+    """
+    from tenfold.anatomy.gate import gate, gate_table
+    from tenfold.anatomy.tables import read_measured
+
+    read = {name: read_measured(path) for name, path in map(_pair, sets)}
+    table = gate_table({name: gate(one, threshold, required) for name, one in read.items()})
+    if json:
+        print(table.to_json())
+        return
+    table.print()
+
+
+def measure(
+    source: Path,
+    out: Path,
+    qc: Path | None = None,
+    voxel_mm: float = 0.0,
+    json: bool = False,
+) -> None:
+    """Write the volumes of label files, of stats files, or of a segmenter's table as a table of ours.
+
+    Example: tenfold anatomy measure segmentations volumes.tsv
+
+    Args:
+        source: As PATH of evaluate.
+        out: Table to write, .tsv; a .json beside it names unit, segmenter and regions.
+        qc: SynthSeg's QC table, if it is not beside SOURCE.
+        voxel_mm: Edge of a voxel of label files without an affine.
+        json: Print one JSON object instead of a line.
+    """
+    from tenfold.anatomy.tables import read_measured, write_measured
+
+    if out.suffix != ".tsv":
+        raise InputError(f"{out}: a table of ours ends in .tsv")
+    measured = read_measured(source, qc=qc, voxel_mm=_edge(voxel_mm))
+    write_measured(measured, out)
+    facts = {"images": len(measured), "regions": len(measured.regions), "missing": measured.missing, "table": str(out)}
+    if json:
+        print(json_format.dumps(facts))
+        return
+    lacking = f"; without {', '.join(measured.missing)}" if measured.missing else ""
+    print(f"Written: {out}: {len(measured):,} images, {len(measured.regions)} regions{lacking}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "qc": qc, "measure": measure}
+
+
+# --- what the verbs share ---------------------------------------------------------------------------------------------
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, path = text.partition("=")
+    if not (name and sign and path):
+        raise InputError(f"'{text}': give a name and a path, such as HA-GAN=hagan/volumes.csv")
+    return name, path
+
+
+def _edge(voxel_mm: float) -> float | None:
+    if not 0 <= voxel_mm < 100:
+        raise InputError(f"--voxel-mm {voxel_mm}: give the edge of a voxel in mm, such as 1")
+    return voxel_mm or None
