@@ -1,0 +1,1 @@
+"""Whether generated brain MRI is plausible: uniform processing, image metrics, anatomy region by region."""
