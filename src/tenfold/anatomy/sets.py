@@ -10,10 +10,11 @@ from tenfold.anatomy.images import Image, read_image
 from tenfold.anatomy.sidecars import Processing, read_sidecar
 from tenfold.core.errors import InputError
 
-__all__ = ["ImageSet", "open_images"]
+__all__ = ["ImageSet", "find_masks", "open_images"]
 
 _NO_IMAGE = re.compile(r"_(dseg|probseg|mask|aseg|synthseg|seg|T2w|FLAIR|bold|dwi)\.nii(\.gz)?$")
 _ENDING = re.compile(r"(_T1w)?\.nii(\.gz)?$")
+_MASK_ENDING = re.compile(r"_(brainmask|mask|dseg)\.nii(\.gz)?$")
 _OWN_ENTITIES = re.compile(r"_(desc|space|res)-[A-Za-z0-9]+")
 
 
@@ -81,6 +82,27 @@ def open_images(
     return ImageSet(
         name or root.resolve().name, root, tuple(paths), names, voxel_mm, read_sidecar(root), _participants(root)
     )
+
+
+def find_masks(folder: Path, images: ImageSet) -> dict[str, Path]:
+    """The mask or segmentation of each image, by the image's name; `_mask`, `_dseg`, in this folder or below.
+
+    Raises:
+        InputError: No folder, none that fits, or two of one image.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; name one with *_mask.nii.gz or *_dseg.nii.gz")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.nii*")):
+        name = _OWN_ENTITIES.sub("", _MASK_ENDING.sub("", path.name))
+        if not _MASK_ENDING.search(path.name) or name not in images.names:
+            continue
+        if name in found:
+            raise InputError(f"{folder}: has two masks of {name}, {found[name].name} and {path.name}; keep one")
+        found[name] = path
+    if not found:
+        raise InputError(f"{folder}: has no mask of any image, such as {images.names[0]}_mask.nii.gz")
+    return found
 
 
 def _bids(root: Path) -> list[Path]:
