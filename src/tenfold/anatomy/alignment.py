@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -123,7 +123,9 @@ def _one_piece(inside_XYZ: NDArray[np.bool_], image: Image) -> NDArray[np.bool_]
     whole_XYZ = ndimage.binary_fill_holes(_largest(inside_XYZ))
     litres = whole_XYZ.sum() * float(np.prod(image.zooms)) / 1e6
     if not 0.2 <= litres <= 8:
-        raise InputError(f"{image.path}: its brain mask has {litres:.3g} litres; check voxel size and image, or give masks")
+        raise InputError(
+            f"{image.path}: its brain mask has {litres:.3g} litres; check voxel size and image, or give masks"
+        )
     return np.asarray(whole_XYZ)
 
 
@@ -169,7 +171,9 @@ def register(
         return _improve(pair, affine, seed, _LEVELS_MM)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:120]
-        raise InputError(f"{image.path}: cannot be aligned to {template.path.name} ({reason}); check its orientation") from None
+        raise InputError(
+            f"{image.path}: cannot be aligned to {template.path.name} ({reason}); check its orientation"
+        ) from None
 
 
 def _best_start(pair: _Pair, seed: int) -> Any:
@@ -180,12 +184,12 @@ def _best_start(pair: _Pair, seed: int) -> Any:
     base = np.array(sitk.Euler3DTransform(begun).GetTranslation())
     method = _method(pair, seed, _LEVELS_MM[0])
     fixed, moving = _at(pair, _LEVELS_MM[0])
-    found = []
+    found: list[tuple[float, int, Any]] = []
     for pitch in _PITCHES:
         for up in (0.0, 20.0, 40.0, 60.0):
             trial = sitk.Euler3DTransform(begun)
             trial.SetRotation(pitch, 0.0, 0.0)
-            trial.SetTranslation(base + [0.0, 0.0, up])
+            trial.SetTranslation(base + np.array([0.0, 0.0, up]))
             method.SetInitialTransform(trial)
             found.append((method.MetricEvaluate(fixed, moving), len(found), trial))
     return min(found)[2]
@@ -196,7 +200,11 @@ def _improve(pair: _Pair, start: Any, seed: int, levels_mm: tuple[float, ...]) -
     for mm in levels_mm:
         method = _method(pair, seed, mm)
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=2.0, minStep=0.01, numberOfIterations=120, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-5
+            learningRate=2.0,
+            minStep=0.01,
+            numberOfIterations=120,
+            relaxationFactor=0.6,
+            gradientMagnitudeTolerance=1e-5,
         )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, inPlace=True)
@@ -210,7 +218,9 @@ def _method(pair: _Pair, seed: int, mm: float) -> sitk.ImageRegistrationMethod:
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricFixedMask(pair.mask)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    voxels = np.prod([length * size / mm for length, size in zip(pair.fixed.GetSize(), pair.fixed.GetSpacing(), strict=True)])
+    voxels = np.prod(
+        [length * size / mm for length, size in zip(pair.fixed.GetSize(), pair.fixed.GetSpacing(), strict=True)]
+    )
     method.SetMetricSamplingPercentage(float(min(1.0, _SAMPLES / voxels)), seed + 1)  # 0 would mean the clock
     method.SetInterpolator(sitk.sitkLinear)
     return method
@@ -222,7 +232,9 @@ def _at(pair: _Pair, mm: float) -> tuple[sitk.Image, sitk.Image]:
 
 def _coarser(image: sitk.Image, mm: float) -> sitk.Image:
     shrink = [max(1, round(mm / size)) for size in image.GetSpacing()]
-    smooth = sitk.SmoothingRecursiveGaussian(image, [0.5 * size * factor for size, factor in zip(image.GetSpacing(), shrink, strict=True)])
+    smooth = sitk.SmoothingRecursiveGaussian(
+        image, [0.5 * size * factor for size, factor in zip(image.GetSpacing(), shrink, strict=True)]
+    )
     return sitk.Shrink(smooth, shrink)
 
 
@@ -235,7 +247,9 @@ def determinant(transform: Any) -> float:
 # --- resampling ------------------------------------------------------------------------------------------------------
 
 
-def resample(image: Image, transform: Any, grid: Image, smooth: bool = True, outside: float = 0.0) -> NDArray[np.float32]:
+def resample(
+    image: Image, transform: Any, grid: Image, smooth: bool = True, outside: float = 0.0
+) -> NDArray[np.float32]:
     """Bring an image onto the grid of another, by one linear interpolation.
 
     Where the grid is coarser, the image is smoothed first, to the resolution of the grid.
@@ -248,7 +262,9 @@ def resample(image: Image, transform: Any, grid: Image, smooth: bool = True, out
         for axis, (size, target) in enumerate(zip(image.zooms, grid.zooms, strict=True)):
             if target > 1.01 * size:
                 sigma = np.sqrt(target**2 - size**2) / 2.355
-                moving = sitk.RecursiveGaussian(moving, float(sigma), False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
+                moving = sitk.RecursiveGaussian(
+                    moving, float(sigma), False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis
+                )
     reference = _to_sitk(grid)
     return _from_sitk(sitk.Resample(moving, reference, transform, sitk.sitkLinear, outside, sitk.sitkFloat32))
 

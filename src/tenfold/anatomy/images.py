@@ -131,10 +131,11 @@ def _open(path: Path) -> IO[bytes]:
 
 def _header(file: IO[bytes], path: Path) -> Any:
     import nibabel  # noqa: PLC0415
+    from nibabel.spatialimages import HeaderDataError  # noqa: PLC0415
 
     start = file.read(4)
     kinds = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
-    size = next((size for size in kinds for order in ("little", "big") if start == size.to_bytes(4, order)), 0)  # type: ignore[arg-type]
+    size = next((size for size in kinds for order in ("little", "big") if start == size.to_bytes(4, order)), 0)
     if not size:
         raise InputError(f"{path}: is no NIfTI file; give a .nii or .nii.gz volume")
     block = start + file.read(size - 4)
@@ -143,7 +144,7 @@ def _header(file: IO[bytes], path: Path) -> Any:
     try:
         header = kinds[size](block, check=False)
         dtype = header.get_data_dtype()
-    except (nibabel.spatialimages.HeaderDataError, KeyError, ValueError) as error:
+    except (HeaderDataError, KeyError, ValueError) as error:
         raise InputError(f"{path}: its header is damaged ({str(error)[:100]}); fetch or save it again") from None
     if not header["magic"].item().startswith(b"n+"):
         raise InputError(f"{path}: is no NIfTI file with its voxels inside; save it as one .nii.gz")
@@ -159,9 +160,11 @@ def _shape(header: Any, path: Path) -> tuple[int, int, int]:
     shape = dims[1 : dims[0] + 1]
     if len(shape) > 3 and any(size > 1 for size in shape[3:]):
         raise InputError(f"{path}: is {len(shape)}D, {_times(shape)}; give one volume per file")
-    shape = (shape + [1, 1])[:3]
+    shape = [*shape, 1, 1][:3]
     if min(shape) < _FEWEST_PER_AXIS:
-        raise InputError(f"{path}: has {_times(shape)} voxels; a volume has at least {_FEWEST_PER_AXIS} along each axis")
+        raise InputError(
+            f"{path}: has {_times(shape)} voxels; a volume has at least {_FEWEST_PER_AXIS} along each axis"
+        )
     if np.prod(shape, dtype=float) > _MOST_VOXELS:
         raise InputError(f"{path}: its header states {_times(shape)} voxels, more than any head has; it is damaged")
     return shape[0], shape[1], shape[2]
@@ -215,7 +218,7 @@ def _affine(
 
 
 def _stated_affine(header: Any) -> NDArray[np.float64] | None:
-    """The sform, else the qform; None where there is none or it is the identity, which software writes for "unknown"."""
+    """The sform, else the qform; None where there is none or it is the identity, which programs write for "unknown"."""
     affine = None
     with suppress(ValueError):  # a quaternion that is none
         if header["sform_code"] > 0:

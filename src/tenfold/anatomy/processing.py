@@ -122,7 +122,9 @@ def prepare(
             _describe(root, images, processing)
             refused = _prepare_all(images, opened, processing, found, root, progress)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error}); free some space or name another") from None
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); free some space or name another"
+        ) from None
     if len(refused) == len(images):
         raise InputError(f"{images.folder}: no image could be processed; the first: {next(iter(refused.values()))}")
     return Preparation(open_images(root, images.name), refused)

@@ -1,7 +1,7 @@
 """How a set of images was processed, as JSON beside it; sets that were processed differently are not compared.
 
-    desc-prepared_T1w.json                    every parameter, for the whole folder (inherited, as BIDS has it)
-    sub-*/anat/*_desc-prepared_T1w.json       what was found in one image, and its source; written when it is done
+desc-prepared_T1w.json                    every parameter, for the whole folder (inherited, as BIDS has it)
+sub-*/anat/*_desc-prepared_T1w.json       what was found in one image, and its source; written when it is done
 """
 
 import json
