@@ -29,6 +29,7 @@ from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["Preparation", "Prepared", "Template", "normalise", "open_template", "prepare", "prepare_image"]
 
+_EDGE = 0.05  # share of brain below which a voxel is background: smoothing leaves traces of the brain far out
 _FINEST_MM, _COARSEST_MM = 0.5, 8.0
 
 
@@ -147,6 +148,7 @@ def prepare_image(image: Image, template: Template, processing: Processing, mask
     placed_XYZ = alignment.resample(brain, transform, template.grid)
     whole = Image(inside_XYZ.astype(np.float32), image.affine, image.path)
     shares_XYZ = alignment.resample(whole, transform, template.grid)
+    placed_XYZ[shares_XYZ < _EDGE] = 0
     voxels_XYZ = np.full(template.grid.voxels_XYZ.shape, -1, np.float32)
     voxels_XYZ[template.box], low, high = normalise(placed_XYZ[template.box], processing, image.path)
     enlarged = 1 / abs(alignment.determinant(transform))
@@ -177,7 +179,7 @@ def normalise(
     low, high = np.percentile(box_XYZ, [processing.low, processing.high])
     if high <= 0:
         raise InputError(f"{path}: at most {100 - processing.high:g} % of the box is brain; check mask and alignment")
-    kept_XYZ = np.where(box_XYZ <= low, 0, np.minimum(box_XYZ, high))
+    kept_XYZ = np.where(box_XYZ <= low, 0, box_XYZ.clip(0, high))
     return (kept_XYZ / high * 2 - 1).astype(np.float32), float(low), float(high)
 
 
