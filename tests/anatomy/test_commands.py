@@ -81,8 +81,9 @@ def test_measure_makes_a_table_of_label_files(anatomy_data: Path, tmp_path: Path
         (["evaluate"], "evaluate needs --real PATH and --generated NAME=PATH"),
         (["evaluate", "--real", "real.tsv", "--generated", "people.tsv"], "'people.tsv': give a name and a path"),
         (["evaluate", "--real", "nowhere.tsv", "--generated", "a=people.tsv"], "nowhere.tsv: cannot be read"),
-        (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "a=large.tsv"], "names a generator twice"),
+        (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "a=large.tsv"], "names 'a' twice"),
         (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "--replicates", "1"], "give 2 or more"),
+        (["evaluate", "--real", "r.tsv", "--generated", "a=p.tsv", "--images", "a=x"], "image metrics need both"),
         (["measure", "real.tsv", "out.csv"], "ends in .tsv"),
         (["qc", "real=report"], "report"),
     ],
@@ -95,7 +96,8 @@ def test_bad_input_is_one_line_and_status_2(
     assert status == 2 and message in err and err.count("\n") == 1 and err.startswith("tenfold: ")
 
 
-def test_the_verbs_alone_import_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys, tenfold.anatomy, tenfold.anatomy.commands; print([m for m in ('torch', 'SimpleITK', 'pandas', 'scipy', 'nibabel', 'numpy') if m in sys.modules])"
+def test_the_verbs_alone_import_nothing_heavy() -> None:
+    heavy = ("torch", "SimpleITK", "pandas", "scipy", "nibabel", "numpy")
+    code = f"import sys, tenfold.anatomy.commands; print([one for one in {heavy} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tenfold.anatomy.gate import gate
 from tenfold.anatomy.headsize import Adjust
+from tenfold.anatomy.people import people_tables
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.ranking import Rank, rank
 from tenfold.anatomy.report import make_report, write_report
@@ -28,16 +29,18 @@ class Evaluation:
     Attributes:
         found: By generator.
         ranks: The best first; empty for fewer than two generators with reliable images.
+        people: What age, sex and the like do to volumes, a table per generator and column that it has.
         notes: The sources and settings.
     """
 
     found: Mapping[str, Plausibility]
     ranks: Sequence[Rank] = ()
+    people: Sequence[Table] = ()
     notes: Sequence[str] = ()
 
     def report(self, tables: Sequence[Table] = ()) -> Report:
         """The whole report; `tables` are shown behind the verdicts."""
-        return make_report(self.found, self.ranks, tables, self.notes)
+        return make_report(self.found, self.ranks, [*tables, *self.people], self.notes)
 
     def table(self) -> Table:
         """The verdicts, a row per generator."""
@@ -72,6 +75,7 @@ class Bench:
         voxel_mm: The edge of a voxel of generated label files without an affine.
         replicates: Resamples for intervals and ranks.
         seed: Of the resamples.
+        progress: Told of the phase "comparing".
     """
 
     real: Volumes
@@ -110,7 +114,10 @@ class Bench:
             f"real: {len(real)} images of {Path(real.source).name}",
             f"seed {self.seed}, {self.replicates} resamples",
         ]
-        return Evaluation(found, ranks, notes)
+        people = [
+            table for name, one in reliable.items() for table in people_tables(name, _reliable(real), one, adjust)
+        ]
+        return Evaluation(found, ranks, people, notes)
 
     def _read(self, volumes: Volumes, voxel_mm: float | None) -> Measured:
         measured = volumes if isinstance(volumes, Measured) else read_measured(volumes, voxel_mm=voxel_mm)

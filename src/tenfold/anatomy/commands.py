@@ -2,14 +2,18 @@
 
 import json as json_format
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
+from tenfold.core.reports import Table
+
+if TYPE_CHECKING:
+    from tenfold.anatomy.bench import Bench
 
 __all__ = ["COMMANDS"]
 
@@ -21,6 +25,8 @@ def evaluate(
     real: Path | None = None,
     generated: Named = (),
     training: Path | None = None,
+    real_images: Path | None = None,
+    images: Named = (),
     out: Path | None = None,
     adjust: Literal["real", "pooled", "none"] = "real",
     legacy: bool = False,
@@ -41,11 +47,13 @@ def evaluate(
         real: Volumes of real people whom the generators have not seen.
         generated: Volumes of each generator's images.
         training: Volumes of the training images, to look for copies of them.
+        real_images: Folder of prepared real images, to show the usual image metrics beside the anatomy.
+        images: Folders of each generator's images, prepared alike.
         out: Folder for anatomy.html, .md, .json, drawings, and regions.tsv with every number.
         adjust: Whom volumes are regressed on head size with: real people, all of them pooled as in the paper, or none.
         legacy: As the paper's code: pooled, and Student's t-test.
         without: Regions to leave out, such as csf.
-        voxel_mm: Edge of a voxel of generated label files without an affine.
+        voxel_mm: Edge of a voxel of generated files without an affine, labels and images.
         replicates: Resamples of the people, for intervals and ranks.
         seed: Of the resamples.
         json: Print one JSON object instead of tables.
@@ -56,22 +64,22 @@ def evaluate(
         raise InputError("evaluate needs --real PATH and --generated NAME=PATH, one or more")
     if replicates < 2:
         raise InputError(f"--replicates {replicates}: give 2 or more; 1000 are usual")
-    sets = {name: Path(path) for name, path in map(_pair, generated)}
-    if len(sets) < len(generated):
-        raise InputError(f"--generated: {' '.join(generated)} names a generator twice")
+    if bool(images) != (real_images is not None):
+        raise InputError("image metrics need both: --real-images FOLDER and --images NAME=FOLDER, one or more")
     with progress_bar() as progress:
-        bench = Bench(
-            real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress
-        )  # fmt: skip
-        evaluation = bench.evaluate(sets)
-    written = evaluation.write(out) if out is not None else []
+        bench = Bench(real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress)
+        evaluation = bench.evaluate(_named(generated, "--generated"))
+        folders = _named(images, "--images")
+        tables = _image_metrics(real_images, folders, bench) if real_images is not None else []
+    written = evaluation.write(out, tables) if out is not None else []
+    report = evaluation.report(tables)
     if json:
-        print(evaluation.report().to_json())
+        print(report.to_json())
         return
     for name, one in evaluation.found.items():
         for note in one.notes:
             print(f"note: {name}: {note}", file=sys.stderr)
-    evaluation.report().print()
+    report.print()
     for path in written[:1]:
         print(f"Written: {path}")
 
@@ -95,7 +103,7 @@ def qc(
     from tenfold.anatomy.gate import gate, gate_table
     from tenfold.anatomy.tables import read_measured
 
-    read = {name: read_measured(path) for name, path in map(_pair, sets)}
+    read = {name: read_measured(path) for name, path in _named(sets, "SETS").items()}
     table = gate_table({name: gate(one, threshold, required) for name, one in read.items()})
     if json:
         print(table.to_json())
@@ -141,11 +149,28 @@ COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "qc": qc, "mea
 # --- what the verbs share ---------------------------------------------------------------------------------------------
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, path = text.partition("=")
-    if not (name and sign and path):
-        raise InputError(f"'{text}': give a name and a path, such as HA-GAN=hagan/volumes.csv")
-    return name, path
+def _named(texts: Sequence[str], option: str) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, sign, path = text.partition("=")
+        if not (name and sign and path):
+            raise InputError(f"'{text}': give a name and a path, such as HA-GAN=hagan/volumes.csv")
+        if name in named:
+            raise InputError(f"{option}: {' '.join(texts)} names '{name}' twice")
+        named[name] = Path(path)
+    return named
+
+
+def _image_metrics(real: Path, generated: Mapping[str, Path], bench: "Bench") -> list[Table]:
+    from tenfold.anatomy.imagemetrics import compare_images
+    from tenfold.anatomy.sets import open_images
+
+    tables = []
+    for name, folder in generated.items():
+        sets = open_images(real, "real"), open_images(folder, name, bench.voxel_mm)
+        found = compare_images(*sets, legacy=bench.legacy, seed=bench.seed, progress=bench.progress)
+        tables.append(found.table())
+    return tables
 
 
 def _edge(voxel_mm: float) -> float | None:

@@ -216,7 +216,7 @@ def compare(
     kept = [one if has is None else one.take(has.reliable_S) if has.reliable_S.any() else None
             for one, has in zip((real, generated), gates, strict=True)]  # fmt: skip
     names = [name for name in real.regions if name in generated.regions]
-    notes = _notes(real, generated, names, kept)
+    notes = _notes(real, generated, kept)
     if kept[0] is None or len(kept[0]) < 2:
         raise InputError(
             f"{real.source}: {0 if kept[0] is None else 1} real images are reliable; at least 2 are needed"
@@ -411,23 +411,20 @@ def _check_present(real: Measured) -> None:
             raise InputError(f"{real.source}: {name} has {values[0]:g} mm³ in all real images; are they one image?")
 
 
-def _notes(
-    real: Measured, generated: Measured, names: Sequence[str], kept: Sequence[Measured | None]
-) -> tuple[str, ...]:
+def _notes(real: Measured, generated: Measured, kept: Sequence[Measured | None]) -> tuple[str, ...]:
     notes = []
     counts = [0 if one is None else len(one) for one in kept]
     if min(counts) < FEWEST:
         notes.append(f"{counts[0]} real and {counts[1]} generated images: below {FEWEST} of each no p is given")
-    for one, other in ((real, generated), (generated, real)):
+    roles = {"real": (real, generated), "generated": (generated, real)}
+    for role, (one, other) in roles.items():
         if alone := [name for name in one.regions if name not in other.regions]:
-            notes.append(f"left out, since {other.source} does not have it: {', '.join(alone)}")
-    for one in (real, generated):
-        if one.missing and (short := [name for name in one.missing if not name.startswith("ctx-")]):
-            notes.append(f"{one.source} does not have {', '.join(short)}")
-    missing = [one.source for one in (real, generated) if one.qc_SG is None]
-    if missing:
-        notes.append(f"without QC scores, all images were taken as reliable: {', '.join(missing)}")
-    return tuple(dict.fromkeys(notes))
+            notes.append(f"left out, since only {role} images have it: {', '.join(alone)}")
+        if short := [name for name in one.missing if not name.startswith("ctx-")]:
+            notes.append(f"{role} images do not have {', '.join(short)}")
+    if missing := [role for role, (one, _) in roles.items() if one.qc_SG is None]:
+        notes.append(f"without QC scores, all {' and '.join(missing)} images were taken as reliable")
+    return tuple(notes)
 
 
 def _asymmetry(real: NDArray[np.float64], generated: NDArray[np.float64]) -> NDArray[np.float64]:

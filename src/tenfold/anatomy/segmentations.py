@@ -134,10 +134,11 @@ def _voxels(image: Any, path: Path) -> NDArray[np.int64]:
         raise InputError(f"{path}: is cut or damaged: {' '.join(str(error).split())[:200]}") from None
     if values.dtype.names is not None or np.iscomplexobj(values):
         raise InputError(f"{path}: holds {values.dtype} values; a label file holds whole numbers")
-    if not np.isfinite(values).all():
+    whole = values.dtype.kind in "iub"
+    if not whole and not np.isfinite(values).all():
         raise InputError(f"{path}: has NaN or infinity in it; a label file holds whole numbers")
     low, high = float(values.min()), float(values.max())
-    if not (values == np.rint(values)).all():
+    if not whole and not (values == np.rint(values)).all():
         raise InputError(
             f"{path}: holds fractions, such as {_fraction(values):g}; is it an image instead of its labels?"
         )
@@ -148,7 +149,8 @@ def _voxels(image: Any, path: Path) -> NDArray[np.int64]:
     labels: NDArray[np.int64] = values.astype(np.int64)
     if (equal := _equal_neighbours(labels)) < _LEAST_EQUAL:
         raise InputError(
-            f"{path}: only {equal:.0%} of its voxels have the value of their neighbour; is it an image instead of its labels?"
+            f"{path}: only {equal:.0%} of its voxels have the value of their neighbour; is it an image instead of its "
+            "labels?"
         )
     return labels
 
