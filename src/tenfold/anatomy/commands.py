@@ -143,7 +143,117 @@ def measure(
     print(f"Written: {out}: {len(measured):,} images, {len(measured.regions)} regions{lacking}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "qc": qc, "measure": measure}
+def prepare(
+    images: Path,
+    template: Path,
+    out: Path,
+    mm: float = 1.0,
+    mask: Literal["stripped", "given", "template", "otsu"] = "template",
+    masks: Path | None = None,
+    bias: Literal["n4", "none"] = "n4",
+    align: Literal["affine", "rigid", "none"] = "affine",
+    voxel_mm: float = 0.0,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Process images alike: bias field, brain mask, alignment to a template, grid, intensities in [-1, 1].
+
+    Real and generated images are prepared by the same call but for the folders. An interrupted one goes on.
+
+    Example: tenfold anatomy prepare real_t1 MNI152_brain.nii.gz real_prepared --mm 2
+
+    Args:
+        images: Folder of T1-weighted images: BIDS, or .nii.gz files.
+        template: A T1-weighted brain without skull, such as MNI152.
+        out: Folder to fill: images, and a sidecar with every parameter.
+        mm: Edge of the voxels of the result, 0.5 to 8.
+        mask: Of the brain: found with the template, what is not background in stripped images, by Otsu's threshold, or
+            given as files.
+        masks: Folder of mask or label files, for --mask given.
+        bias: Whether the bias field is corrected.
+        align: With 12 parameters, with 6, or not at all.
+        voxel_mm: Edge of a voxel of images without an affine.
+        seed: Of the sampling in the alignment.
+        json: Print one JSON object instead of a line.
+    """
+    from tenfold.anatomy.processing import prepare as prepare_images
+    from tenfold.anatomy.sets import open_images
+
+    with progress_bar() as progress:
+        found = prepare_images(
+            open_images(images, voxel_mm=_edge(voxel_mm)), template, out, mm=mm, mask=mask, masks=masks, bias=bias,
+            align=align, seed=seed, progress=progress,
+        )  # fmt: skip
+    for message in found.refused.values():
+        print(f"left out: {message}", file=sys.stderr)
+    if json:
+        facts = {"images": len(found.images), "left_out": dict(found.refused), "folder": str(out)}
+        print(json_format.dumps(facts))
+        return
+    lacking = f"; {len(found.refused)} left out, see refused.tsv" if found.refused else ""
+    print(f"Written: {out}: {len(found.images):,} images of {mm:g} mm{lacking}")
+
+
+def images(
+    real: Path,
+    generated: Named,
+    features: Annotated[tuple[str, ...], tyro.conf.arg(metavar="EXTRACTOR...")] = ("handcrafted", "random3d"),
+    window: int = 11,
+    rounds: int = 10,
+    pairs: int = 1000,
+    permutations: int = 1000,
+    legacy: bool = False,
+    voxel_mm: float = 0.0,
+    cache: Path | None = None,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """The usual image metrics of prepared images: MS-SSIM, FID, KID, MMD, each with what it depends on.
+
+    Example: tenfold anatomy images real_prepared HA-GAN=hagan_prepared
+
+    Args:
+        real: Folder of prepared real images.
+        generated: Folders of each generator's images, prepared alike.
+        features: What distances are taken between: handcrafted, random3d (random3d:7 for another seed), voxels, or
+            MedicalNet's resnet_50.pth.
+        window: Of MS-SSIM, in voxels.
+        rounds: Random real images that each generated one is compared with.
+        pairs: Most pairs within a set.
+        permutations: Of the test of MMD.
+        legacy: Show besides what the paper's code computes.
+        voxel_mm: Edge of a voxel of generated images without an affine.
+        cache: Folder to keep features and similarities in; an interrupted run goes on there.
+        seed: Of pairs, subsets and permutations.
+        json: Print a JSON object per generator instead of tables.
+    """
+    from tenfold.anatomy.imagemetrics import compare_images
+    from tenfold.anatomy.sets import open_images
+
+    folders = _named(generated, "GENERATED")
+    with progress_bar() as progress:
+        tables = [
+            compare_images(
+                open_images(real, "real"), open_images(folder, name, _edge(voxel_mm)), features=features,
+                window=window, rounds=rounds, pairs=pairs, permutations=permutations, legacy=legacy, seed=seed,
+                cache=cache, progress=progress,
+            ).table()
+            for name, folder in folders.items()
+        ]  # fmt: skip
+    for table in tables:
+        if json:
+            print(table.to_json())
+        else:
+            table.print()
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "measure": measure,
+    "qc": qc,
+    "evaluate": evaluate,
+    "images": images,
+}
 
 
 # --- what the verbs share ---------------------------------------------------------------------------------------------
