@@ -64,5 +64,5 @@ def test_what_cannot_be_compared_is_refused(ixi: Measured) -> None:
         check_copies(rows, rows[:, :3])
     with pytest.raises(InputError, match="2 training and 200 generated"):
         check_copies(rows[:2], rows)
-    with pytest.raises(InputError, match="training images 1 and 3 have the same volumes"):
+    with pytest.raises(InputError, match="images 1 and 3 of those compared with have the same values"):
         check_copies(np.concatenate([rows[:2], rows[:1]]), rows)

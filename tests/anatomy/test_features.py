@@ -22,10 +22,9 @@ def _blob(seed: int, shape: tuple[int, int, int] = (18, 24, 18)) -> np.ndarray:
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
+    (tmp_path / "set").mkdir()
     for number in range(4):
-        write_image(tmp_path / f"set/made_{number}.nii.gz", _blob(number), np.diag([4.0, 4, 4, 1])) if (
-            tmp_path / "set"
-        ).exists() or (tmp_path / "set").mkdir() is None else None
+        write_image(tmp_path / f"set/made_{number}.nii.gz", _blob(number), np.diag([4.0, 4, 4, 1]))
     return open_images(tmp_path / "set")
 
 
@@ -94,7 +93,6 @@ def test_medicalnet_reads_published_names_and_refuses_others(tmp_path):
     torch.manual_seed(0)
     network = ResNet3D(50)
     state = {f"module.{name}": value for name, value in network.state_dict().items()}
-    assert sum(value.numel() for name, value in network.named_parameters()) == 46_156_608 + 0 * len(state)
     assert "module.layer1.0.downsample.0.weight" in state and "module.layer4.2.conv3.weight" in state
     head = {"module.conv_seg.0.weight": torch.zeros(1)}
     older = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}

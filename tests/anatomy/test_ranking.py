@@ -28,6 +28,15 @@ def test_worse_anatomy_ranks_behind_and_equal_sets_share_the_ranks(ixi: Measured
     assert rank(real, sets) == found
 
 
+def test_one_region_that_is_far_off_costs_the_rank(ixi: Measured) -> None:
+    order = np.random.default_rng(1).permutation(200)
+    real, people = ixi.take(order[:100]), ixi.take(order[100:])
+    volumes = people.volumes_SR.copy()
+    volumes[:, ixi.regions.index("hippocampus")] *= 0.75
+    found = rank(real, {"shrunken": replace(people, volumes_SR=volumes), "people": people})
+    assert [one.name for one in found] == ["people", "shrunken"] and found[0].first > 0.95
+
+
 def test_no_generator_is_refused(ixi: Measured) -> None:
     with pytest.raises(InputError, match="0 generators"):
         rank(ixi, {})

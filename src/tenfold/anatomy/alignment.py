@@ -3,6 +3,8 @@
 Transforms map points of the template's space (mm, LPS as in ITK) to points of the image's space.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,9 +35,21 @@ _SAMPLES = 20_000
 _PITCHES = (-0.35, 0.0, 0.35)  # rad; heads nod more than they turn
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """With more, sums differ in their last bits from run to run; a filter's own setting does not reach its parts."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
 # --- bias field ------------------------------------------------------------------------------------------------------
 
 
+@_one_thread()
 def correct_bias(image: Image, inside_XYZ: NDArray[np.bool_]) -> Image:
     """Divide the voxels by their bias field, fitted inside the mask (N4; Tustison et al. 2010).
 
@@ -51,7 +65,6 @@ def correct_bias(image: Image, inside_XYZ: NDArray[np.bool_]) -> Image:
     shape.Execute(coarse_mask)
     box = shape.GetBoundingBox(1)  # the spline's mesh then covers the brain only
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations([50, 50, 50])
     n4.SetConvergenceThreshold(1e-3)
     coarse = sitk.RegionOfInterest(sitk.Shrink(full, shrink), box[3:], box[:3])
@@ -95,7 +108,7 @@ def brain_in_head(image: Image, template: Image, seed: int) -> NDArray[np.bool_]
     air, most of the CSF around the brain) goes, then what hangs on by less than 4 mm, then holes are filled.
     """
     inside = stripped_mask(template)
-    transform = register(image, template, inside, "affine", seed)
+    transform = register(image, template, inside, "affine", seed, finest_mm=4.0)
     placed = Image(inside.astype(np.float32), template.affine, template.path)
     rough_XYZ = resample(placed, transform.GetInverse(), image, smooth=False) > 0.5
     near_XYZ = _grow(rough_XYZ, image, 6.0)
@@ -139,8 +152,14 @@ class _Pair:
     mask: sitk.Image
 
 
+@_one_thread()
 def register(
-    image: Image, template: Image, inside_XYZ: NDArray[np.bool_], kind: Literal["affine", "rigid"], seed: int
+    image: Image,
+    template: Image,
+    inside_XYZ: NDArray[np.bool_],
+    kind: Literal["affine", "rigid"],
+    seed: int,
+    finest_mm: float = 2.0,
 ) -> Any:
     """Align an image to a template: Mattes' mutual information inside the template's mask, from coarse to fine.
 
@@ -150,6 +169,7 @@ def register(
         inside_XYZ: Where on the template the two are compared.
         kind: With 12 or 6 parameters.
         seed: Of the voxels that are sampled.
+        finest_mm: Where the pyramid ends.
 
     Returns:
         A SimpleITK transform from the template's points to the image's.
@@ -161,14 +181,15 @@ def register(
     pair = _Pair(_to_sitk(template), _to_sitk(image), sitk.Cast(mask > 0.5, sitk.sitkUInt8))
     try:
         start = _best_start(pair, seed)
-        rigid = _improve(pair, start, seed, _LEVELS_MM[:2])
+        levels_mm = tuple(mm for mm in _LEVELS_MM if mm >= finest_mm)
+        rigid = _improve(pair, start, seed, levels_mm[:2])
         if kind == "rigid":
-            return _improve(pair, rigid, seed, _LEVELS_MM[2:])
+            return _improve(pair, rigid, seed, levels_mm[2:])
         affine = sitk.AffineTransform(3)
         affine.SetCenter(rigid.GetCenter())
         affine.SetMatrix(rigid.GetMatrix())
         affine.SetTranslation(rigid.GetTranslation())
-        return _improve(pair, affine, seed, _LEVELS_MM)
+        return _improve(pair, affine, seed, levels_mm)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:120]
         raise InputError(
@@ -214,7 +235,6 @@ def _improve(pair: _Pair, start: Any, seed: int, levels_mm: tuple[float, ...]) -
 
 def _method(pair: _Pair, seed: int, mm: float) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricFixedMask(pair.mask)
     method.SetMetricSamplingStrategy(method.RANDOM)

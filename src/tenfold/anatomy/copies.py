@@ -80,7 +80,9 @@ def check_copies(training_SF: NDArray[np.float64], generated_GF: NDArray[np.floa
     radius = NEAR * float(pairs.min()) if len(pairs) else 0.0
     if radius <= 0:
         one, other = (int(number) for number in np.argwhere(np.triu(own == 0, 1))[0])
-        raise InputError(f"training images {one + 1} and {other + 1} have the same volumes; give each image once")
+        raise InputError(
+            f"images {one + 1} and {other + 1} of those compared with have the same values; give each image once"
+        )
     np.fill_diagonal(among, np.inf)
     return Copies(
         copied=float((across.min(axis=1) < radius).mean()),

@@ -118,8 +118,13 @@ def _ranking(ranks: Sequence[Rank]) -> Table:
     rows: list[list[Cell]] = [
         [one.place, one.name, one.score, one.mean_place, f"{one.low} to {one.high}", one.first] for one in ranks
     ]
-    columns = ["rank", "generator", "median |d|", "mean rank", "95 % of resamples", "first in"]
-    return Table("Ranking", columns, rows, ["ranks over resampled people, by the median |d| of the regions"])
+    columns = ["rank", "generator", "mean |d|", "mean rank", "95 % of resamples", "first in"]
+    return Table(
+        "Ranking",
+        columns,
+        rows,
+        ["by the mean |d| of the regions, over resampled people; gate and copies are verdicts of their own"],
+    )
 
 
 def _details(name: str, one: Plausibility) -> Table:
