@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tenfold.anatomy.distances import extrapolated_frechet, frechet, kid, mmd, mmd_test
     from tenfold.anatomy.effects import Estimate, cohens_d
     from tenfold.anatomy.features import Extractor, extract, open_extractor
-    from tenfold.anatomy.gate import Gate, gate
+    from tenfold.anatomy.gate import Gate
     from tenfold.anatomy.headsize import HeadSize, fit_head_size
     from tenfold.anatomy.imagemetrics import ImageMetrics, MetricRow, compare_images
     from tenfold.anatomy.images import Image, read_image, write_image
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tenfold.anatomy.ssim import Scales, choose_scales, ms_ssim
     from tenfold.anatomy.tables import read_measured, write_measured
     from tenfold.anatomy.volumes import Measured
-    from tenfold.anatomy.wasabi import wasabi
 
 __all__ = [
     "Bench",
@@ -51,7 +50,6 @@ __all__ = [
     "extrapolated_frechet",
     "fit_head_size",
     "frechet",
-    "gate",
     "kid",
     "mmd",
     "mmd_test",
@@ -62,7 +60,6 @@ __all__ = [
     "rank",
     "read_image",
     "read_measured",
-    "wasabi",
     "write_image",
     "write_measured",
 ]
@@ -96,7 +93,6 @@ _HOMES = {
     "extrapolated_frechet": "distances",
     "fit_head_size": "headsize",
     "frechet": "distances",
-    "gate": "gate",
     "kid": "distances",
     "mmd": "distances",
     "mmd_test": "distances",
@@ -107,7 +103,6 @@ _HOMES = {
     "rank": "ranking",
     "read_image": "images",
     "read_measured": "tables",
-    "wasabi": "wasabi",
     "write_image": "images",
     "write_measured": "tables",
 }
