@@ -57,7 +57,7 @@ SYSTEMS: tuple[System, ...] = (
         name="anatomy",
         title="Brain-MRI generator evaluation",
         paper="Evaluating the Quality of Brain MRI Generators (arXiv 2409.08463)",
-        summary="tells from segmented volumes whether the anatomy of generated brain MRIs is plausible",
+        summary="tells from regional volumes whether generated brain MRIs are plausible",
         extra="anatomy",
         state="works",
     ),
