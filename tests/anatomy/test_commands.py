@@ -13,13 +13,6 @@ import tenfold.cli
 from tenfold.anatomy.labels import QC_GROUPS
 from tenfold.anatomy.tables import read_measured, write_measured
 from tenfold.anatomy.volumes import Measured
-from tenfold.core.systems import SYSTEMS
-
-
-@pytest.fixture(autouse=True)
-def open_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = tuple(replace(one, state="works") if one.name == "anatomy" else one for one in SYSTEMS)
-    monkeypatch.setattr(tenfold.cli, "SYSTEMS", opened)
 
 
 @pytest.fixture
@@ -53,6 +46,15 @@ def test_evaluate_prints_verdicts_and_writes_a_report(tables: Path, capsys) -> N
     assert status == 0 and verdicts == {"mine": "plausible", "large": "implausible"}
 
 
+def test_what_is_printed_fits_a_terminal(tables: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 100 characters no word is cut."""
+    monkeypatch.setattr("rich.console.Console.width", 100)
+    sets = ("--generated", f"mine={tables}/people.tsv", f"large={tables}/large.tsv")
+    status, out, _ = run(capsys, "evaluate", "--real", tables / "real.tsv", *sets, "--replicates", 50)
+    assert status == 0 and "inferior lateral ventricle" in out and "hippocampus+amygdala" in out and "…" not in out
+    assert "What " not in out
+
+
 def test_evaluate_warns_of_few_images(tables: Path, capsys) -> None:
     write_measured(read_measured(tables / "people.tsv").take(range(8)), tables / "few.tsv")
     _, _, err = run(
@@ -66,12 +68,12 @@ def test_qc_shows_the_gate(tables: Path, capsys) -> None:
     [row] = json.loads(out)["rows"]
     assert status == 0 and row["gate"] == "passes" and row["thalamus"] == 1
     status, out, _ = run(capsys, "qc", f"real={tables}/real.tsv", "--threshold", 0.95)
-    assert status == 0 and "fails" in out
+    assert status == 0 and "fails" in out and "putamen+pallidum" in out
 
 
 def test_measure_makes_a_table_of_label_files(anatomy_data: Path, tmp_path: Path, capsys) -> None:
     status, out, _ = run(capsys, "measure", anatomy_data / "labelmaps", tmp_path / "volumes.tsv")
-    assert status == 0 and "16 images, 18 regions" in out
+    assert status == 0 and "16 images, 18 regions; without 34 cortical regions" in out
     assert len(read_measured(tmp_path / "volumes.tsv")) == 16
 
 
@@ -84,6 +86,10 @@ def test_measure_makes_a_table_of_label_files(anatomy_data: Path, tmp_path: Path
         (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "a=large.tsv"], "names 'a' twice"),
         (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "--replicates", "1"], "give 2 or more"),
         (["evaluate", "--real", "r.tsv", "--generated", "a=p.tsv", "--images", "a=x"], "image metrics need both"),
+        (["qc"], "qc needs NAME=PATH"),
+        (["images", "x"], "images needs REAL and then NAME=FOLDER"),
+        (["images", "x", "a=x"], "x: is no folder"),
+        (["prepare", "x", "template.nii", "out"], "x: is no folder"),
         (["measure", "real.tsv", "out.csv"], "ends in .tsv"),
         (["qc", "real=report"], "report"),
     ],

@@ -59,6 +59,7 @@ def evaluate(
         json: Print one JSON object instead of tables.
     """
     from tenfold.anatomy.bench import Bench
+    from tenfold.anatomy.report import for_terminal
 
     if real is None or not generated:
         raise InputError("evaluate needs --real PATH and --generated NAME=PATH, one or more")
@@ -79,7 +80,7 @@ def evaluate(
     for name, one in evaluation.found.items():
         for note in one.notes:
             print(f"note: {name}: {note}", file=sys.stderr)
-    report.print()
+    for_terminal(report).print()
     for path in written[:1]:
         print(f"Written: {path}")
 
@@ -101,14 +102,17 @@ def qc(
         json: Print one JSON object instead of a table.
     """
     from tenfold.anatomy.gate import gate, gate_table
+    from tenfold.anatomy.report import turn
     from tenfold.anatomy.tables import read_measured
 
+    if not sets:
+        raise InputError("qc needs NAME=PATH, one or more")
     read = {name: read_measured(path) for name, path in _named(sets, "SETS").items()}
     table = gate_table({name: gate(one, threshold, required) for name, one in read.items()})
     if json:
         print(table.to_json())
         return
-    table.print()
+    turn(table).print()
 
 
 def measure(
@@ -139,8 +143,12 @@ def measure(
     if json:
         print(json_format.dumps(facts))
         return
-    lacking = f"; without {', '.join(measured.missing)}" if measured.missing else ""
-    print(f"Written: {out}: {len(measured):,} images, {len(measured.regions)} regions{lacking}")
+    cortical = sum(name.startswith("ctx-") for name in measured.missing)
+    lacking = [name for name in measured.missing if not name.startswith("ctx-")]
+    lacking += [f"{cortical} cortical regions"] if cortical else []
+    print(
+        f"Written: {out}: {len(measured):,} images, {len(measured.regions)} regions{'; without ' if lacking else ''}{', '.join(lacking)}"
+    )
 
 
 def prepare(
@@ -230,6 +238,8 @@ def images(
     from tenfold.anatomy.imagemetrics import compare_images
     from tenfold.anatomy.sets import open_images
 
+    if not generated:
+        raise InputError("images needs REAL and then NAME=FOLDER, one or more")
     folders = _named(generated, "GENERATED")
     with progress_bar() as progress:
         tables = [

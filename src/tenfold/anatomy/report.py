@@ -20,7 +20,13 @@ from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.core.reports import Cell, Report, Table
 
-__all__ = ["make_report", "write_report"]
+__all__ = ["for_terminal", "make_report", "turn", "write_report"]
+
+_NARROW = {
+    "Verdicts": ("generator", "passes", "anatomy", "gate", "memorised", "collapsed", "rejected", "plausible regions"),
+    "The sets as a whole": ("generator", "head size d", "variance ratio", "p of the greatest |d|", "WASABI"),
+    "Regions": ("region", "d", "effect", "p (Holm)", "variance ratio"),
+}  # columns that fit a terminal
 
 _ADJUSTED = {
     "real": "volumes are adjusted for head size by a regression on real people",
@@ -58,6 +64,24 @@ def make_report(
     return Report(title, [*firsts, *tables, *details], drawings, [*notes, *told])
 
 
+def for_terminal(report: Report) -> Report:
+    """The columns that fit 100 characters, and no table of what age and sex do: the files have all of it."""
+    kept = [
+        turn(table) if table.title == "Reliable segmentations" else _narrow(table)
+        for table in report.tables
+        if not table.title.startswith("What ")
+    ]
+    return Report(report.title, kept, (), report.notes)
+
+
+def turn(table: Table) -> Table:
+    """Rows for columns, for tables with many columns and few rows."""
+    rows = [
+        [column, *cells] for column, *cells in zip(table.columns[1:], *[row[1:] for row in table.rows], strict=True)
+    ]
+    return Table(table.title, [table.columns[0], *(str(row[0]) for row in table.rows)], rows, table.notes)
+
+
 def write_report(report: Report, found: Mapping[str, Plausibility], folder: Path) -> list[Path]:
     """Write anatomy.html, .md, .json and drawings, and regions.tsv with every number of every region.
 
@@ -92,7 +116,10 @@ def _verdicts(found: Mapping[str, Plausibility]) -> Table:
             [name, _yes(one.passes), *flags, len(one.generated_SR), rejected, _known(one.share), _known(one.median_d)]
         )
     notes = [f"{name}: {reason}" for name, one in found.items() for reason in one.reasons]
-    return Table("Verdicts", columns, rows, [*notes, "a region is plausible with |d| < 0.5"])
+    notes.append("a region is plausible with |d| < 0.5")
+    if any(one.copies is None for one in found.values()):
+        notes.append("without training images nothing is said about memorisation")
+    return Table("Verdicts", columns, rows, notes)
 
 
 def _joint(found: Mapping[str, Plausibility]) -> Table:
@@ -178,10 +205,17 @@ def _written(value: str | float) -> str:
     return value if isinstance(value, str) else "n/a" if math.isnan(value) else f"{value:.10g}"
 
 
-def _copies(one: Plausibility) -> str:
+def _copies(one: Plausibility) -> str | None:
     if one.copies is None:
-        return "not looked for"
+        return None
     return f"yes: {one.copies.copied:.0%} are copies" if one.copies.memorised else "no"
+
+
+def _narrow(table: Table) -> Table:
+    wanted = _NARROW.get("Regions" if table.title.startswith("Regions of ") else table.title, table.columns)
+    places = [place for place, name in enumerate(table.columns) if name in wanted]
+    rows = [[row[place] for place in places] for row in table.rows]
+    return Table(table.title, [table.columns[place] for place in places], rows, table.notes)
 
 
 def _yes(value: bool | None) -> str | None:
