@@ -146,9 +146,8 @@ def measure(
     cortical = sum(name.startswith("ctx-") for name in measured.missing)
     lacking = [name for name in measured.missing if not name.startswith("ctx-")]
     lacking += [f"{cortical} cortical regions"] if cortical else []
-    print(
-        f"Written: {out}: {len(measured):,} images, {len(measured.regions)} regions{'; without ' if lacking else ''}{', '.join(lacking)}"
-    )
+    without = f"; without {', '.join(lacking)}" if lacking else ""
+    print(f"Written: {out}: {len(measured):,} images, {len(measured.regions)} regions{without}")
 
 
 def prepare(

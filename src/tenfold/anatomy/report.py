@@ -161,7 +161,8 @@ def _details(name: str, one: Plausibility) -> Table:
     ]  # fmt: skip
     rows = [_detail(region) for region in (*([one.icv] if one.icv else []), *one.regions)]
     notes = [
-        "mean ± standard deviation of adjusted volumes; d > 0: the generated region is too small",
+        "real [mm³] and generated [mm³]: mean ± standard deviation of adjusted volumes",
+        "d > 0: the generated region is too small",
         f"{len(one.real_SR)} real and {len(one.generated_SR)} generated images",
     ]
     return Table(f"Regions of {name}", columns, rows, notes)
@@ -215,7 +216,9 @@ def _narrow(table: Table) -> Table:
     wanted = _NARROW.get("Regions" if table.title.startswith("Regions of ") else table.title, table.columns)
     places = [place for place, name in enumerate(table.columns) if name in wanted]
     rows = [[row[place] for place in places] for row in table.rows]
-    return Table(table.title, [table.columns[place] for place in places], rows, table.notes)
+    left_out = tuple(name for name in table.columns if name not in wanted)
+    notes = [note for note in table.notes if not note.startswith(left_out)]
+    return Table(table.title, [table.columns[place] for place in places], rows, notes)
 
 
 def _yes(value: bool | None) -> str | None:
