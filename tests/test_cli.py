@@ -132,7 +132,7 @@ def test_nothing_heavy_is_imported_without_need(args: list[str], absent: list[st
 def test_completion_knows_rooms_and_verbs(shell: str) -> None:
     answer = run("completion", shell)
     assert answer.returncode == 0
-    for word in ["search", "evaluate", "completion", "mqar", "gate-init", "enroll", "keep-weight"]:
+    for word in ["search", "evaluate", "completion", "mqar", "gate-init", "enroll", "keep-weight", "real-images"]:
         assert word in answer.stdout
 
 
