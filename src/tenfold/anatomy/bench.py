@@ -40,7 +40,8 @@ class Evaluation:
 
     def report(self, tables: Sequence[Table] = ()) -> Report:
         """The whole report; `tables` are shown behind the verdicts."""
-        return make_report(self.found, self.ranks, [*tables, *self.people], self.notes)
+        report = make_report(self.found, self.ranks, tables, self.notes)
+        return replace(report, tables=[*report.tables, *self.people])
 
     def table(self) -> Table:
         """The verdicts, a row per generator."""
