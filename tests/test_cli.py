@@ -17,7 +17,7 @@ from tenfold.core.systems import SYSTEMS
 from tenfold.search.commands import COMMANDS as SEARCH_COMMANDS
 
 TENFOLD = Path(sysconfig.get_path("scripts"), "tenfold")
-HEAVY = ["torch", "cv2", "onnxruntime", "cryptography"]
+HEAVY = ["torch", "cv2", "onnxruntime", "cryptography", "SimpleITK", "nibabel"]
 VERBS = [*([name] for name in cli.OWN_COMMANDS), *(["search", name] for name in SEARCH_COMMANDS)]
 
 
@@ -107,6 +107,9 @@ def test_info_for_people_and_for_programs() -> None:
         (["info"], ["torch"]),
         (["completion", "bash"], HEAVY),
         (["attention", "train", "--help"], HEAVY),
+        (["anatomy", "--help"], HEAVY),
+        (["anatomy", "evaluate", "--help"], HEAVY),
+        (["anatomy", "images", "--help"], HEAVY),
         (["faces", "--help"], HEAVY),
         (["faces", "export", "--help"], HEAVY),
         (["faces", "distill", "--help"], HEAVY),
@@ -129,7 +132,7 @@ def test_nothing_heavy_is_imported_without_need(args: list[str], absent: list[st
 def test_completion_knows_rooms_and_verbs(shell: str) -> None:
     answer = run("completion", shell)
     assert answer.returncode == 0
-    for word in ["search", "evaluate", "completion", "mqar", "gate-init", "enroll", "keep-weight"]:
+    for word in ["search", "evaluate", "completion", "mqar", "gate-init", "enroll", "keep-weight", "real-images"]:
         assert word in answer.stdout
 
 

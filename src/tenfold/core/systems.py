@@ -54,6 +54,14 @@ SYSTEMS: tuple[System, ...] = (
         state="works",
     ),
     System(
+        name="anatomy",
+        title="Brain-MRI generator evaluation",
+        paper="Evaluating the Quality of Brain MRI Generators (arXiv 2409.08463)",
+        summary="tells from regional volumes whether generated brain MRIs are plausible",
+        extra="anatomy",
+        state="works",
+    ),
+    System(
         name="expressions",
         title="UniLearn",
         paper="UniLearn: Enhancing Dynamic Facial Expression Recognition through Unified "
@@ -84,14 +92,6 @@ SYSTEMS: tuple[System, ...] = (
         paper="Brain-Cognition Fingerprinting via Graph-GCCA with Contrastive Learning (arXiv 2409.13887)",
         summary="brain-cognition fingerprints from fMRI connectivity and cognitive scores",
         extra="fingerprints",
-        state="planned",
-    ),
-    System(
-        name="anatomy",
-        title="Brain-MRI generator evaluation",
-        paper="Evaluating the Quality of Brain MRI Generators (arXiv 2409.08463)",
-        summary="tells whether the anatomy of generated brain MRIs is plausible",
-        extra="anatomy",
         state="planned",
     ),
     System(

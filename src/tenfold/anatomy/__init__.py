@@ -1,0 +1,120 @@
+"""Is the anatomy of generated brain MRI plausible? Volumes region by region, behind a gate; image metrics beside."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tenfold.anatomy.bench import Bench, Evaluation
+    from tenfold.anatomy.copies import Copies, check_copies
+    from tenfold.anatomy.distances import extrapolated_frechet, frechet, kid, mmd, mmd_test
+    from tenfold.anatomy.effects import Estimate, cohens_d
+    from tenfold.anatomy.features import Extractor, extract, open_extractor
+    from tenfold.anatomy.gate import Gate
+    from tenfold.anatomy.headsize import HeadSize, fit_head_size
+    from tenfold.anatomy.imagemetrics import ImageMetrics, MetricRow, compare_images
+    from tenfold.anatomy.images import Image, read_image, write_image
+    from tenfold.anatomy.plausibility import Plausibility, Region, compare
+    from tenfold.anatomy.processing import Preparation, prepare
+    from tenfold.anatomy.ranking import Rank, rank
+    from tenfold.anatomy.sets import ImageSet, open_images
+    from tenfold.anatomy.sidecars import Processing
+    from tenfold.anatomy.ssim import Scales, choose_scales, ms_ssim
+    from tenfold.anatomy.tables import read_measured, write_measured
+    from tenfold.anatomy.volumes import Measured
+
+__all__ = [
+    "Bench",
+    "Copies",
+    "Estimate",
+    "Evaluation",
+    "Extractor",
+    "Gate",
+    "HeadSize",
+    "Image",
+    "ImageMetrics",
+    "ImageSet",
+    "Measured",
+    "MetricRow",
+    "Plausibility",
+    "Preparation",
+    "Processing",
+    "Rank",
+    "Region",
+    "Scales",
+    "check_copies",
+    "choose_scales",
+    "cohens_d",
+    "compare",
+    "compare_images",
+    "extract",
+    "extrapolated_frechet",
+    "fit_head_size",
+    "frechet",
+    "kid",
+    "mmd",
+    "mmd_test",
+    "ms_ssim",
+    "open_extractor",
+    "open_images",
+    "prepare",
+    "rank",
+    "read_image",
+    "read_measured",
+    "write_image",
+    "write_measured",
+]
+
+# Each name comes from its file when it is first asked for: to read a table, nobody waits for torch or SimpleITK.
+_HOMES = {
+    "Bench": "bench",
+    "Copies": "copies",
+    "Estimate": "effects",
+    "Evaluation": "bench",
+    "Extractor": "features",
+    "Gate": "gate",
+    "HeadSize": "headsize",
+    "Image": "images",
+    "ImageMetrics": "imagemetrics",
+    "ImageSet": "sets",
+    "Measured": "volumes",
+    "MetricRow": "imagemetrics",
+    "Plausibility": "plausibility",
+    "Preparation": "processing",
+    "Processing": "sidecars",
+    "Rank": "ranking",
+    "Region": "plausibility",
+    "Scales": "ssim",
+    "check_copies": "copies",
+    "choose_scales": "ssim",
+    "cohens_d": "effects",
+    "compare": "plausibility",
+    "compare_images": "imagemetrics",
+    "extract": "features",
+    "extrapolated_frechet": "distances",
+    "fit_head_size": "headsize",
+    "frechet": "distances",
+    "kid": "distances",
+    "mmd": "distances",
+    "mmd_test": "distances",
+    "ms_ssim": "ssim",
+    "open_extractor": "features",
+    "open_images": "sets",
+    "prepare": "processing",
+    "rank": "ranking",
+    "read_image": "images",
+    "read_measured": "tables",
+    "write_image": "images",
+    "write_measured": "tables",
+}
+
+if not TYPE_CHECKING:  # a checker that sees __getattr__ takes every misspelt name for one of the package
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

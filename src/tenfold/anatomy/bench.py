@@ -1,0 +1,133 @@
+"""The bench: real people on one side, any number of generators on the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tenfold.anatomy.gate import gate
+from tenfold.anatomy.headsize import Adjust
+from tenfold.anatomy.people import people_tables
+from tenfold.anatomy.plausibility import Plausibility, compare
+from tenfold.anatomy.ranking import Rank, rank
+from tenfold.anatomy.report import make_report, write_report
+from tenfold.anatomy.tables import read_measured
+from tenfold.anatomy.volumes import Measured
+from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
+from tenfold.core.reports import Report, Table
+
+__all__ = ["Bench", "Evaluation"]
+
+Volumes = Measured | Path | str
+"""Volumes that were read, or where they are: what `read_measured` takes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the bench found.
+
+    Attributes:
+        found: By generator.
+        ranks: The best first; empty for fewer than two generators with reliable images.
+        people: What age, sex and the like do to volumes, a table per generator and column that it has.
+        notes: The sources and settings.
+    """
+
+    found: Mapping[str, Plausibility]
+    ranks: Sequence[Rank] = ()
+    people: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+
+    def report(self, tables: Sequence[Table] = ()) -> Report:
+        """The whole report; `tables` are shown behind the verdicts."""
+        report = make_report(self.found, self.ranks, tables, self.notes)
+        return replace(report, tables=[*report.tables, *self.people])
+
+    def table(self) -> Table:
+        """The verdicts, a row per generator."""
+        return self.report().tables[0]
+
+    def regions(self, name: str) -> Table:
+        """The regions of one generator.
+
+        Raises:
+            InputError: There is no such generator.
+        """
+        if name not in self.found:
+            raise InputError(f"there is no generator '{name}'; there are {', '.join(self.found)}")
+        tables = {table.title: table for table in make_report({name: self.found[name]}).tables}
+        return tables.get(f"Regions of {name}", Table(f"Regions of {name}", ["region"], []))
+
+    def write(self, folder: Path | str, tables: Sequence[Table] = ()) -> list[Path]:
+        """Write the page, its drawings, Markdown, JSON and regions.tsv; the page's path comes first."""
+        return write_report(self.report(tables), self.found, Path(folder))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Real people, and how generators are held against them.
+
+    Attributes:
+        real: Volumes of real people whom no generator has seen, or where they are.
+        training: Volumes of the training images; without them nothing is said about memorisation.
+        adjust: As for `compare`.
+        legacy: As for `compare`.
+        without: Regions to leave out.
+        voxel_mm: The edge of a voxel of generated label files without an affine.
+        replicates: Resamples for intervals and ranks.
+        seed: Of the resamples.
+        progress: Told of the phase "comparing".
+    """
+
+    real: Volumes
+    training: Volumes | None = None
+    adjust: Adjust = "real"
+    legacy: bool = False
+    without: tuple[str, ...] = ()
+    voxel_mm: float | None = None
+    replicates: int = 1000
+    seed: int = 0
+    progress: Progress = field(default=no_progress, repr=False)
+
+    def evaluate(self, generated: Mapping[str, Volumes]) -> Evaluation:
+        """Compare each generator with the real people, and rank those that have reliable images.
+
+        Raises:
+            InputError: As `compare` and `read_measured`; or no generator was given.
+        """
+        if not generated:
+            raise InputError("no generator was given; give at least one, by name")
+        real = self._read(self.real, None)
+        training = None if self.training is None else self._read(self.training, None)
+        sets, found = {}, {}
+        for number, (name, volumes) in enumerate(generated.items()):
+            self.progress("comparing", number, len(generated))
+            sets[name] = self._read(volumes, self.voxel_mm)
+            found[name] = compare(
+                real, sets[name], self.adjust, training=training, legacy=self.legacy, replicates=self.replicates,
+                seed=self.seed,
+            )  # fmt: skip
+        self.progress("comparing", len(generated), len(generated))
+        reliable = {name: _reliable(one) for name, one in sets.items() if found[name].regions}
+        adjust: Adjust = "pooled" if self.legacy else self.adjust
+        ranks = rank(_reliable(real), reliable, adjust, self.replicates, self.seed) if len(reliable) > 1 else []
+        notes = [
+            f"real: {len(real)} images of {Path(real.source).name}",
+            f"seed {self.seed}, {self.replicates} resamples",
+        ]
+        people = [
+            table for name, one in reliable.items() for table in people_tables(name, _reliable(real), one, adjust)
+        ]
+        return Evaluation(found, ranks, people, notes)
+
+    def _read(self, volumes: Volumes, voxel_mm: float | None) -> Measured:
+        measured = volumes if isinstance(volumes, Measured) else read_measured(volumes, voxel_mm=voxel_mm)
+        kept = [name for name in measured.regions if name not in self.without]
+        if not kept:
+            raise InputError(f"{measured.source}: without {', '.join(self.without)} no region is left")
+        left = measured if len(kept) == len(measured.regions) else measured.only(kept)
+        return replace(left, missing=tuple(name for name in left.missing if name not in self.without))
+
+
+def _reliable(measured: Measured) -> Measured:
+    return measured if measured.qc_SG is None else measured.take(gate(measured).reliable_S)

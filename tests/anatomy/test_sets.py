@@ -1,0 +1,72 @@
+"""Sets are found in BIDS folders, plain folders and folders of samples; their order and names are stable."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from tenfold.anatomy.sets import find_masks, open_images
+from tenfold.anatomy.sidecars import Processing, check_same, read_sidecar, write_sidecar
+from tenfold.core.errors import InputError
+
+
+def _save(path: Path, affine: np.ndarray | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = np.random.default_rng(0).random((8, 8, 8), np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1]) if affine is None else affine), path)
+
+
+def test_bids_with_sessions_and_participants(tmp_path):
+    for name in ("sub-02/anat/sub-02_T1w", "sub-01/ses-2/anat/sub-01_ses-2_T1w", "sub-01/ses-2/anat/sub-01_ses-2_T2w"):
+        _save(tmp_path / f"{name}.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t70\tF\nsub-02\t71\tM\n")
+    images = open_images(tmp_path, "mine")
+    assert images.names == ("sub-01_ses-2", "sub-02") and images.subjects() == ("sub-01", "sub-02")
+    assert images.participants["sub-01"] == {"age": "70", "sex": "F"}
+    assert [image.zooms for image in images] == [(2, 2, 2)] * 2
+
+
+def test_samples_of_a_generator_need_a_voxel_size_and_are_in_order_of_their_numbers(tmp_path):
+    for number in (10, 9, 0):
+        _save(tmp_path / f"generated_sample_{number}.nii.gz", np.eye(4))
+    assert open_images(tmp_path).names == ("generated_sample_0", "generated_sample_9", "generated_sample_10")
+    with pytest.raises(InputError, match="states no voxel size"):
+        open_images(tmp_path)[0]
+    assert open_images(tmp_path, voxel_mm=1)[0].zooms == (1, 1, 1)
+
+
+def test_real_plain_folder_leaves_segmentations_out(anatomy_data):
+    images = open_images(anatomy_data / "t1")
+    assert len(images) == 17 and "sub-nc01" in images.names
+    assert images.participants["sub-nc01"]["sex"] == "M"
+    assert set(find_masks(anatomy_data / "t1", images)) == set(images.names) - {"IXI015-HH-1258"}
+
+
+def test_folders_that_are_no_sets_are_named(tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        open_images(tmp_path / "none")
+    with pytest.raises(InputError, match="no T1-weighted image"):
+        open_images(tmp_path)
+    _save(tmp_path / "a_desc-x_T1w.nii.gz")
+    with pytest.raises(InputError, match="no mask of any image"):
+        find_masks(tmp_path, open_images(tmp_path))
+    _save(tmp_path / "a_desc-y_T1w.nii.gz")
+    with pytest.raises(InputError, match="two images of a;"):
+        open_images(tmp_path)
+
+
+def test_the_parameter_that_differs_is_named(tmp_path):
+    one = Processing("mni.nii.gz", "ab", mm=2.0)
+    write_sidecar(tmp_path, one)
+    assert read_sidecar(tmp_path) == one
+    check_same(one, Processing("copy-of-mni.nii.gz", "ab", mm=2.0), "A", "B")
+    with pytest.raises(InputError, match=r"mm 2.0 in A, 3.0 in B; prepare both alike"):
+        check_same(one, Processing("mni.nii.gz", "ab", mm=3.0), "A", "B")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"mm": 1}'])
+def test_damaged_sidecars_are_named(tmp_path, text):
+    (tmp_path / "desc-prepared_T1w.json").write_text(text)
+    with pytest.raises(InputError, match="prepare the images again"):
+        read_sidecar(tmp_path)

@@ -1,0 +1,42 @@
+"""The code blocks of the tutorial, run as they stand, from top to bottom, beside a folder of real brains."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tenfold.cli import main
+
+PAGE = Path(__file__).parents[2] / "docs/anatomy/tutorial.md"
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_every_code_block_runs(
+    anatomy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comment behind `print(...)` is what it prints; the changed generator is told from the faithful one."""
+    monkeypatch.chdir(tmp_path)
+    Path("anatomy").symlink_to(anatomy_data)
+    names: dict[str, object] = {}
+    shown: dict[str, str] = {}
+    for language, code in BLOCK.findall(PAGE.read_text()):
+        capsys.readouterr()
+        if language == "python":
+            exec(compile(code, str(PAGE), "exec"), names)
+            printed = capsys.readouterr().out
+            for promised in re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE):
+                assert promised in printed.splitlines()
+            shown["python"] = printed
+            continue
+        for line in code.splitlines():
+            command, *arguments = shlex.split(line)
+            assert command == "tenfold"
+            assert main(arguments) == 0, line
+            shown[arguments[1]] = capsys.readouterr().out
+    assert re.search(r"^ *faithful +yes +plausible ", shown["evaluate"], re.MULTILINE)
+    assert re.search(r"^ *changed +no +implausible ", shown["evaluate"], re.MULTILINE)
+    assert "hippocampus too small" in shown["evaluate"] and "lateral ventricle too large" in shown["evaluate"]
+    assert re.search(r"^ *gate +fails *$", shown["qc"], re.MULTILINE)
+    assert "KID" in shown["images"] and "prepare both alike" in shown["python"]
+    assert Path("report/anatomy.html").exists()
