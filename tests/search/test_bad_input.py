@@ -416,6 +416,7 @@ engine.calibrate = lambda *arguments: Calibration()
 rows = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
 index = engine.Index.build(rows, sys.argv[1])
 many = np.tile(rows, (10, 1))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 try:
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     index.search(many, 10, recall=1.0)
