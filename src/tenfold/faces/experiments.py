@@ -50,7 +50,7 @@ class Effort:
         adapter_epochs: Of step 1.
         steps: Of every student, about.
         batch: Faces in a step.
-        sizes: Sides at which bridge and scratch are compared; all baselines at the first of them.
+        sizes: Sides at which the bridge and all baselines are compared.
         alpha: What the regression counts, for all methods that have one.
     """
 
@@ -191,7 +191,7 @@ def measure(
     """
     deal = _deal(sets, seed, private_share=0 if teacher else 1 / 3)
     place, outcome = work / f"seed{seed}", Outcome(counts=deal.counts)
-    works = 4 + len(effort.sizes) * 2 + len(BASELINES)
+    works = 4 + len(effort.sizes) * (1 + len(BASELINES))
     done = 0
 
     def step() -> None:
@@ -217,7 +217,7 @@ def measure(
 
     _floors(outcome, deal, effort, seen.embed, bridge)
     for size in effort.sizes:
-        for method in ("bridge", *(BASELINES if size == effort.sizes[0] else BASELINES[:1])):
+        for method in ("bridge", *BASELINES):
             mimicked = targets_ND if method in ("bridge", "regression_only") else features_ND
             student = _student(deal, mimicked, method, (size,), place, effort, seed, space)
             _score(outcome, f"{method} {size}", deal, student.embed_crops)

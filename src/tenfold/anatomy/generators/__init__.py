@@ -1,0 +1,1 @@
+"""Generators of brain MRI behind one interface."""

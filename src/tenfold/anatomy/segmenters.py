@@ -1,0 +1,145 @@
+"""Images to labels and volumes: one interface for every back end, and the run over a set of images.
+
+    out/NAME_dseg.nii.gz   labels with FreeSurfer's numbers, on the grid of the image
+    out/NAME_volumes.json  its volumes and QC scores; written last, so what has one is done
+    out/volumes.tsv        the table of all, which `evaluate` reads; `segmentation.json` says by what
+
+A run that was interrupted goes on: what was segmented by the same back end from the same file is kept.
+"""
+
+# X right · Y anterior · Z superior · S subjects · R regions · G QC groups
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tenfold.anatomy.images import Image, write_image
+from tenfold.anatomy.labels import QC_GROUPS, STRUCTURES, Side
+from tenfold.anatomy.sets import ImageSet
+from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.tables import write_measured
+from tenfold.anatomy.volumes import Measured, combine_sides
+from tenfold.core.errors import InputError
+from tenfold.core.progress import Progress, no_progress
+
+__all__ = ["Segmentation", "Segmenter", "segment"]
+
+_ABOUT = "segmentation.json"
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a segmenter found in one image.
+
+    Attributes:
+        labels_XYZ: int16 (X, Y, Z), FreeSurfer's numbers, on the grid of the image.
+        volumes: mm³ by structure of `labels.STRUCTURES` and side; soft where the segmenter has probabilities.
+        icv: mm³, the intracranial volume.
+        qc: Predicted Dice score, 0 to 1, by group of `labels.QC_GROUPS`; empty where none was calibrated.
+    """
+
+    labels_XYZ: NDArray[np.int16]
+    volumes: Mapping[str, Mapping[Side, float]]
+    icv: float
+    qc: Mapping[str, float] = field(default_factory=dict)
+
+
+class Segmenter(Protocol):
+    """What turns an image into labels and volumes.
+
+    Attributes:
+        name: For results; says all that the labels depend on, such as which weights.
+    """
+
+    name: str
+
+    def __call__(self, image: Image) -> Segmentation:
+        """Segment one image, on any grid; its voxels may have any scale of intensities, its background is darkest."""
+
+
+def segment(images: ImageSet, segmenter: Segmenter, out: Path | str, progress: Progress = no_progress) -> Measured:
+    """Segment a set of images, one at a time.
+
+    Args:
+        images: Prepared or not, with or without skull as the segmenter is meant for.
+        segmenter: The back end.
+        out: Folder for labels, a file of volumes per image, and the table.
+        progress: Told of the phase "segmenting".
+
+    Returns:
+        The volumes of all; also written to `out/volumes.tsv`.
+
+    Raises:
+        InputError: An image cannot be read, or the folder holds segmentations of another back end or cannot be written.
+    """
+    place = Path(out)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        _claim(place, segmenter.name)
+        rows = []
+        for number, (path, name) in enumerate(zip(images.paths, images.names, strict=True)):
+            rows.append(_one(images, number, segmenter, place / f"{name}_volumes.json", _sha256(path)))
+            progress("segmenting", number + 1, len(images))
+        measured = _gather(images, rows, segmenter.name)
+        write_measured(measured, place / "volumes.tsv")
+    except OSError as error:
+        raise InputError(f"{out}: cannot hold segmentations ({error.strerror}); choose another place") from None
+    return measured
+
+
+def _claim(place: Path, name: str) -> None:
+    """A folder belongs to one back end."""
+    about = place / _ABOUT
+    if not about.exists():
+        if next(place.iterdir(), None) is not None:
+            raise InputError(f"{place}: holds other things; choose an empty or a new folder")
+        write_json(about, {"segmenter": name})
+    elif (found := read_json(about).get("segmenter")) != name:
+        raise InputError(f"{place}: holds segmentations by {found}, not by {name}; choose another folder")
+
+
+def _one(images: ImageSet, number: int, segmenter: Segmenter, target: Path, source: str) -> Mapping[str, Any]:
+    if target.exists():
+        kept = read_json(target)
+        if kept.get("source_sha256") == source:
+            return kept
+    image = images[number]
+    found = segmenter(image)
+    write_image(target.with_name(f"{images.names[number]}_dseg.nii.gz"), found.labels_XYZ, image.affine)
+    row = {"source_sha256": source, "volumes": found.volumes, "icv": found.icv, "qc": found.qc}
+    write_json(target, row)
+    return row
+
+
+def _gather(images: ImageSet, rows: list[Mapping[str, Any]], name: str) -> Measured:
+    known = [one.name for one in STRUCTURES if one.name in rows[0]["volumes"]]
+    try:
+        sides = {
+            region: {side: np.array([row["volumes"][region][side] for row in rows], np.float64) for side in first}
+            for region, first in ((region, rows[0]["volumes"][region]) for region in known)
+        }
+        groups = tuple(group for group in QC_GROUPS if group in rows[0]["qc"])
+        qc_SG = np.array([[row["qc"][group] for group in groups] for row in rows], np.float64) if groups else None
+        icv_S = np.array([row["icv"] for row in rows], np.float64)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{images.name}: a file of volumes is damaged or from elsewhere; empty the folder") from None
+    volumes_SR, asymmetry_SR = combine_sides(sides)
+    people = {
+        column: tuple(images.participants.get(one, {}).get(column, "") for one in images.subjects())
+        for column in next(iter(images.participants.values()), {})
+    }
+    missing = tuple(one.name for one in STRUCTURES if one.name not in known)
+    return Measured(
+        images.names, tuple(known), volumes_SR, icv_S, qc_SG, groups, asymmetry_SR, people, name, missing,
+        str(images.folder),
+    )  # fmt: skip
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
