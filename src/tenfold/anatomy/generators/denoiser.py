@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "DenoiserConfig", "ResidualBlock", "halve", "normalisation", "upsample"]
+__all__ = ["Denoiser", "DenoiserConfig", "ResidualBlock", "convolution", "halve", "leave", "upsample"]
 
 _GROUPS, _LEAST_PER_GROUP = 32, 4
 
@@ -52,14 +52,12 @@ class Denoiser(nn.Module):
         first, size = config.channels[0], 4 * config.channels[0]
         self.embed = nn.Sequential(nn.Linear(first, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU())
         self.place = nn.Linear(first, size) if config.dims == 2 else None
-        self.enter = _conv(config.dims, config.inputs, first)
+        self.enter = convolution(config.dims, config.inputs, first)
         self.down, left = self._way_down(size)
         deepest = config.channels[-1]
-        self.middle = nn.ModuleList([_Level(config, deepest, deepest, size, True), _Level(config, deepest, deepest, size)])
+        self.middle = nn.ModuleList(_Level(config, deepest, deepest, size, attends) for attends in (True, False))
         self.up = self._way_up(size, left)
-        self.leave = nn.Sequential(
-            normalisation(first), nn.SiLU(), _zeroed(_conv(config.dims, first, config.outputs))
-        )
+        self.leave = leave(config.dims, first, config.outputs, zeroed=True)
 
     def _way_down(self, size: int) -> tuple[nn.ModuleList, list[int]]:
         """The steps down, and the channels of what each leaves for the way up."""
@@ -80,7 +78,7 @@ class Denoiser(nn.Module):
                 steps.append(_Level(config, now + waiting.pop(), channels, size, level in config.attention))
                 now = channels
             if level:
-                steps.append(_conv(config.dims, now, now))
+                steps.append(convolution(config.dims, now, now))
         return steps
 
     def forward(self, noisy: Tensor, step_B: Tensor, place_BK: Tensor | None = None) -> Tensor:
@@ -139,15 +137,15 @@ class _Level(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of 3 voxels a side beside a shortcut; an embedding, if there is one, scales and shifts between."""
+    """Two convolutions beside a shortcut; between them an embedding, if there is one, scales and shifts."""
 
     def __init__(self, dims: int, ins: int, outs: int, embedding: int = 0) -> None:
         super().__init__()
-        self.first = nn.Sequential(normalisation(ins), nn.SiLU(), _conv(dims, ins, outs))
+        self.first = nn.Sequential(_norm(ins), nn.SiLU(), convolution(dims, ins, outs))
         self.modulate = nn.Linear(embedding, 2 * outs) if embedding else None
-        self.norm = normalisation(outs)
-        self.second = nn.Sequential(nn.SiLU(), _zeroed(_conv(dims, outs, outs)))
-        self.shortcut = nn.Identity() if ins == outs else _conv(dims, ins, outs, 1)
+        self.norm = _norm(outs)
+        self.second = nn.Sequential(nn.SiLU(), _zeroed(convolution(dims, outs, outs)))
+        self.shortcut = nn.Identity() if ins == outs else convolution(dims, ins, outs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """(B, C, ...) and (B, E) to (B, C', ...)."""
@@ -164,7 +162,7 @@ class SpaceAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = normalisation(channels)
+        self.norm = _norm(channels)
         self.project = nn.Linear(channels, 3 * channels)
         self.leave = _zeroed(nn.Linear(channels, channels))
 
@@ -186,7 +184,7 @@ class SliceAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = normalisation(channels)
+        self.norm = _norm(channels)
         self.project = nn.Linear(channels, 3 * channels)
         self.relative = nn.Sequential(nn.Linear(3, channels), nn.SiLU(), _zeroed(nn.Linear(channels, 2 * channels)))
         self.leave = _zeroed(nn.Linear(channels, channels))
@@ -214,14 +212,21 @@ def sinusoids(number_N: Tensor, size: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-def normalisation(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups, or fewer so that each has 4 channels."""
-    return nn.GroupNorm(max(1, min(_GROUPS, channels // _LEAST_PER_GROUP)), channels)
+def _norm(channels: int) -> nn.GroupNorm:
+    """Group norm with at most 32 groups, of at least 4 channels each."""
+    most = max(1, min(_GROUPS, channels // _LEAST_PER_GROUP))
+    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
+
+
+def leave(dims: int, ins: int, outs: int, zeroed: bool = False) -> nn.Sequential:
+    """The last layers of a network: norm, SiLU, a convolution, which may begin at 0."""
+    last = convolution(dims, ins, outs)
+    return nn.Sequential(_norm(ins), nn.SiLU(), _zeroed(last) if zeroed else last)
 
 
 def halve(dims: int, ins: int, outs: int) -> nn.Module:
     """A convolution that halves every side, rounding up."""
-    return _conv(dims, ins, outs, stride=2)
+    return convolution(dims, ins, outs, stride=2)
 
 
 def upsample(x: Tensor, sides: Sequence[int]) -> Tensor:
@@ -229,7 +234,8 @@ def upsample(x: Tensor, sides: Sequence[int]) -> Tensor:
     return nn.functional.interpolate(x, size=tuple(sides), mode="nearest-exact")
 
 
-def _conv(dims: int, ins: int, outs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+def convolution(dims: int, ins: int, outs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    """A convolution of odd kernel, padded to keep sides; its weights lie as its input does."""
     kind = nn.Conv2d if dims == 2 else nn.Conv3d
     layout = torch.channels_last if dims == 2 else torch.channels_last_3d
     return kind(ins, outs, kernel, stride=stride, padding=kernel // 2).to(memory_format=layout)

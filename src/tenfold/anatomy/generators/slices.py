@@ -47,7 +47,7 @@ class _Settings:
 
 _SETTINGS: dict[Size, _Settings] = {
     "paper": _Settings((128, 128, 256, 384, 512), 2, 20, 2, 1e-4, 0),
-    "miniature": _Settings((16, 16, 32, 48, 64), 2, 12, 2, 1e-3, 20),
+    "miniature": _Settings((16, 16, 32, 48, 64), 1, 10, 2, 1e-3, 20),
 }
 
 
@@ -69,7 +69,7 @@ class ConditionalSlices(DiffusionGenerator):
 
     Args:
         grid: Shape of the images.
-        size: The paper's widths, or an eighth of them and 12 slices at a time instead of 20.
+        size: The paper's widths, or an eighth of them and 10 slices at a time instead of 20.
         order: In which the volume is filled: evenly spread slices first and those between them later, or from the
             lowest slice up.
     """
@@ -88,7 +88,9 @@ class ConditionalSlices(DiffusionGenerator):
     def _check_grid(self) -> None:
         if min(self.grid) < _LEAST_SIDE:
             sides = " x ".join(map(str, self.grid))
-            raise InputError(f"{self.name}: a grid of {sides} is too small; each side needs {_LEAST_SIDE} voxels or more")
+            raise InputError(
+                f"{self.name}: a grid of {sides} is too small; each side needs {_LEAST_SIDE} voxels or more"
+            )
 
     def build(self) -> nn.ModuleDict:
         """The denoiser; two channels come in, values and whether the slice is given."""
@@ -151,7 +153,9 @@ class ConditionalSlices(DiffusionGenerator):
 
             steps = self._settings.ddim_steps
             made = (
-                sample_ddim(predict, start, _SCHEDULE, steps) if steps else sample_ddpm(predict, start, _SCHEDULE, source)
+                sample_ddim(predict, start, _SCHEDULE, steps)
+                if steps
+                else sample_ddpm(predict, start, _SCHEDULE, source)
             )
             volume_ZXY[list(one.wanted)] = made[0, len(one.given) :]
         return volume_ZXY.permute(1, 2, 0)
