@@ -19,7 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["Averaged", "Schedule", "linear_schedule", "noise_loss", "sample_ddim", "sample_ddpm", "scaled_schedule"]
+__all__ = [
+    "Averaged",
+    "Predict",
+    "Schedule",
+    "linear_schedule",
+    "noise_loss",
+    "sample_ddim",
+    "sample_ddpm",
+    "scaled_schedule",
+]
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Noisy values (B, ...) and steps (B,) to the noise in them (B, ...)."""
@@ -52,7 +61,7 @@ class Schedule:
 
 def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
     """b_t in a straight line; the paper's 1000 steps (Ho et al. 2020, section 4)."""
-    return Schedule(np.cumprod(1 - np.linspace(first, last, steps)))
+    return Schedule(np.cumprod(1 - np.linspace(first, last, steps, dtype=np.float64)))
 
 
 def scaled_schedule(steps: int = 1000, first: float = 0.0015, last: float = 0.0205) -> Schedule:

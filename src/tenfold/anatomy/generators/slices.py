@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.anatomy.generators.denoiser import Denoiser, DenoiserConfig
-from tenfold.anatomy.generators.diffusion import linear_schedule, sample_ddim, sample_ddpm
+from tenfold.anatomy.generators.diffusion import Predict, linear_schedule, sample_ddim, sample_ddpm
 from tenfold.anatomy.generators.diffusion_generator import DiffusionGenerator, train_denoiser
 from tenfold.anatomy.generators.interface import Budget, Cost, Grid, Size
 from tenfold.anatomy.generators.training import prepared_samples, seeded
@@ -102,7 +102,7 @@ class ConditionalSlices(DiffusionGenerator):
     def fit(
         self, images: ImageSet, folder: Path | str, budget: Budget, *, device: str = "auto", quiet: bool = False
     ) -> Cost:
-        """Learn from prepared images; what counts as an image shown is the slices drawn from it. See `Generator.fit`."""
+        """Learn from prepared images; a set of slices counts as an image shown. See `Generator.fit`."""
         samples = prepared_samples(images, self.grid)
         with seeded(budget.seed):
             networks = self.build()
@@ -151,14 +151,15 @@ class ConditionalSlices(DiffusionGenerator):
             ) -> Tensor:
                 return self._predict(network, noisy, clean, step_B, chosen[None], given)
 
-            steps = self._settings.ddim_steps
-            made = (
-                sample_ddim(predict, start, _SCHEDULE, steps)
-                if steps
-                else sample_ddpm(predict, start, _SCHEDULE, source)
-            )
+            made = self._remove(predict, start, source)
             volume_ZXY[list(one.wanted)] = made[0, len(one.given) :]
         return volume_ZXY.permute(1, 2, 0)
+
+    def _remove(self, predict: Predict, start: Tensor, source: torch.Generator) -> Tensor:
+        """As the size samples: DDIM, or DDPM as in the paper."""
+        if steps := self._settings.ddim_steps:
+            return sample_ddim(predict, start, _SCHEDULE, steps)
+        return sample_ddpm(predict, start, _SCHEDULE, source)
 
 
 # --- which slices ----------------------------------------------------------------------------------------------------
