@@ -9,7 +9,7 @@ from tenfold.core.errors import InputError
 
 
 def test_latents_are_as_small_as_stated_and_decode_to_the_grid() -> None:
-    """The paper's autoencoder makes 18 x 24 x 18 places of 144 x 192 x 144, the miniature 9 x 12 x 9 of 36 x 48 x 36."""
+    """The paper's autoencoder halves the grid three times, the miniature's twice."""
     small = LatentDiffusion((36, 48, 36), "miniature").build()["autoencoder"]
     with torch.inference_mode():
         encoded = small.encode(torch.zeros(1, 1, 36, 48, 36))
