@@ -41,7 +41,6 @@ def test_any_sides_come_back(sides: tuple[int, int, int]) -> None:
 
 
 def test_an_untrained_denoiser_says_zero() -> None:
-    """So that training begins at the loss of predicting nothing, which is 1."""
     assert not Denoiser(VOLUME)(torch.randn(2, 2, 8, 8, 8), torch.tensor([0, 999])).any()
 
 

@@ -12,25 +12,30 @@ from torch import Tensor, nn
 
 from tenfold.anatomy.generators.diffusion import (
     Averaged,
+    Judged,
     Predict,
     Schedule,
     ddim_steps,
     linear_schedule,
-    noise_loss,
     sample_ddim,
     sample_ddpm,
     scaled_schedule,
+    squared_error,
 )
 
 MEAN, SPREAD = 0.2, 0.3
 
 
 def best_predictor(schedule: Schedule, mean: float = MEAN, spread: float = SPREAD) -> Predict:
-    """The expected noise in x_t where the data are normal: sqrt(1 - a) (x - sqrt(a) mean) / (a spread² + 1 - a)."""
+    """The expected velocity at x_t where the data are normal.
+
+    The expected image is mean + sqrt(a) spread² (x - sqrt(a) mean) / (a spread² + 1 - a), and the velocity follows.
+    """
 
     def predict(noisy: Tensor, step_B: Tensor) -> Tensor:
-        kept = schedule.kept(int(step_B[0]))
-        return (1 - kept) ** 0.5 * (noisy - kept**0.5 * mean) / (kept * spread**2 + 1 - kept)
+        kept = schedule.of(step_B, noisy)
+        image = mean + kept.sqrt() * spread**2 * (noisy - kept.sqrt() * mean) / (kept * spread**2 + 1 - kept)
+        return (kept.sqrt() * noisy - image) / (1 - kept).sqrt()
 
     return predict
 
@@ -52,13 +57,13 @@ def test_scaled_schedule_is_linear_in_the_root_of_beta() -> None:
     assert roots[[0, -1]] ** 2 == pytest.approx([0.0015, 0.0205])
 
 
-def test_noised_images_keep_unit_variance_and_use_each_its_own_step() -> None:
+def test_each_of_a_batch_is_mixed_with_noise_at_its_own_step() -> None:
     schedule = linear_schedule()
     clean, noise = torch.full((2, 3), 0.5), torch.ones(2, 3)
-    noised = schedule.noised(clean, noise, torch.tensor([0, 999]))
+    noised = schedule.mixed(clean, noise, torch.tensor([0, 999]))
     for row, step in zip(noised, (0, 999), strict=True):
         kept = schedule.kept(step)
-        assert row.tolist() == pytest.approx([kept**0.5 * 0.5 + (1 - kept) ** 0.5] * 3)
+        assert row.tolist() == pytest.approx([kept**0.5 * 0.5 + (1 - kept) ** 0.5] * 3, rel=1e-5)
 
 
 @given(st.integers(1, 60), st.data())
@@ -104,20 +109,32 @@ def test_clipping_holds_samples_in_range() -> None:
         assert float(found.abs().max()) <= 1 + 1e-5
 
 
-def test_loss_of_predicting_nothing_is_one_and_of_the_truth_less() -> None:
-    """Noise has variance 1. For normal data the least loss is the mean of a s² / (a s² + 1 - a)."""
+@pytest.mark.parametrize("judged", ["noise", "image", "velocity"])
+def test_error_of_the_best_network_is_what_cannot_be_known(judged: Judged) -> None:
+    """For normal data the image is known but for a variance of w = s² (1 - a) / (a s² + 1 - a), the noise but for
+    a w / (1 - a), the velocity but for w / (1 - a); at random steps the error is their mean.
+    """
     schedule = linear_schedule(100, 1e-3, 0.2)
     torch.manual_seed(0)
-    clean = MEAN + SPREAD * torch.randn(4000, 10)
-    nothing = float(noise_loss(lambda noisy, step_B: torch.zeros_like(noisy), clean, schedule))
+    clean, kept = MEAN + SPREAD * torch.randn(20_000, 5), schedule.kept_T
+    unknown = SPREAD**2 * (1 - kept) / (kept * SPREAD**2 + 1 - kept)
+    least = {"noise": unknown * kept / (1 - kept), "image": unknown, "velocity": unknown / (1 - kept)}[judged]
+    squares = squared_error(best_predictor(schedule), clean, schedule, judged)
+    assert squares.shape == clean.shape and float(squares.mean()) == pytest.approx(least.mean(), rel=0.03)
 
-    def best(noisy: Tensor, step_B: Tensor) -> Tensor:
-        kept = torch.from_numpy(schedule.kept_T).float()[step_B][:, None]
-        return (1 - kept).sqrt() * (noisy - kept.sqrt() * MEAN) / (kept * SPREAD**2 + 1 - kept)
 
-    least = float(np.mean(schedule.kept_T * SPREAD**2 / (schedule.kept_T * SPREAD**2 + 1 - schedule.kept_T)))
-    assert nothing == pytest.approx(1, abs=0.02)
-    assert float(noise_loss(best, clean, schedule)) == pytest.approx(least, abs=0.01)
+def test_errors_are_those_of_noise_and_image_that_the_velocity_implies() -> None:
+    """An untrained network says velocity 0: its noise is sqrt(1 - a) x_t, its image sqrt(a) x_t."""
+    schedule, clean = linear_schedule(), torch.tensor([[0.3, -0.7]])
+    for seed in range(5):
+        torch.manual_seed(seed)
+        step_B, noise = torch.randint(1000, (1,)), torch.randn(1, 2)
+        kept = schedule.kept(int(step_B))
+        noisy = schedule.mixed(clean, noise, step_B)
+        for judged, expected in (("noise", noise - (1 - kept) ** 0.5 * noisy), ("image", clean - kept**0.5 * noisy)):
+            torch.manual_seed(seed)
+            found = squared_error(lambda noisy, step_B: torch.zeros_like(noisy), clean, schedule, judged)  # type: ignore[arg-type]
+            assert torch.allclose(found, expected.square(), atol=1e-5)
 
 
 @settings(deadline=None, max_examples=20)

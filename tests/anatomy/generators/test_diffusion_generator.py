@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tenfold.anatomy.generators.diffusion import linear_schedule, noise_loss
+from tenfold.anatomy.generators.diffusion import linear_schedule, squared_error
 from tenfold.anatomy.generators.diffusion_generator import (
     DiffusionGenerator,
     add_costs,
@@ -121,7 +121,7 @@ def test_another_run_in_the_folder_is_refused(balls: ImageSet, tmp_path: Path) -
 
 
 class Constant(nn.Module):
-    """Predicts a noise that depends on nothing."""
+    """Says a velocity that depends on nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,10 +133,14 @@ class Constant(nn.Module):
 
 def learn(folder: Path, images: int) -> nn.Module:
     """A run of two numbers, whose loss is least where they are 0."""
+
+    def loss(trained: nn.Module, batch: Tensor) -> Tensor:
+        return squared_error(trained, batch, linear_schedule(), "velocity").mean()
+
     network = Constant()
     train_denoiser(
-        network, [torch.zeros(2)] * 5, lambda trained, batch: noise_loss(trained, batch, linear_schedule()), folder,
-        Budget(images, 2, 1), batch_size=2, learning_rate=0.05, identity={}, device="cpu", quiet=True,
+        network, [torch.zeros(2)] * 5, loss, folder, Budget(images, 2, 1), batch_size=2, learning_rate=0.05,
+        identity={}, device="cpu", quiet=True,
     )  # fmt: skip
     return network
 

@@ -69,8 +69,8 @@ class Recorder(nn.Module):
 
 
 def test_given_slices_are_shown_as_they_are_and_not_judged() -> None:
-    """Slices of a volume that counts them: given ones arrive clean with a 1 beside, others noised with a 0. Predicting
-    nothing costs 1, the variance of the noise, however many are given.
+    """Slices of a volume that counts them: given ones arrive clean with a 1 beside, others noised with a 0. Velocity
+    0 is wrong by a + (1 - a) x², less than 1, however many are given.
     """
     generator, network = ConditionalSlices(GRID, "miniature"), Recorder()
     volumes = torch.arange(18.0).expand(1, 1, *GRID) / 100
@@ -78,13 +78,13 @@ def test_given_slices_are_shown_as_they_are_and_not_judged() -> None:
     losses = [generator._loss(network, volumes).item() for _ in range(20)]
     torch.manual_seed(3)
     for shown in network.shown:
-        place_BK, given_BK = draw_sets(1, 18, 10)
-        torch.randint(1000, (1,)), torch.randn(1, 10, *GRID[:2])  # what the loss draws beside
+        place_BK, given_BK = draw_sets(1, 18, 8)
+        torch.randint(1000, (1,)), torch.randn(1, 8, *GRID[:2])  # what the loss draws beside
         values, marks = shown[0].unbind(1)
         assert torch.equal(marks.flatten(1).all(1), given_BK[0]) and torch.equal(marks.any((1, 2)), given_BK[0])
         is_clean = (values == (place_BK[0] / 100)[:, None, None]).flatten(1).all(1)
         assert torch.equal(is_clean, given_BK[0])
-    assert sum(losses) / len(losses) == pytest.approx(1, abs=0.02)
+    assert all(loss < 1.2 for loss in losses) and sum(losses) / len(losses) < 0.9
 
 
 def test_sampling_shows_what_is_there_and_keeps_it() -> None:
@@ -92,9 +92,9 @@ def test_sampling_shows_what_is_there_and_keeps_it() -> None:
     generator, network = ConditionalSlices(GRID, "miniature"), Recorder()
     with torch.inference_mode():
         image_XYZ = generator.draw({"denoiser": network}, torch.Generator().manual_seed(0))
-    steps = len(network.shown) // len(filling_order(18, 10, "hierarchical"))
+    steps = len(network.shown) // len(filling_order(18, 8, "hierarchical"))
     assert image_XYZ.shape == GRID and bool((image_XYZ.abs() <= 1).all())
-    for number, one in enumerate(filling_order(18, 10, "hierarchical")):
+    for number, one in enumerate(filling_order(18, 8, "hierarchical")):
         values, marks = network.shown[number * steps][0].unbind(1)
         assert torch.equal(values[: len(one.given)], image_XYZ[:, :, list(one.given)].permute(2, 0, 1))
         assert bool(marks[: len(one.given)].all()) and not bool(marks[len(one.given) :].any())

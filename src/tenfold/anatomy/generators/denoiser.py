@@ -1,4 +1,4 @@
-"""The U-Net that predicts noise: in 3D for volumes and latents, in 2D for slices that attend to each other.
+"""The U-Net of diffusion: in 3D for volumes and latents, in 2D for slices that attend to each other.
 
 Residual blocks with group norm, whose scale and shift depend on the step of diffusion (Dhariwal and Nichol 2021, arXiv
 2105.05233); attention over space at the coarse levels; for slices also attention over slices with learned relative
@@ -27,7 +27,7 @@ class DenoiserConfig:
     Attributes:
         dims: 2 for slices that attend to each other, 3 for volumes.
         inputs: Channels of the input, conditions included.
-        outputs: Channels of the predicted noise.
+        outputs: Channels of the answer.
         channels: At each level; sides are halved between levels.
         blocks: Residual blocks per level on the way down; one more on the way up.
         attention: Levels with attention, counted from 0, the finest.
@@ -44,7 +44,7 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """Noisy values and the step of diffusion to the noise in them; begins as the function that says 0."""
+    """Noisy values and the step of diffusion to their velocity (see `diffusion`); untrained it says 0."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Denoiser(nn.Module):
         return steps
 
     def forward(self, noisy: Tensor, step_B: Tensor, place_BK: Tensor | None = None) -> Tensor:
-        """The noise, of the shape of `noisy` but for channels.
+        """The velocity, of the shape of `noisy` but for channels.
 
         Args:
             noisy: 3D: (B, C, X, Y, Z). 2D: slices (B, K, C, X, Y).

@@ -1,11 +1,16 @@
-"""Denoising diffusion: noise schedules, the loss that predicts noise, and two ways to sample.
+"""Denoising diffusion: noise schedules, the loss, and two ways to sample.
 
-    q(x_t | x_0) = N(sqrt(a_t) x_0, (1 - a_t) I)                    a_t = product of (1 - b_s) for s <= t
-    loss         = E |noise - predict(x_t, t)|^2                     Ho et al. 2020 (arXiv 2006.11239), eq. 14
-    DDPM         x_t -> x_(t-1) with fresh noise, all T steps        eq. 7 and 11
-    DDIM         x_t -> x_s without, any s < t: few steps            Song et al. 2021 (arXiv 2010.02502), eq. 12, eta 0
+    x_t  = sqrt(a_t) x_0 + sqrt(1 - a_t) noise                       a_t = product of (1 - b_s) for s <= t
+    loss = E |noise - found noise|^2                                 Ho et al. 2020 (arXiv 2006.11239), eq. 14
+    DDPM   x_t -> x_(t-1) with fresh noise, all T steps              eq. 7 and 11
+    DDIM   x_t -> x_s without, any s < t: few steps                  Song et al. 2021 (arXiv 2010.02502), eq. 12, eta 0
 
-Steps count from 0: a of step -1 is 1, the image itself.
+A network says the velocity v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans and Ho 2022, arXiv 2202.00512), of which
+
+    noise = sqrt(a) v + sqrt(1 - a) x_t        x_0 = sqrt(a) x_t - sqrt(1 - a) v
+
+so that nothing is divided by a, which is 4e-5 at the last step, and an error e of v is one of sqrt(a) e in the noise
+and of sqrt(1 - a) e in the image. Steps count from 0: a of step -1 is 1, the image itself.
 """
 
 # B batch · T steps of diffusion
@@ -13,6 +18,7 @@ Steps count from 0: a of step -1 is 1, the image itself.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,17 +27,21 @@ from torch import Tensor, nn
 
 __all__ = [
     "Averaged",
+    "Judged",
     "Predict",
     "Schedule",
     "linear_schedule",
-    "noise_loss",
     "sample_ddim",
     "sample_ddpm",
     "scaled_schedule",
+    "squared_error",
 ]
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""Noisy values (B, ...) and steps (B,) to the noise in them (B, ...)."""
+"""Noisy values (B, ...) and steps (B,) to their velocity (B, ...)."""
+
+Judged = Literal["noise", "image", "velocity"]
+"""Of which the loss is the squared error; the later, the more it asks of steps where hardly an image is left."""
 
 _WARMUP = 10  # steps until the average is no longer dominated by the first weights, which were random
 
@@ -53,10 +63,15 @@ class Schedule:
         """a of a step; 1 for step -1."""
         return 1.0 if step < 0 else float(self.kept_T[step])
 
-    def noised(self, clean: Tensor, noise: Tensor, step_B: Tensor) -> Tensor:
-        """x_t of images (B, ...), each at its own step."""
-        kept = torch.from_numpy(self.kept_T).to(clean.device)[step_B].reshape(-1, *[1] * (clean.ndim - 1))
-        return kept.sqrt().to(clean.dtype) * clean + (1 - kept).sqrt().to(clean.dtype) * noise
+    def mixed(self, one: Tensor, other: Tensor, step_B: Tensor) -> Tensor:
+        """sqrt(a) one + sqrt(1 - a) other, (B, ...), each of the batch at its own step."""
+        kept = self.of(step_B, one)
+        return kept.sqrt() * one + (1 - kept).sqrt() * other
+
+    def of(self, step_B: Tensor, like: Tensor) -> Tensor:
+        """a of each step, (B, 1, ...), to go with a tensor."""
+        kept_T = torch.from_numpy(self.kept_T).to(like.device, like.dtype)
+        return kept_T[step_B].reshape(-1, *[1] * (like.ndim - 1))
 
 
 def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
@@ -75,17 +90,23 @@ def scaled_schedule(steps: int = 1000, first: float = 0.0015, last: float = 0.02
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def noise_loss(predict: Predict, clean: Tensor, schedule: Schedule) -> Tensor:
-    """Mean squared error of the predicted noise; step and noise are drawn from torch's global generators.
+def squared_error(predict: Predict, clean: Tensor, schedule: Schedule, judged: Judged) -> Tensor:
+    """Squared errors (B, ...) of a network; step and noise are drawn from torch's global generators.
 
     Args:
         predict: The network.
         clean: (B, ...).
         schedule: Of the noise.
+        judged: What of.
     """
     step_B = torch.randint(len(schedule), (len(clean),)).to(clean.device)  # on the CPU: a GPU then sees the same steps
     noise = torch.randn_like(clean)
-    return nn.functional.mse_loss(predict(schedule.noised(clean, noise, step_B), step_B), noise)
+    found = predict(schedule.mixed(clean, noise, step_B), step_B)
+    squares = (found - schedule.mixed(noise, -clean, step_B)).square()
+    if judged == "velocity":
+        return squares
+    kept = schedule.of(step_B, clean)
+    return squares * (kept if judged == "noise" else 1 - kept)
 
 
 class Averaged(nn.Module):
@@ -126,9 +147,9 @@ class Averaged(nn.Module):
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def _clean(noisy: Tensor, noise: Tensor, kept: float, clip: bool) -> Tensor:
-    """The image that noisy values and the noise in them imply, in [-1, 1] if asked for."""
-    clean = (noisy - (1 - kept) ** 0.5 * noise) / kept**0.5
+def _clean(noisy: Tensor, velocity: Tensor, kept: float, clip: bool) -> Tensor:
+    """The image that noisy values and their velocity imply, in [-1, 1] if asked for."""
+    clean = kept**0.5 * noisy - (1 - kept) ** 0.5 * velocity
     return clean.clamp(-1, 1) if clip else clean
 
 
@@ -148,8 +169,8 @@ def sample_ddpm(
     for step in range(len(schedule) - 1, -1, -1):
         kept, before = schedule.kept(step), schedule.kept(step - 1)
         rate = 1 - kept / before
-        noise = predict(noisy, torch.full((len(noisy),), step, device=noisy.device))
-        clean = _clean(noisy, noise, kept, clip)
+        velocity = predict(noisy, torch.full((len(noisy),), step, device=noisy.device))
+        clean = _clean(noisy, velocity, kept, clip)
         noisy = (before**0.5 * rate * clean + (1 - rate) ** 0.5 * (1 - before) * noisy) / (1 - kept)
         if step:
             fresh = torch.randn(noisy.shape, generator=source).to(noisy.device)
@@ -170,10 +191,10 @@ def sample_ddim(predict: Predict, start: Tensor, schedule: Schedule, steps: int,
     noisy = start
     for step, following in ddim_steps(len(schedule), steps):
         kept, left = schedule.kept(step), schedule.kept(following)
-        noise = predict(noisy, torch.full((len(noisy),), step, device=noisy.device))
-        clean = _clean(noisy, noise, kept, clip)
-        implied = (noisy - kept**0.5 * clean) / (1 - kept) ** 0.5 if clip else noise  # the noise that fits what is kept
-        noisy = left**0.5 * clean + (1 - left) ** 0.5 * implied
+        velocity = predict(noisy, torch.full((len(noisy),), step, device=noisy.device))
+        clean = _clean(noisy, velocity, kept, clip)
+        noise = (noisy - kept**0.5 * clean) / (1 - kept) ** 0.5
+        noisy = left**0.5 * clean + (1 - left) ** 0.5 * noise
     return noisy
 
 

@@ -29,7 +29,7 @@ from tenfold.anatomy.generators.denoiser import (
     leave,
     upsample,
 )
-from tenfold.anatomy.generators.diffusion import noise_loss, sample_ddim, scaled_schedule
+from tenfold.anatomy.generators.diffusion import Judged, sample_ddim, scaled_schedule, squared_error
 from tenfold.anatomy.generators.diffusion_generator import (
     DiffusionGenerator,
     add_costs,
@@ -64,13 +64,14 @@ class _Settings:
     denoiser_rate: float
     batch_size: int
     share: float  # of the images shown that the autoencoder gets
+    judged: Judged
     ddim_steps: int
 
 
 _SETTINGS: dict[Size, _Settings] = {
-    "paper": _Settings((64, 128, 128, 128), (2, 2, 2, 2), 5e-5, (256, 512, 768), 2, 2.5e-5, 4, 0.5, 50),
+    "paper": _Settings((64, 128, 128, 128), (2, 2, 2, 2), 5e-5, (256, 512, 768), 2, 2.5e-5, 4, 0.5, "noise", 50),
     # Two halvings, not three: 36 x 48 x 36 leaves 9 x 12 x 9. Eight channels take a CPU as long as 16.
-    "miniature": _Settings((16, 32, 32), (0, 1, 1), 2e-3, (32, 64, 96), 1, 1e-3, 2, 0.25, 50),
+    "miniature": _Settings((16, 32, 32), (0, 1, 1), 2e-3, (32, 64, 96), 1, 1e-3, 2, 0.25, "velocity", 50),
 }
 
 
@@ -122,16 +123,17 @@ class LatentDiffusion(DiffusionGenerator):
             batch_size=settings.batch_size, learning_rate=settings.autoencoder_rate, betas=(0.9, 0.999),
             identity=self._identity("autoencoder", shown),
         )  # fmt: skip
-        latents = _Latents(autoencoder.eval(), samples)
-        autoencoder.measure(torch.stack([latents[number] for number in range(min(_MOST_MEASURED, len(samples)))]))
+        found = _Latents(autoencoder.eval(), samples)
+        autoencoder.measure(torch.stack([found[number] for number in range(min(_MOST_MEASURED, len(samples)))]))
 
         def loss(network: Any, encoded: Tensor) -> Tensor:
-            return noise_loss(network, autoencoder.standardise(drawn(encoded)), _SCHEDULE)
+            latents = autoencoder.standardise(drawn(encoded))
+            return squared_error(network, latents, _SCHEDULE, settings.judged).mean()
 
         cost = add_costs(
             cost,
             train_denoiser(
-                denoiser, latents, loss, Path(folder) / "denoiser", second, device=device, quiet=quiet,
+                denoiser, found, loss, Path(folder) / "denoiser", second, device=device, quiet=quiet,
                 batch_size=settings.batch_size, learning_rate=settings.denoiser_rate,
                 identity=self._identity("denoiser", shown),
             ),

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.anatomy.generators.denoiser import Denoiser, DenoiserConfig
-from tenfold.anatomy.generators.diffusion import Predict, linear_schedule, sample_ddim, sample_ddpm
+from tenfold.anatomy.generators.diffusion import (
+    Judged,
+    Predict,
+    linear_schedule,
+    sample_ddim,
+    sample_ddpm,
+    squared_error,
+)
 from tenfold.anatomy.generators.diffusion_generator import DiffusionGenerator, train_denoiser
 from tenfold.anatomy.generators.interface import Budget, Cost, Grid, Size
 from tenfold.anatomy.generators.training import prepared_samples, seeded
@@ -42,12 +49,13 @@ class _Settings:
     window: int
     batch_size: int
     learning_rate: float
+    judged: Judged
     ddim_steps: int  # 0: all steps of DDPM, as the paper samples
 
 
 _SETTINGS: dict[Size, _Settings] = {
-    "paper": _Settings((128, 128, 256, 384, 512), 2, 20, 2, 1e-4, 0),
-    "miniature": _Settings((16, 16, 32, 48, 64), 1, 10, 2, 1e-3, 20),
+    "paper": _Settings((128, 128, 256, 384, 512), 2, 20, 2, 1e-4, "noise", 0),
+    "miniature": _Settings((16, 16, 32, 64), 1, 8, 2, 1e-3, "velocity", 20),
 }
 
 
@@ -69,7 +77,7 @@ class ConditionalSlices(DiffusionGenerator):
 
     Args:
         grid: Shape of the images.
-        size: The paper's widths, or an eighth of them and 10 slices at a time instead of 20.
+        size: The paper's widths, or an eighth of them and 8 slices at a time instead of 20.
         order: In which the volume is filled: evenly spread slices first and those between them later, or from the
             lowest slice up.
     """
@@ -95,7 +103,7 @@ class ConditionalSlices(DiffusionGenerator):
     def build(self) -> nn.ModuleDict:
         """The denoiser; two channels come in, values and whether the slice is given."""
         channels = self._settings.channels
-        coarse = (len(channels) - 2, len(channels) - 1)  # slices of 16 and 8 voxels, of the paper's code for 128
+        coarse = (len(channels) - 2, len(channels) - 1)
         config = DenoiserConfig(2, 2, 1, channels, self._settings.blocks, coarse, self.heads)
         return nn.ModuleDict({"denoiser": Denoiser(config)})
 
@@ -115,21 +123,22 @@ class ConditionalSlices(DiffusionGenerator):
         return cost
 
     def _loss(self, network: Any, volumes_B1XYZ: Tensor) -> Tensor:
-        """Mean squared error of the noise in the wanted slices."""
+        """Mean squared error of the wanted slices."""
         place_BK, given_BK = draw_sets(len(volumes_B1XYZ), self.grid[2], self._window)
         place_BK, given_BK = place_BK.to(volumes_B1XYZ.device), given_BK.to(volumes_B1XYZ.device)
-        step_B = torch.randint(len(_SCHEDULE), (len(volumes_B1XYZ),)).to(volumes_B1XYZ.device)
         slices_BZXY = volumes_B1XYZ[:, 0].permute(0, 3, 1, 2)
         clean = slices_BZXY.gather(1, place_BK[:, :, None, None].expand(-1, -1, *slices_BZXY.shape[2:]))
-        noise = torch.randn_like(clean)
-        found = self._predict(network, _SCHEDULE.noised(clean, noise, step_B), clean, step_B, place_BK, given_BK)
-        squares_BK = (found - noise).square().mean((2, 3))
+
+        def predict(noisy: Tensor, step_B: Tensor) -> Tensor:
+            return self._predict(network, noisy, clean, step_B, place_BK, given_BK)
+
+        squares_BK = squared_error(predict, clean, _SCHEDULE, self._settings.judged).mean((2, 3))
         return (squares_BK * ~given_BK).sum() / (~given_BK).sum()
 
     def _predict(
         self, network: Any, noisy: Tensor, clean: Tensor, step_B: Tensor, place_BK: Tensor, given_BK: Tensor
     ) -> Tensor:
-        """The noise (B, K, X, Y), where given slices are shown as they are."""
+        """The velocity (B, K, X, Y), where given slices are shown as they are."""
         is_given = given_BK[:, :, None, None].expand_as(noisy)
         shown = torch.stack([torch.where(is_given, clean, noisy), is_given.to(noisy.dtype)], 2)
         found: Tensor = network(shown, step_B, place_BK)[:, :, 0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.anatomy.generators.denoiser import Denoiser, DenoiserConfig
-from tenfold.anatomy.generators.diffusion import linear_schedule, noise_loss, sample_ddim
+from tenfold.anatomy.generators.diffusion import Judged, linear_schedule, sample_ddim, squared_error
 from tenfold.anatomy.generators.diffusion_generator import (
     DiffusionGenerator,
     add_costs,
@@ -47,12 +47,13 @@ class _Settings:
     blocks: int
     batch_size: int
     learning_rate: float
+    judged: Judged
     share: float  # of the images shown that the first network gets
 
 
 _SETTINGS: dict[Size, _Settings] = {
-    "paper": _Settings(4, (160, 320, 640, 1280), 50, (56, 112, 224, 448), 50, 2, 4, 1e-4, 0.5),
-    "miniature": _Settings(2, (16, 32, 64), 25, (16, 16, 32), 10, 1, 2, 1e-3, 0.5),
+    "paper": _Settings(4, (160, 320, 640, 1280), 50, (56, 112, 224, 448), 50, 2, 4, 1e-4, "image", 0.5),
+    "miniature": _Settings(2, (16, 32, 64), 25, (16, 16, 32), 10, 1, 2, 1e-3, "velocity", 0.5),
 }
 
 
@@ -105,13 +106,18 @@ class TwoStageDiffusion(DiffusionGenerator):
         return add_costs(*costs)
 
     def _low_loss(self, network: Any, images_B1XYZ: Tensor) -> Tensor:
-        return noise_loss(network, lower(images_B1XYZ, self._settings.factor), _SCHEDULE)
+        low_B1xyz = lower(images_B1XYZ, self._settings.factor)
+        return squared_error(network, low_B1xyz, _SCHEDULE, self._settings.judged).mean()
 
     def _fine_loss(self, network: Any, images_B1XYZ: Tensor) -> Tensor:
         low_B1xyz = lower(images_B1XYZ, self._settings.factor)
         given_B1XYZ = self._given(low_B1xyz + _GIVEN_NOISE * torch.randn_like(low_B1xyz))
         clean, given = _random_box(torch.cat([images_B1XYZ, given_B1XYZ], 1)).chunk(2, 1)
-        return noise_loss(lambda noisy, step_B: network(torch.cat([noisy, given], 1), step_B), clean, _SCHEDULE)
+
+        def predict(noisy: Tensor, step_B: Tensor) -> Tensor:
+            return network(torch.cat([noisy, given], 1), step_B)
+
+        return squared_error(predict, clean, _SCHEDULE, self._settings.judged).mean()
 
     def _given(self, low_B1xyz: Tensor) -> Tensor:
         """Low resolution on the fine grid."""
