@@ -41,7 +41,11 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 """Noisy values (B, ...) and steps (B,) to their velocity (B, ...)."""
 
 Judged = Literal["noise", "image", "velocity"]
-"""Of which the loss is the squared error; the later, the more it asks of steps where hardly an image is left."""
+"""Of which the loss is the squared error.
+
+The error of the noise, Ho et al.'s, hardly asks what the image is where hardly any of it is left; a network learns that
+late. The paper's sizes are judged as in their papers, miniatures, which make some thousand steps, by velocities.
+"""
 
 _WARMUP = 10  # steps until the average is no longer dominated by the first weights, which were random
 

@@ -1,7 +1,7 @@
 """LDM: an autoencoder makes a small volume of latents from an image, and a diffusion model learns those.
 
     code = mean(x) + exp(logvar(x) / 2) noise        loss = |decode(code) - x| + 1e-6 KL(code, standard normal)
-    z    = (code - centre) / spread                  loss of predicted noise on z, by DDPM's steps; sampled with DDIM
+    z    = (code - centre) / spread                  what the diffusion model learns; sampled with DDIM
 
 Rombach et al. 2022 (arXiv 2112.10752); sizes of the network for brain MRI, Pinaya et al. 2022 (arXiv 2209.07162), as
 MONAI has it. Of the autoencoder's losses there, the perceptual one needs another network's weights and is left out, and

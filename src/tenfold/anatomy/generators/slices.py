@@ -79,7 +79,7 @@ class ConditionalSlices(DiffusionGenerator):
         grid: Shape of the images.
         size: The paper's widths, or an eighth of them and 8 slices at a time instead of 20.
         order: In which the volume is filled: evenly spread slices first and those between them later, or from the
-            lowest slice up.
+            lowest slice up. It is of sampling alone, and not saved.
     """
 
     name = "cdpm"

@@ -1,6 +1,7 @@
 """Two-stage diffusion: a whole volume at low resolution, then the grid's own resolution, given the first.
 
-After MedSyn (Xu et al. 2024, arXiv 2310.03559), with its widths; its factored convolutions and its text are left out.
+After MedSyn (Xu et al. 2024, arXiv 2310.03559): its widths, its loss, which is the image's error, and its 50 steps of
+DDIM. Its factored convolutions, its text and its schedule by cosine are left out.
 The second network learns on random boxes of half the grid's sides, as there every voxel depends on its surroundings and
 the low resolution says the rest. The given volume has a little noise added, in training and in sampling, so that what
 the first network gets wrong does not surprise the second (Ho et al. 2022, arXiv 2106.15282, section 4.1).
