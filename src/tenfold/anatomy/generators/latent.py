@@ -71,15 +71,15 @@ class _Settings:
 _SETTINGS: dict[Size, _Settings] = {
     "paper": _Settings((64, 128, 128, 128), (2, 2, 2, 2), 5e-5, (256, 512, 768), 2, 2.5e-5, 4, 0.5, "noise", 50),
     # Two halvings, not three: 36 x 48 x 36 leaves 9 x 12 x 9. Eight channels take a CPU as long as 16.
-    "miniature": _Settings((16, 32, 32), (0, 1, 1), 2e-3, (32, 64, 96), 1, 1e-3, 2, 0.25, "velocity", 50),
+    "miniature": _Settings((16, 32, 32), (0, 1, 1), 2e-3, (32, 64, 96), 1, 1e-3, 2, 0.5, "velocity", 50),
 }
 
 
 class LatentDiffusion(DiffusionGenerator):
     """LDM; needs sides that are multiples of 8 voxels (miniature: 4), four times that or more.
 
-    Of a budget's images the autoencoder is shown a half (miniature: a quarter), the denoiser the rest; they are two
-    runs in the folder, `autoencoder` and `denoiser`.
+    Of a budget's images the autoencoder is shown a half, the denoiser the rest; they are two runs in the folder,
+    `autoencoder` and `denoiser`.
     """
 
     name = "ldm"
