@@ -55,7 +55,7 @@ class _Settings:
 
 _SETTINGS: dict[Size, _Settings] = {
     "paper": _Settings((128, 128, 256, 384, 512), 2, 20, 2, 1e-4, "noise", 0),
-    "miniature": _Settings((16, 16, 32, 64), 1, 8, 2, 1e-3, "velocity", 20),
+    "miniature": _Settings((16, 16, 32, 64), 1, 8, 2, 1e-3, "velocity", 15),
 }
 
 
