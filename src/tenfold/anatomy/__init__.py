@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tenfold.anatomy.appearance import Appearance, compare_appearance
     from tenfold.anatomy.bench import Bench, Evaluation
     from tenfold.anatomy.copies import Copies, check_copies
     from tenfold.anatomy.distances import extrapolated_frechet, frechet, kid, mmd, mmd_test
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from tenfold.anatomy.plausibility import Plausibility, Region, compare
     from tenfold.anatomy.processing import Preparation, prepare
     from tenfold.anatomy.ranking import Rank, rank
-    from tenfold.anatomy.sets import ImageSet, open_images
+    from tenfold.anatomy.sets import ImageSet, find_labels, open_images
     from tenfold.anatomy.sidecars import Processing
     from tenfold.anatomy.ssim import Scales, choose_scales, ms_ssim
     from tenfold.anatomy.tables import read_measured, write_measured
     from tenfold.anatomy.volumes import Measured
 
 __all__ = [
+    "Appearance",
     "Bench",
     "Copies",
     "Estimate",
@@ -45,9 +47,11 @@ __all__ = [
     "choose_scales",
     "cohens_d",
     "compare",
+    "compare_appearance",
     "compare_images",
     "extract",
     "extrapolated_frechet",
+    "find_labels",
     "fit_head_size",
     "frechet",
     "kid",
@@ -66,6 +70,7 @@ __all__ = [
 
 # Each name comes from its file when it is first asked for: to read a table, nobody waits for torch or SimpleITK.
 _HOMES = {
+    "Appearance": "appearance",
     "Bench": "bench",
     "Copies": "copies",
     "Estimate": "effects",
@@ -88,9 +93,11 @@ _HOMES = {
     "choose_scales": "ssim",
     "cohens_d": "effects",
     "compare": "plausibility",
+    "compare_appearance": "appearance",
     "compare_images": "imagemetrics",
     "extract": "features",
     "extrapolated_frechet": "distances",
+    "find_labels": "sets",
     "fit_head_size": "headsize",
     "frechet": "distances",
     "kid": "distances",

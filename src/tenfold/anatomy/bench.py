@@ -41,7 +41,7 @@ class Evaluation:
     def report(self, tables: Sequence[Table] = (), drawings: Sequence[Plot] = ()) -> Report:
         """The whole report; `tables` are shown behind the verdicts, `drawings` behind those of the regions."""
         report = make_report(self.found, self.ranks, tables, self.notes, drawings)
-        return replace(report, tables=[*report.tables, *self.people])
+        return replace(report, details=[*report.details, *self.people])
 
     def table(self) -> Table:
         """The verdicts, a row per generator."""
@@ -55,8 +55,7 @@ class Evaluation:
         """
         if name not in self.found:
             raise InputError(f"there is no generator '{name}'; there are {', '.join(self.found)}")
-        tables = {table.title: table for table in make_report({name: self.found[name]}).tables}
-        return tables.get(f"Regions of {name}", Table(f"Regions of {name}", ["region"], []))
+        return next(iter(make_report({name: self.found[name]}).details), Table(f"Regions of {name}", ["region"], []))
 
     def write(self, folder: Path | str, tables: Sequence[Table] = (), drawings: Sequence[Plot] = ()) -> list[Path]:
         """Write the page, its drawings, Markdown, JSON and regions.tsv; the page's path comes first."""

@@ -10,7 +10,7 @@ from tenfold.anatomy.svg import COLOURS, REAL, Drawing, drawing, legend, shorten
 
 __all__ = ["box_plots", "heat_map"]
 
-_ROW, _LABEL, _CELL = 20, 210, 92  # px
+_ROW, _LABEL, _CELL, _NARROWEST = 20, 210, 92, 560  # px
 _STRONGEST = 1.5  # |d| of the full colour
 _TOO_SMALL, _TOO_LARGE = (179, 88, 6), (33, 84, 140)
 _WIDEST = 4.0  # real standard deviations that box plots show
@@ -22,8 +22,10 @@ def heat_map(found: Mapping[str, Plausibility]) -> Drawing:
     The d of regions that are not plausible is bold; a frame says that the whole interval is beyond 0.5.
     """
     rows = _rows(found)
-    width, height = _LABEL + _CELL * len(found) + 10, 66 + _ROW * len(rows) + 30
-    parts = [text(_LABEL + _CELL * (i + 0.5), 16, shorten(name, 13), "middle", bold=True) for i, name in enumerate(found)]
+    width, height = max(_LABEL + _CELL * len(found) + 10, _NARROWEST), 66 + _ROW * len(rows) + 30
+    parts = [
+        text(_LABEL + _CELL * (i + 0.5), 16, shorten(name, 13), "middle", bold=True) for i, name in enumerate(found)
+    ]
     for j, name in enumerate(rows):
         y = 26 + _ROW * j
         parts.append(text(_LABEL - 8, y + 14, name, "end"))

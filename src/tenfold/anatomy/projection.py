@@ -56,7 +56,7 @@ def tsne(features_ND: NDArray[np.float64], perplexity: float = 30.0) -> NDArray[
         gains = np.where(slope * moved < 0, gains + 0.2, np.maximum(gains * 0.8, 0.01))
         moved = (0.5 if early else 0.8) * moved - rate * gains * slope
         places = places + moved
-    return places - places.mean(0)
+    return np.asarray(places - places.mean(0))
 
 
 def _affinities(features_ND: NDArray[np.float64], perplexity: float) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ def _slope(wanted_NN: NDArray[np.float64], places: NDArray[np.float64]) -> NDArr
     weight_NN = 1 / (1 + _squares(places))
     np.fill_diagonal(weight_NN, 0)
     pull_NN = (wanted_NN - weight_NN / weight_NN.sum()) * weight_NN
-    return 4 * (pull_NN.sum(1)[:, None] * places - pull_NN @ places)
+    return np.asarray(4 * (pull_NN.sum(1)[:, None] * places - pull_NN @ places))
 
 
 def _squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:

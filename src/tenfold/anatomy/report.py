@@ -25,6 +25,7 @@ __all__ = ["for_terminal", "make_report", "turn", "write_report"]
 _NARROW = {
     "Verdicts": ("generator", "passes", "rejected", "gate", "anatomy", "memorised", "collapsed", "plausible regions"),
     "The sets as a whole": ("generator", "head size d", "variance ratio", "p of the greatest |d|", "WASABI"),
+    "Image metrics": ("metric", "value", "± SE", "p", "features"),
     "Regions": ("region", "d", "effect", "p (Holm)", "variance ratio"),
 }  # columns that fit a terminal
 
@@ -64,14 +65,14 @@ def make_report(
     told = dict.fromkeys(_ADJUSTED[one.adjust] for one in found.values())
     told |= dict.fromkeys(f"{name}: {note}" for name, one in found.items() for note in one.notes)
     title = "Is the anatomy plausible?"
-    return Report(title, [*firsts, *tables, *details], [*regions, *drawings], [*notes, *told])
+    return Report(title, [*firsts, *tables], [*regions, *drawings], [*notes, *told], details)
 
 
 def for_terminal(report: Report) -> Report:
     """The columns that fit 100 characters, and no table of what age and sex do: the files have all of it."""
     kept = [
         turn(table) if table.title == "Reliable segmentations" else _narrow(table)
-        for table in report.tables
+        for table in (*report.tables, *report.details)
         if not table.title.startswith("What ")
     ]
     return Report(report.title, kept, (), report.notes)
@@ -127,7 +128,8 @@ def _gated(has: Gate | None) -> list[Cell]:
     if has is None:
         return [None, None, "no QC"]
     weakest = int(has.shares_G.argmin())
-    return [has.rejected, f"{has.groups[weakest]}: {has.shares_G[weakest]:.1%}", "passes" if has.passes else "fails"]
+    named = f"{has.groups[weakest]}: {has.shares_G[weakest]:.1%}" if has.rejected else None
+    return [has.rejected, named, "passes" if has.passes else "fails"]
 
 
 def _joint(found: Mapping[str, Plausibility]) -> Table:
@@ -221,7 +223,7 @@ def _copies(one: Plausibility) -> str | None:
 
 
 def _narrow(table: Table) -> Table:
-    wanted = _NARROW.get("Regions" if table.title.startswith("Regions of ") else table.title, table.columns)
+    wanted = next((names for start, names in _NARROW.items() if table.title.startswith(start)), table.columns)
     places = [place for place, name in enumerate(table.columns) if name in wanted]
     rows = [[row[place] for place in places] for row in table.rows]
     left_out = tuple(name for name in table.columns if name not in wanted)

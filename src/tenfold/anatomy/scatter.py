@@ -15,7 +15,7 @@ __all__ = ["feature_scatter"]
 _SIDE, _GAP, _TOP, _BOTTOM = 480.0, 40.0, 56.0, 28.0  # px
 _MARGIN = 14.0
 _MOST = 800  # points of t-SNE, whose time grows with their square
-_FEWEST = 10
+_FEWEST = 30  # of t-SNE, for which neighbourhoods are to mean something
 _MARKS = ("a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "m0 -3h6v6h-6z", "m3 -3.5l3.5 6.5h-7z", "m3 -4l4 4l-4 4l-4 -4z")
 
 
@@ -33,7 +33,9 @@ def feature_scatter(features: Mapping[str, NDArray[np.float64]], extractor: str)
     parts = [*_legend(list(features)), *_panel(places, set_N, 0, "principal axes")]
     parts.append(text(_SIDE / 2, _TOP + _SIDE + 18, f"{shares[0]:.0%} of the variance", "middle", colour="#666"))
     turned = f"translate({_SIDE + 16:.1f} {_TOP + _SIDE / 2:.1f}) rotate(-90)"
-    parts.append(f'<g transform="{turned}">{text(0, 0, f"{shares[1]:.0%} of the variance", "middle", colour="#666")}</g>')
+    parts.append(
+        f'<g transform="{turned}">{text(0, 0, f"{shares[1]:.0%} of the variance", "middle", colour="#666")}</g>'
+    )
     if len(all_ND) >= _FEWEST:
         chosen = np.arange(0, len(all_ND), -(-len(all_ND) // _MOST))
         title = "t-SNE" if len(chosen) == len(all_ND) else f"t-SNE of every {chosen[1]}th image"

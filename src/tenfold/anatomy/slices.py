@@ -220,8 +220,9 @@ def _outlines(classes_VU: NDArray[np.uint8]) -> list[str]:
     between_rows, between_columns = _finer(padded, 0)[:, 1:-1], _finer(padded, 1)[1:-1]
     parts = []
     for number, colour in enumerate(_CLASSES.values(), 1):
-        steps = [f"M{u} {v}h{length}" for v, u, length in _runs(between_rows == number)]
-        steps += [f"M{u} {v}v{length}" for u, v, length in _runs(between_columns.T == number)]
+        across_VU, down_UV = between_rows == number, (between_columns == number).T
+        steps = [f"M{u} {v}h{length}" for v, u, length in _runs(across_VU)]
+        steps += [f"M{u} {v}v{length}" for u, v, length in _runs(down_UV)]
         if steps:
             style = f'fill="none" stroke="{colour}" vector-effect="non-scaling-stroke"'
             parts.append(f'<path d="{"".join(steps)}" {style}/>')

@@ -165,22 +165,24 @@ class Report:
         tables: In the order of reading.
         plots: Shown in the HTML page and beside the Markdown.
         notes: The work, the machine, the versions, the seeds.
+        details: Tables to look things up in, behind the plots.
     """
 
     title: str
     tables: Sequence[Table]
     plots: Sequence[Plot] = ()
     notes: Sequence[str] = ()
+    details: Sequence[Table] = ()
 
     def print(self) -> None:
         """Show the tables and notes on stdout."""
-        for table in self.tables:
+        for table in (*self.tables, *self.details):
             table.print()
         print(*self.notes, sep="\n")
 
     def to_json(self) -> str:
         """Return `{"title", "notes", "tables": [...], "plots": [{"title", "series"}, ...]}` as one line of JSON."""
-        tables = [json.loads(table.to_json()) for table in self.tables]
+        tables = [json.loads(table.to_json()) for table in (*self.tables, *self.details)]
         plots = [
             {
                 "title": plot.title,
@@ -197,6 +199,7 @@ class Report:
             parts += [table.to_markdown()]
         for plot, image in zip(self.plots, images, strict=False):
             parts += [f"![{plot.title}]({image})", ""]
+        parts += [table.to_markdown() for table in self.details]
         return "\n".join(parts)
 
     def to_html(self) -> str:
