@@ -47,7 +47,7 @@ def duplicate_half(volume_XYZ: NDArray[np.floating], middle: float, *, keep_left
     is_replaced = x > middle if keep_left else x < middle
     source = np.where(is_replaced, mirrored, x)
     inside = (source >= 0) & (source < len(x))
-    taken = volume_XYZ[source.clip(0, len(x) - 1)]
+    taken: NDArray[np.floating] = volume_XYZ[source.clip(0, len(x) - 1)]
     taken[~inside] = volume_XYZ[0, 0, 0]
     return taken
 

@@ -373,7 +373,7 @@ def _isotonic(predicted_N: NDArray[np.floating], truth_N: NDArray[np.floating]) 
 
 
 def _apply(curves: Sequence[Sequence[Sequence[float]]], predicted_NG: NDArray[np.floating]) -> NDArray[np.float64]:
-    columns = [np.interp(predicted_NG[:, group], *curve) for group, curve in enumerate(curves)]
+    columns = [np.interp(predicted_NG[:, group], x, y) for group, (x, y) in enumerate(curves)]
     return np.stack(columns, 1).clip(0, 1)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from tenfold.anatomy.images import LabelMap
 from tenfold.core.errors import InputError
 
-__all__ = ["RandomWarp", "draw_places", "resize_structures", "take", "take_nearest"]
+__all__ = ["RandomWarp", "draw_places", "resize_structures", "take", "take_labels", "take_nearest"]
 
 _PUSHED_MM = 6.0  # up to here what lies beside a structure is moved as a whole, so that it keeps its volume,
 _REACH_MM = 16.0  # and beyond it nothing moves
@@ -102,15 +102,36 @@ def resize_structures(labels: LabelMap, factors: Mapping[tuple[int, ...], float]
         InputError: A structure is not there, or cannot be brought to its volume by a warp that tears nothing.
     """
     mm = float(np.cbrt(abs(np.linalg.det(labels.affine[:3, :3]))))
-    places_3XYZ = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in labels.labels_XYZ.shape),
-                                       indexing="ij"))  # fmt: skip
-    moves = np.zeros_like(places_3XYZ)
+    shape = labels.labels_XYZ.shape
+    places_3XYZ = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij"))
+    moved_3XYZ = places_3XYZ.copy()
     for codes, factor in factors.items():
         inside_XYZ = np.isin(labels.labels_XYZ, codes)
         if not inside_XYZ.any():
             raise InputError(f"{labels.path}: has no voxel of {', '.join(map(str, codes))}; it cannot be resized")
-        moves += _step_for(inside_XYZ, places_3XYZ, mm, factor, f"{labels.path}: structure {codes[0]}")
-    return places_3XYZ + moves
+        where, reach = np.argwhere(inside_XYZ), int(np.ceil((_REACH_MM + 4) / mm))
+        near = tuple(slice(max(0, low - reach), high + 1 + reach)
+                     for low, high in zip(where.min(0), where.max(0), strict=True))  # fmt: skip
+        name = f"{labels.path}: structure {codes[0]}"
+        moved_3XYZ[(slice(None), *near)] += _moves_for(inside_XYZ[near], mm, factor, name)
+    return moved_3XYZ
+
+
+def take_labels(labels_XYZ: NDArray[np.int16], places_3XYZ: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Labels at voxel coordinates, each where most of it is: borders move by less than a voxel, too."""
+    here_3XYZ = np.stack(np.meshgrid(*(np.arange(size) for size in labels_XYZ.shape), indexing="ij"))
+    where = np.argwhere((np.abs(places_3XYZ - here_3XYZ) > 1e-3).any(0))
+    if not len(where):
+        return labels_XYZ.copy()
+    near = tuple(slice(low, high + 1) for low, high in zip(where.min(0), where.max(0), strict=True))
+    places_3xyz, taken_XYZ = np.ascontiguousarray(places_3XYZ[(slice(None), *near)]), labels_XYZ.copy()
+    best_xyz = np.full(places_3xyz.shape[1:], -1, np.float32)
+    for label in np.unique(labels_XYZ):
+        share_xyz = take((labels_XYZ == label).astype(np.float32), places_3xyz)
+        better = share_xyz > best_xyz
+        best_xyz[better] = share_xyz[better]
+        taken_XYZ[near][better] = label
+    return taken_XYZ
 
 
 def take(voxels_XYZ: NDArray[np.float32], places_3XYZ: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,9 +171,7 @@ def _smooth(
     return np.asarray(functional.interpolate(points, shape, mode="trilinear", align_corners=True)[0].numpy())
 
 
-def _step_for(
-    inside_XYZ: NDArray[np.bool_], places_3XYZ: NDArray[np.float32], mm: float, factor: float, name: str
-) -> NDArray[np.float32]:
+def _moves_for(inside_XYZ: NDArray[np.bool_], mm: float, factor: float, name: str) -> NDArray[np.float32]:
     """The displacements, in voxels, that bring a structure to its volume."""
     from scipy import ndimage  # noqa: PLC0415
 
@@ -160,16 +179,17 @@ def _step_for(
     depth_XYZ = ndimage.gaussian_filter(outside.astype(np.float32) * mm, 2.0 / mm)
     outward_3XYZ = np.stack(np.gradient(depth_XYZ, mm))
     away_XYZ = np.where(depth_XYZ < 0, -depth_XYZ / _DEEP_MM, (depth_XYZ - _PUSHED_MM) / (_REACH_MM - _PUSHED_MM))
-    fade_XYZ = np.cos(away_XYZ.clip(0, 1) * np.pi / 2) ** 2
+    whole_3XYZ = np.asarray(np.cos(away_XYZ.clip(0, 1) * np.pi / 2) ** 2 * outward_3XYZ / -mm, np.float32)
+    places_3XYZ = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in inside_XYZ.shape),
+                                       indexing="ij"))  # fmt: skip
     shape_XYZ, wanted = inside_XYZ.astype(np.float32), inside_XYZ.sum() * factor
     low, high = -_DEEP_MM / 2, _DEEP_MM / 2  # the fade's slope stays below 1, so that nothing folds
-    for _ in range(24):
+    for _ in range(16):
         step = (low + high) / 2
-        moves: NDArray[np.float32] = np.asarray(-step / mm * fade_XYZ * outward_3XYZ, np.float32)
-        grown = float(take(shape_XYZ, places_3XYZ + moves).sum())
+        grown = float((take(shape_XYZ, places_3XYZ + np.float32(step) * whole_3XYZ) > 0.5).sum())
         if abs(grown - wanted) <= _TOLERANCE * 0.1 * wanted:
             break
         low, high = (step, high) if grown < wanted else (low, step)
     if abs(grown - wanted) > _TOLERANCE * wanted:
         raise InputError(f"{name}: cannot be brought to {factor:g} of its volume by a smooth warp; choose nearer to 1")
-    return moves
+    return np.float32(step) * whole_3XYZ
