@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tenfold.anatomy.labels import CORTICAL, STRUCTURES
-from tenfold.anatomy.segmentations import count_labels, read_label_map, read_segmentations
+from tenfold.anatomy.segmentations import count_labels, read_segmentations
 from tenfold.core.errors import InputError
 
 PARC = "t1/sample2_desc-synthsegparc_dseg.nii.gz"
@@ -22,16 +22,6 @@ def made_labels(seed: int = 0) -> np.ndarray:
     codes = [0, 2, 41, 3, 42, 4, 43, 10, 49, 16, 17, 53, 24]
     blocks = np.random.default_rng(seed).choice(codes, (3, 4, 3)).astype(np.int16)
     return blocks.repeat(4, 0).repeat(4, 1).repeat(4, 2)
-
-
-def test_a_label_map_is_read_with_its_place_and_numbering(anatomy_data: Path, tmp_path: Path) -> None:
-    labels = made_labels()
-    found = read_label_map(write_labels(tmp_path / "a.nii.gz", labels[..., None]))
-    assert np.array_equal(found.labels_XYZ, labels) and np.array_equal(found.affine, np.diag([2.0, 2, 2, 1]))
-    assert found.scheme == "freesurfer"
-    assert read_label_map(anatomy_data / "t1/sub-nc01_desc-dlmuse_dseg.nii.gz").scheme == "muse"
-    with pytest.raises(InputError, match="is it an image instead of its labels"):
-        read_label_map(anatomy_data / "t1/sub-nc01_desc-brain_T1w.nii.gz")
 
 
 def test_a_genuine_synthseg_parc_file_is_read(anatomy_data: Path) -> None:

@@ -104,13 +104,15 @@ def test_labels_that_lie_elsewhere_are_left_out_and_said_so(tmp_path: Path) -> N
     assert "a (its labels lie elsewhere)" in drawn(tmp_path) and not edges(drawn(tmp_path), "#4cff6a")
 
 
-def test_labels_without_an_affine_are_those_of_the_image_if_the_shape_is(tmp_path: Path) -> None:
-    write_pair(tmp_path, "a", block_labels())
-    plain = drawn(tmp_path)
-    write_image(tmp_path / "a_dseg.nii.gz", block_labels().astype(np.int16), np.eye(4))
-    assert drawn(tmp_path) == plain
-    write_image(tmp_path / "a_dseg.nii.gz", block_labels()[1:].astype(np.int16), np.eye(4))
-    with pytest.raises(InputError, match="has no affine and another shape"):
+def test_labels_without_an_affine_have_the_voxel_size_that_is_given_for_the_images(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", block_labels(), np.eye(4))
+    image = open_images(tmp_path)[0]
+    write_image(tmp_path / "a_T1w.nii.gz", image.voxels_XYZ, np.eye(4))
+    images = open_images(tmp_path, "made", voxel_mm=2)
+    svg = mid_slices({"made": Pictures(images, find_labels(tmp_path, images))}).to_svg()
+    assert len(edges(svg, "#4cff6a")) == 3
+    write_image(tmp_path / "a_T1w.nii.gz", image.voxels_XYZ, AFFINE)
+    with pytest.raises(InputError, match="states no voxel size"):
         drawn(tmp_path)
 
 

@@ -7,7 +7,6 @@ scripts leave it that save bare arrays, is refused unless the size is given.
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tenfold.anatomy.labels import STRUCTURES, Scheme, Side
 from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
 
-__all__ = ["LabelMap", "count_labels", "read_label_map", "read_segmentations"]
+__all__ = ["count_labels", "read_segmentations", "scheme_of"]
 
 _MOST_VOXELS = 1 << 30
 _HIGHEST = 15_000  # of a label: aparc.a2009s goes up to 14,175
@@ -26,34 +25,6 @@ _HEAD = range(500, 600)  # tissue around the brain, in the label maps SynthSeg i
 _NO_BRAIN = (30, 62, 72, 85, 165, 258, 259, *_HEAD)  # vessels, optic chiasm, bone and the like
 _LEAST_KNOWN = 0.5  # of labelled voxels in a brain
 _LEAST_EQUAL = 0.25  # of voxels, to the next along the longest axis
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """Labels, and where they lie.
-
-    Attributes:
-        labels_XYZ: int64 (X, Y, Z), axes as in the file.
-        affine: float64 (4, 4), from voxel numbers to millimetres; the identity where the file says nothing.
-        scheme: Whose numbers they are.
-    """
-
-    labels_XYZ: NDArray[np.int64]
-    affine: NDArray[np.float64]
-    scheme: Scheme
-
-
-def read_label_map(path: Path) -> LabelMap:
-    """Read the labels of a file.
-
-    Raises:
-        InputError: The file cannot be read, is no label file, or is empty.
-    """
-    image = _open(path)
-    labels_XYZ = _voxels(image, path)
-    counts = np.bincount(labels_XYZ.ravel())
-    scheme = _scheme({int(label): float(counts[label]) for label in np.flatnonzero(counts)})
-    return LabelMap(labels_XYZ.reshape(labels_XYZ.shape[:3]), np.asarray(image.affine, np.float64), scheme)
 
 
 def read_segmentations(path: Path | str, voxel_mm: float | None = None) -> Measured:
@@ -73,7 +44,7 @@ def read_segmentations(path: Path | str, voxel_mm: float | None = None) -> Measu
     path = Path(path)
     files = [path] if path.is_file() else _find(path)
     counted = [count_labels(file, voxel_mm) for file in files]
-    schemes = [_scheme(volumes) for volumes in counted]
+    schemes = [scheme_of(volumes) for volumes in counted]
     for file, scheme, volumes in zip(files, schemes, counted, strict=True):
         _check_known(file, scheme, volumes)
         if scheme != schemes[0]:
@@ -196,8 +167,8 @@ def _fraction(values: NDArray[Any]) -> float:
     return float(values[values != np.rint(values)].ravel()[0])
 
 
-def _scheme(volumes: Mapping[int, float]) -> Scheme:
-    """MUSE has about a hundred gyri from 100 on, FreeSurfer hardly a label there."""
+def scheme_of(volumes: Mapping[int, float]) -> Scheme:
+    """Whose numbers labels are: MUSE has about a hundred gyri from 100 on, FreeSurfer hardly a label there."""
     return "muse" if sum(100 <= label < 208 for label in volumes) >= 20 and max(volumes) < 300 else "freesurfer"
 
 

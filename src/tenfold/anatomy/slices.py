@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.anatomy.features import prepared_voxels
-from tenfold.anatomy.images import Image
+from tenfold.anatomy.images import Image, LabelMap, read_labels
 from tenfold.anatomy.labels import STRUCTURES, Scheme
-from tenfold.anatomy.segmentations import read_label_map
+from tenfold.anatomy.segmentations import scheme_of
 from tenfold.anatomy.sets import ImageSet
 from tenfold.anatomy.svg import Drawing, drawing, png, shorten, text
 from tenfold.core.errors import InputError
@@ -29,6 +29,7 @@ _SHOWN, _BESIDE = 4, 2  # images of a set; of them in a row
 _WIDTH, _GAP, _TOP = 1060.0, 6.0, 42.0  # px
 _LEAST_INSIDE = 0.5  # of labelled pixels that are no background; with fewer the labels lie elsewhere
 _BACKGROUND = -0.99
+_HIGHEST = 32_767  # label
 _PLANES = ("coronal", "axial", "sagittal")
 
 # From coarse to fine; the colours are told apart on grey.
@@ -109,7 +110,7 @@ def _planes(pictures: Pictures, number: int) -> list[_Plane]:
     greys = [_upright(voxels_XYZ[place]) for place in places]
     classes, said = None, name
     if path is not None:
-        classes = [_upright(one) for one in _classes(path, image, places)]
+        classes = [_upright(one) for one in _classes(_labels(path, pictures.images), image, places)]
         inside = sum(int((grey[one > 0] > _BACKGROUND).sum()) for grey, one in zip(greys, classes, strict=True))
         if inside < _LEAST_INSIDE * sum(int((one > 0).sum()) for one in classes):
             classes, said = None, f"{name} (its labels lie elsewhere)"
@@ -134,17 +135,22 @@ def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(np.rint((values + 1) * 127.5), np.uint8)
 
 
-def _classes(path: Path, image: Image, places: Sequence[tuple[slice | int, ...]]) -> Iterator[NDArray[np.uint8]]:
+def _labels(path: Path, images: ImageSet) -> LabelMap:
+    """A file that states no voxel size has that which was given for the images."""
+    try:
+        return read_labels(path)
+    except InputError:
+        if images.voxel_mm is None:
+            raise
+        return read_labels(path, images.voxel_mm)
+
+
+def _classes(found: LabelMap, image: Image, places: Sequence[tuple[slice | int, ...]]) -> Iterator[NDArray[np.uint8]]:
     """The class of each voxel of the slices, 0 where there is none: of the label at the voxel's place in space."""
-    found = read_label_map(path)
+    numbers_counts = zip(*np.unique(found.labels_XYZ, return_counts=True), strict=True)
+    classes_of = _class_of_label(scheme_of({int(number): float(count) for number, count in numbers_counts}))
+    to_label = np.linalg.inv(found.affine) @ image.affine
     shape = image.voxels_XYZ.shape
-    affine = found.affine
-    if np.array_equal(affine, np.eye(4)):
-        if found.labels_XYZ.shape != shape:
-            raise InputError(f"{path}: has no affine and another shape than {image.path.name}; save it with one")
-        affine = image.affine
-    to_label = np.linalg.inv(affine) @ image.affine
-    classes_of = _class_of_label(found.scheme, int(found.labels_XYZ.max()))
     for place in places:
         axes = [np.arange(size)[one] for size, one in zip(shape, place, strict=True)]
         where = np.stack([*np.meshgrid(*axes, indexing="ij"), np.ones([np.size(one) for one in axes])])
@@ -155,10 +161,10 @@ def _classes(path: Path, image: Image, places: Sequence[tuple[slice | int, ...]]
         yield classes_of[labels].squeeze(tuple(i for i, one in enumerate(place) if isinstance(one, int)))
 
 
-def _class_of_label(scheme: Scheme, highest: int) -> NDArray[np.uint8]:
-    classes = np.zeros(highest + 1, np.uint8)
+def _class_of_label(scheme: Scheme) -> NDArray[np.uint8]:
+    classes = np.zeros(_HIGHEST + 1, np.uint8)
     for structure in STRUCTURES:
-        codes = [code for codes in structure.codes(scheme).values() for code in codes if code <= highest]
+        codes = [code for codes in structure.codes(scheme).values() for code in codes]
         classes[codes] = 1 + list(_CLASSES).index(_class_name(structure.name))
     return classes
 
