@@ -53,8 +53,8 @@ Work = Callable[[], object]
 
 HEAD = """# Speed of anatomy
 
-Written by `benchmarks/anatomy.py`; its first lines say what is timed. Times are medians of rounds in turn, with least and
-most. Ratios are of processor time, which other work on the machine hardly changes: above 1 we are faster.
+Written by `benchmarks/anatomy.py`; its first lines say what is timed. Times are medians of rounds in turn, with the
+least and the most. Ratios are of processor time, which other work on the machine hardly changes: above 1 we are faster.
 
 """
 
@@ -236,7 +236,7 @@ def segmenter_table(options: argparse.Namespace) -> Table:
         )
     own = None
     if (module := peer("tenfold.anatomy.atlas")) is None:
-        rows.append([f"atlas, {atlases} atlas{"es" if atlases > 1 else ""} (not in this version)", None, None, None, None])
+        rows.append([f"atlas, {atlases} atlas(es): not in this version", None, None, None, None])
     else:
         segmenter = module.AtlasSegmenter(data / "labelmaps", atlases)
         segmenter(image)  # makes its atlases, which it keeps

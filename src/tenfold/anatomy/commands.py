@@ -40,7 +40,7 @@ def evaluate(
 
     A PATH is a table of volumes (SynthSeg's volumes.csv with qc.csv beside it, asegstats2table's, a MUSE table, ours),
     a folder of FreeSurfer's or FastSurfer's subjects, or a folder of label files. Label files that lie there and are
-    named as the images are (NAME_dseg.nii.gz) are drawn onto them.
+    named as the images of --images are (NAME_dseg.nii.gz) are drawn onto them.
 
     Example: tenfold anatomy evaluate --real real/volumes.csv --generated HA-GAN=hagan/volumes.csv --out report
 

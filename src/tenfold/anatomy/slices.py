@@ -1,8 +1,8 @@
 """Middle slices of real and generated images, with what was segmented in them outlined: for the eye.
 
 A line belongs to the finer of the two structures that meet at it: the thalamus is outlined against white matter, never
-white matter against the thalamus. Labels may have another grid than the image, for they are looked up where the image's
-voxels lie.
+white matter against the thalamus. Labels may have other voxels than the image, for they are looked up where the image's
+voxels lie, but they fill the same box: those of an image before its alignment do not fit to it afterwards.
 """
 
 # X right · Y anterior · Z superior · U across the page · V down the page
@@ -27,8 +27,6 @@ __all__ = ["Pictures", "mid_slices"]
 
 _SHOWN, _BESIDE = 4, 2  # images of a set; of them in a row
 _WIDTH, _GAP, _TOP = 1060.0, 6.0, 42.0  # px
-_LEAST_INSIDE = 0.5  # of labelled pixels that are no background; with fewer the labels lie elsewhere
-_BACKGROUND = -0.99
 _HIGHEST = 32_767  # label
 _PLANES = ("coronal", "axial", "sagittal")
 
@@ -110,10 +108,11 @@ def _planes(pictures: Pictures, number: int) -> list[_Plane]:
     greys = [_upright(voxels_XYZ[place]) for place in places]
     classes, said = None, name
     if path is not None:
-        classes = [_upright(one) for one in _classes(_labels(path, pictures.images), image, places)]
-        inside = sum(int((grey[one > 0] > _BACKGROUND).sum()) for grey, one in zip(greys, classes, strict=True))
-        if inside < _LEAST_INSIDE * sum(int((one > 0).sum()) for one in classes):
-            classes, said = None, f"{name} (its labels lie elsewhere)"
+        labels = _labels(path, pictures.images)
+        if _fill_same_box(labels, image):
+            classes = [_upright(one) for one in _classes(labels, image, places)]
+        else:
+            said = f"{name} (its labels fill another box)"
     mm = image.zooms
     sizes = [(mm[0], mm[2]), (mm[0], mm[1]), (mm[1], mm[2])]
     return [
@@ -143,6 +142,19 @@ def _labels(path: Path, images: ImageSet) -> LabelMap:
         if images.voxel_mm is None:
             raise
         return read_labels(path, images.voxel_mm)
+
+
+def _fill_same_box(labels: LabelMap, image: Image) -> bool:
+    """Whether no corner is further from its twin than a voxel."""
+    found = _corners(labels.affine, labels.labels_XYZ.shape)
+    apart = np.linalg.norm(found - _corners(image.affine, image.voxels_XYZ.shape), axis=1)
+    return bool(apart.max() <= max(*image.zooms, *np.linalg.norm(labels.affine[:3, :3], axis=0)))
+
+
+def _corners(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """The eight corners of the outer voxels, (8, 3), in mm."""
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * np.array(shape)[:, None] - 0.5
+    return np.asarray((affine[:3, :3] @ corners).T + affine[:3, 3])
 
 
 def _classes(found: LabelMap, image: Image, places: Sequence[tuple[slice | int, ...]]) -> Iterator[NDArray[np.uint8]]:
