@@ -2,6 +2,7 @@
 
 # X right · Y anterior · Z superior · K classes
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +14,17 @@ from torch import Tensor, nn
 
 from tenfold.anatomy.corruptions import corrupt, duplicate_half
 from tenfold.anatomy.images import LabelMap
-from tenfold.anatomy.lite import LiteSegmenter
-from tenfold.anatomy.quality import Pairs, describe, group_dice
+from tenfold.anatomy.lite import QUALITY, LiteSegmenter
+from tenfold.anatomy.quality import Pairs, describe, group_dice, train_quality
 from tenfold.anatomy.synth import CLASSES, Synthesis, synthesise
 from tenfold.anatomy.unet import UNet, dice_and_entropy
 from tenfold.core.artifacts import ModelCard, save_model
 from tenfold.core.errors import InputError
-from tenfold.core.files import replace_file
+from tenfold.core.files import replace_file, replace_folder
 from tenfold.core.progress import Progress, no_progress
 from tenfold.core.training import TrainingConfig, TrainingResult, train
 
-__all__ = ["LiteConfig", "make_pairs", "train_lite"]
+__all__ = ["LiteConfig", "make_pairs", "teach_lite", "train_lite"]
 
 _SPOILT = 0.75  # share of images that are spoilt
 _HALVES = 0.1  # share of images of which one half is a copy of the other
@@ -44,8 +45,8 @@ class LiteConfig:
 
     features: int = 16
     levels: int = 4
-    steps: int = 4000
-    learning_rate: float = 1e-3
+    steps: int = 3000
+    learning_rate: float = 2e-3
     synthesis: Synthesis = Synthesis()  # noqa: RUF009 - it is frozen
     seed: int = 0
 
@@ -119,6 +120,50 @@ def _card(maps: int, data: Mapping[str, str]) -> ModelCard:
         "lesions are unknown to it.",
         license="apache-2.0",
     )
+
+
+def teach_lite(
+    maps: Sequence[LabelMap],
+    held: Sequence[LabelMap],
+    folder: Path | str,
+    config: LiteConfig | None = None,
+    *,
+    pairs: int = 1200,
+    card_data: Mapping[str, str] | None = None,
+    workers: int = 1,
+    progress: Progress = no_progress,
+) -> Path:
+    """Teach the segmenter and the predictor of its quality, and put them together.
+
+    Args:
+        maps: Whole heads that the segmenter learns from.
+        held: Others, at least three: the predictor learns from all but the last two, which calibrate and check it.
+        folder: `folder/run`, `folder/pairs` and `folder/scores` keep what is done: an interrupted call goes on.
+        config: Of the segmenter.
+        pairs: Images from which the predictor learns, and a quarter as many that check it.
+        card_data: The licences of the label maps by their name.
+        workers: Processes that make images.
+        progress: Told of the phase "pairs".
+
+    Returns:
+        The model folder, `folder/model`.
+
+    Raises:
+        InputError: As `train_lite`; or too few are held back.
+    """
+    place = Path(folder)
+    if len(held) < 3:
+        raise InputError(f"{len(held)} label maps are held back; hold back 3 or more, to learn from and to check on")
+    train_lite(maps, place / "run", config, card_data=card_data, workers=workers)
+    segmenter = LiteSegmenter(place / "run" / "last")
+    learned = make_pairs([*maps, *held[:-2]], segmenter, pairs, place / "pairs", progress=progress)
+    checked = make_pairs(held[-2:], segmenter, pairs // 4, place / "pairs", seed=1, progress=progress)
+    train_quality(learned, checked, segmenter.name, place / "scores")
+    with replace_folder(place / "model") as partial:
+        for name in ("config.json", "model.safetensors", "README.md"):
+            shutil.copy(place / "run" / "last" / name, partial)
+        shutil.copytree(place / "scores" / QUALITY, partial / QUALITY)
+    return place / "model"
 
 
 # --- how good segmentations are ---------------------------------------------------------------------------------------
