@@ -257,7 +257,8 @@ def segmenter_table(options: argparse.Namespace) -> Table:
 
 def open_lite(scratch: Path) -> tuple[Segmenter, str]:
     """The built-in segmenter; untrained where its weights are not there, for its speed hardly depends on them."""
-    from tenfold.anatomy.lite import LiteConfig, LiteSegmenter  # noqa: PLC0415
+    from tenfold.anatomy.lite import LiteSegmenter  # noqa: PLC0415
+    from tenfold.anatomy.lite_training import LiteConfig  # noqa: PLC0415
     from tenfold.anatomy.synth import CLASSES  # noqa: PLC0415
     from tenfold.anatomy.unet import UNet  # noqa: PLC0415
 
@@ -268,7 +269,9 @@ def open_lite(scratch: Path) -> tuple[Segmenter, str]:
         torch.manual_seed(0)
         net = UNet(len(CLASSES), config.features, config.levels)
         card = ModelCard("Untrained", "anatomy", "For timing.", {}, {}, "Timing.", "Untrained.", "apache-2.0")
-        save_model(scratch, net.state_dict(), {"kind": "lite", "classes": list(CLASSES)} | asdict(config), card)
+        save_model(
+            scratch, net.state_dict(), {"kind": "lite", "classes": list(CLASSES), "maps": []} | asdict(config), card
+        )
         return LiteSegmenter(scratch), "untrained"
 
 
