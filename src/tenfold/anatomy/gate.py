@@ -67,19 +67,19 @@ def gate(measured: Measured, threshold: float = THRESHOLD, required: float = REQ
 
 
 def gate_table(gates: dict[str, Gate | None]) -> Table:
-    """A row per set: whether it passes, the rejected share, and that of reliable images in all groups and in each."""
+    """A row per set: whether it passes, the share of images that are not reliable in some group, and of those that are in each."""
     known = {name: one for name, one in gates.items() if one is not None}
     groups = list(dict.fromkeys(group for one in known.values() for group in one.groups))
     rows: list[list[Cell]] = []
     for name, one in gates.items():
         if one is None:
-            rows.append([name, "no QC scores", *[None] * (len(groups) + 2)])
+            rows.append([name, "no QC scores", *[None] * (len(groups) + 1)])
             continue
         shares = dict(zip(one.groups, map(float, one.shares_G), strict=True))
         verdict = "passes" if one.passes else "fails"
-        rows.append([name, verdict, one.rejected, 1 - one.rejected, *(shares.get(group) for group in groups)])
+        rows.append([name, verdict, one.rejected, *(shares.get(group) for group in groups)])
     notes = [
         f"share of images with a QC score above {one.threshold:g}; a set needs {one.required:g} or more in every group"
         for one in list(known.values())[:1]
     ]
-    return Table("Reliable segmentations", ["set", "gate", "rejected", "all groups", *groups], rows, notes)
+    return Table("Reliable segmentations", ["set", "gate", "rejected", *groups], rows, notes)
