@@ -67,7 +67,7 @@ def gate(measured: Measured, threshold: float = THRESHOLD, required: float = REQ
 
 
 def gate_table(gates: dict[str, Gate | None]) -> Table:
-    """A row per set: whether it passes, the share of images not reliable in some group, and of those reliable in each."""
+    """A row per set: whether it passes, the share of images not reliable in some group, of those reliable in each."""
     known = {name: one for name, one in gates.items() if one is not None}
     groups = list(dict.fromkeys(group for one in known.values() for group in one.groups))
     rows: list[list[Cell]] = []
