@@ -75,7 +75,7 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps([json.loads(table.to_json()) for table in tables], indent=1) + "\n")
     if options.out:
-        options.out.write_text(f"{HEAD}{page}\n- {machine()}\n")
+        options.out.write_text(HEAD + page)
 
 
 def parse() -> argparse.Namespace:
