@@ -1,7 +1,7 @@
 """The segmenter that is built in: a small U-Net, taught on images made of label maps, that works at 3 mm.
 
 It follows SynthSeg (see `synth`). Sides are merged in the network and told apart afterwards by the plane of symmetry
-through ventricles and brain-stem. Volumes are sums of probabilities.
+through ventricles and brain-stem. Volumes are sums of sharpened probabilities.
 """
 
 # X right · Y anterior · Z superior · xyz the same at the network's 3 mm · K classes

@@ -34,11 +34,17 @@ class Probabilities:
 
 
 def volumes(found: Probabilities, left_xyz: NDArray[np.float32]) -> dict[str, dict[Side, float]]:
-    """mm³ of every structure and side, as sums of probabilities."""
+    """mm³ of every structure and side, as sums of sharpened probabilities.
+
+    Plain probabilities of a few per cent reach far beyond a structure: summed up they made small ones up to three times
+    too large. Squared, and scaled to sum to 1 again, they give the volumes of the likeliest labels, and a border still
+    moves by less than a voxel.
+    """
     voxel = abs(float(np.linalg.det(found.affine[:3, :3])))
+    sharp_Kxyz = _sharpened(found.shares_Kxyz)
     result: dict[str, dict[Side, float]] = {}
     for number, one in enumerate(_STRUCTURES, start=1):
-        share_xyz = found.shares_Kxyz[number]
+        share_xyz = sharp_Kxyz[number]
         total = float(share_xyz.sum(dtype=np.float64)) * voxel
         if "left" not in one.freesurfer:
             result[one.name] = {"middle": total}
@@ -49,9 +55,14 @@ def volumes(found: Probabilities, left_xyz: NDArray[np.float32]) -> dict[str, di
 
 
 def icv(found: Probabilities) -> float:
-    """mm³ of all that is not background."""
+    """mm³ of all that is not background; at least 1."""
     voxel = abs(float(np.linalg.det(found.affine[:3, :3])))
-    return max(float((1 - found.shares_Kxyz[0]).sum(dtype=np.float64)) * voxel, 1.0)
+    return max(float((1 - _sharpened(found.shares_Kxyz)[0]).sum(dtype=np.float64)) * voxel, 1.0)
+
+
+def _sharpened(shares_Kxyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    squares_Kxyz = shares_Kxyz**2
+    return np.asarray(squares_Kxyz / squares_Kxyz.sum(0), np.float32)
 
 
 def left_share(found: Probabilities) -> NDArray[np.float32]:
