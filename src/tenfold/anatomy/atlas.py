@@ -1,14 +1,14 @@
 """Segmentation by label maps of other people: no training, and sides apart.
 
-    once       label maps without skull, brought into a common space by the centres of their structures; their mean image
+    once       label maps without skull, brought into a common space by the centres of structures; their mean image
     an image   aligned to the mean image (affine, mutual information), in voxels of 2 mm
                the k maps that look most like it, painted with the brightness found in it
                each bent onto it (diffeomorphic demons, voxels of 4 mm)
                the maps vote voxel by voxel, the more alike around it the more (Artaechevarria et al. 2009)
                votes, smoothed, times how well each structure's brightness fits the voxel's
 
-The last step is Bayes' rule with the votes as prior (Fischl et al. 2002): it is what finds the borders of ventricles and
-cortex, which differ more between people than a smooth warp can follow.
+The last step is Bayes' rule with the votes as prior (Fischl et al. 2002): it is what finds the borders of ventricles
+and cortex, which differ more between people than a smooth warp can follow.
 """
 
 # X right · Y anterior · Z superior, on the grid of 2 mm · L labels · G QC groups · 3 coordinates
@@ -34,8 +34,8 @@ __all__ = ["AtlasSegmenter", "group_masks"]
 _STRUCTURES = SUBCORTICAL + GLOBAL
 _MM = 2.0
 _MARGIN = 4  # voxels around the brain
-_STEPS, _SMOOTH = 20, 3.0  # of the demons; with less smoothing noise tears structures that are hardly brighter than
-_ALIKE, _NEAR = 0.03, 1.0  # what surrounds them. Squared difference that still counts, and how far around a voxel
+_STEPS, _SMOOTH = 20, 3.0  # of the demons; less smoothing, and noise tears what is hardly brighter than its surround
+_ALIKE, _NEAR = 0.03, 1.0  # mean squared difference that still counts as alike, and voxels around that are compared
 _VOTES, _FIT = 0.7, 0.2  # voxels by which votes are smoothed; standard deviation of brightness, as a share of its range
 _STAY = 50  # voxels of a structure that weigh as much as its expected brightness
 _EVEN = 1e-3  # no voxel's brightness rules out a structure altogether
@@ -202,7 +202,7 @@ def _mean_image(atlases: Sequence[_Atlas]) -> Image:
     table[0] = 0
     for one in atlases:
         total_XYZ += table[take_nearest(one.labels, np.zeros(3), _places(shape, one.into_44 @ affine))]
-    return Image(total_XYZ / len(atlases), affine, Path("the mean of the label maps"))
+    return Image((total_XYZ / len(atlases)).astype(np.float32), affine, Path("the mean of the label maps"))
 
 
 # --- one image --------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _brain(image: Image) -> _Brain:
     shape = np.ceil((where.max(0) - where.min(0) + 1) / steps).astype(int) + 2 * _MARGIN
     affine = image.affine @ np.diag([*steps, 1.0])
     affine[:3, 3] = (image.affine @ [*first, 1.0])[:3]
-    grid = Image(np.zeros(shape + shape % 2, np.float32), affine, image.path)
+    grid = Image(np.zeros(tuple(shape + shape % 2), np.float32), affine, image.path)
     mask = Image(inside_XYZ.astype(np.float32), image.affine, image.path)
     inside = alignment.resample(mask, alignment.identity(), grid) > 0.5
     voxels = np.where(inside, alignment.resample(image, alignment.identity(), grid, outside=low) - low, 0)
@@ -246,7 +246,11 @@ def _most_alike(
 
 
 def _bend(
-    brain: _Brain, labels_XYZ: NDArray[np.int16], atlas: _Atlas, turn_44: NDArray[np.float64], table: NDArray[np.float32]
+    brain: _Brain,
+    labels_XYZ: NDArray[np.int16],
+    atlas: _Atlas,
+    turn_44: NDArray[np.float64],
+    table: NDArray[np.float32],
 ) -> NDArray[np.int16]:
     """A label map bent onto the image: the warp is found on voxels of 4 mm, the labels are read from the map itself."""
     from tenfold.anatomy import alignment  # noqa: PLC0415
@@ -263,7 +267,7 @@ def _bend(
 def _vote(
     brain: _Brain, maps: Sequence[NDArray[np.int16]], table: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Labels (L,) and votes (L, X, Y, Z): each map votes for its label, weighted by how alike it is around the voxel."""
+    """Labels (L,) and votes (L, X, Y, Z): a map votes for its label, the more the more alike it is around the voxel."""
     codes_L = np.unique(np.concatenate([np.unique(one) for one in maps])).astype(np.int64)
     row = np.zeros(2**15, np.int64)
     row[codes_L] = np.arange(len(codes_L))

@@ -88,7 +88,7 @@ def fit_tissues(values_N: NDArray[np.floating]) -> Tissues:
         total_K = weight_BK.sum(0) + 1e-9
         means_K = (weight_BK * places_B[:, None]).sum(0) / total_K
         spread_K = (weight_BK * (places_B[:, None] - means_K) ** 2).sum(0) / total_K
-        deviations_K, shares_K = np.sqrt(spread_K) + least, total_K / total_K.sum()
+        deviations_K, shares_K = np.maximum(np.sqrt(spread_K), least), total_K / total_K.sum()
     order = np.argsort(means_K)
     return Tissues(means_K[order], deviations_K[order], shares_K[order])
 
