@@ -92,8 +92,8 @@ def test_label_maps_agree_less_on_noise_than_on_a_brain(
     noise = np.where(made.image_XYZ > 0, draw.random(made.image_XYZ.shape), 0).astype(np.float32)
     found, agreement = atlas.score(Image(noise, np.diag([3.0, 3, 3, 1]), Path("noise")))
     assert list(agreement) == list(QC_GROUPS) and found.icv > 0
-    for group in QC_GROUPS:
-        assert 0 <= agreement[group] < 0.5 * segmented[1][group] <= 0.5, group
+    assert all(0 <= agreement[group] < 0.8 * segmented[1][group] <= 0.8 for group in QC_GROUPS)
+    assert sum(agreement.values()) < 0.5 * sum(segmented[1].values())
 
 
 def test_noise_without_any_brain_is_segmented_without_an_error(atlas: AtlasSegmenter) -> None:
