@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from tenfold.anatomy.making import COMMANDS as MAKING
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Table
@@ -262,6 +263,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "qc": qc,
     "evaluate": evaluate,
     "images": images,
+    **MAKING,
 }
 
 

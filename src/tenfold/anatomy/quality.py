@@ -19,21 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tenfold.anatomy.corruptions import corrupt, duplicate_half
-from tenfold.anatomy.images import LabelMap
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
-from tenfold.anatomy.lite import LiteSegmenter, Probabilities
-from tenfold.anatomy.synth import CLASSES, Synthesis, synthesise
+from tenfold.anatomy.probabilities import Probabilities
+from tenfold.anatomy.synth import CLASSES
 from tenfold.core.artifacts import ModelCard, load_into, load_weights, save_model
 from tenfold.core.errors import InputError
-from tenfold.core.files import replace_file
-from tenfold.core.progress import Progress, no_progress
 from tenfold.core.training import TrainingConfig, TrainingResult, train
 
-__all__ = ["Agreement", "Pairs", "Quality", "QualityConfig", "agreement", "group_dice", "make_pairs", "train_quality"]
+__all__ = ["Agreement", "Pairs", "Quality", "QualityConfig", "agreement", "describe", "group_dice", "train_quality"]
 
-_SPOILT = 0.75  # share of images that are spoilt
-_HALVES = 0.1  # share of images of which one half is a copy of the other
 _OUTER = "csf"  # fluid around the brain is in no group, as in SynthSeg's table: a brain mask cuts it off anyhow
 _CHANNELS = 2 + len(QC_GROUPS)
 _NUMBERS = 3 * len(QC_GROUPS)
@@ -104,43 +98,6 @@ class Agreement:
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def make_pairs(
-    maps: Sequence[LabelMap],
-    segmenter: LiteSegmenter,
-    count: int,
-    folder: Path | str,
-    *,
-    seed: int = 0,
-    synthesis: Synthesis | None = None,
-    progress: Progress = no_progress,
-) -> Pairs:
-    """Make images of label maps, spoil most of them, segment them, and compare with the truth.
-
-    Args:
-        maps: Whole heads, better ones the segmenter has not learned from.
-        segmenter: Whose segmentations they are.
-        count: Images; number i depends on the seed and i alone.
-        folder: Keeps every 50 of them, so that an interrupted call goes on.
-        seed: Draws all.
-        synthesis: How images are made; by default T1 contrast without skull.
-        progress: Told of the phase "pairs".
-    """
-    place, step = Path(folder), 50
-    synthesis = synthesis or Synthesis(mm=segmenter.mm, t1=1.0, heads=0.0)
-    parts = []
-    for start in range(0, count, step):
-        kept = place / f"pairs_{seed}_{start}_{min(step, count - start)}_{segmenter.name.rpartition(' ')[2]}.npz"
-        if not kept.exists():
-            numbers = range(start, min(start + step, count))
-            _keep(kept, _stack([_pair(maps, segmenter, seed, number, synthesis) for number in numbers]))
-        parts.append(_read(kept))
-        progress("pairs", min(start + step, count), count)
-    pairs = parts[0]
-    for part in parts[1:]:
-        pairs = pairs.join(part)
-    return pairs
-
-
 def group_dice(shares_Kxyz: NDArray[np.float32], truth_Kxyz: NDArray[np.float32]) -> NDArray[np.float32]:
     """Dice scores (G,) of whole labels joined to groups; 1 where neither has a voxel of a group."""
     found, truth = (_group_of()[shares.argmax(0)] for shares in (shares_Kxyz, truth_Kxyz))
@@ -150,29 +107,6 @@ def group_dice(shares_Kxyz: NDArray[np.float32], truth_Kxyz: NDArray[np.float32]
     )
     scores: NDArray[np.float32] = np.where(each[1:] > 0, 2 * both / np.maximum(each[1:], 1), 1).astype(np.float32)
     return scores
-
-
-def _pair(
-    maps: Sequence[LabelMap], segmenter: LiteSegmenter, seed: int, number: int, synthesis: Synthesis
-) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.float32], str]:
-    draw = np.random.default_rng([seed, number])
-    made = synthesise(maps[int(draw.integers(len(maps)))], draw, synthesis)
-    image_xyz, truth_Kxyz, said = made.image_XYZ, made.shares_KXYZ, "as it was"
-    if draw.random() < _HALVES:
-        middle, keep = _middle(truth_Kxyz), bool(draw.random() < 0.5)
-        image_xyz = np.asarray(duplicate_half(image_xyz, middle, keep_left=keep), np.float32)
-        halves = duplicate_half(truth_Kxyz.transpose(1, 2, 3, 0), middle, keep_left=keep)
-        truth_Kxyz, said = np.ascontiguousarray(halves.transpose(3, 0, 1, 2), np.float32), "halves"
-    elif draw.random() < _SPOILT:
-        image_xyz, said = corrupt(image_xyz, synthesis.mm, draw)
-    found = segmenter.on_grid(image_xyz)
-    return (*describe(found), group_dice(found.shares_Kxyz, truth_Kxyz), said)
-
-
-def _middle(truth_Kxyz: NDArray[np.float32]) -> float:
-    """Where the plane between the halves is, nearly: the brain's centre along X."""
-    weight_x = (1 - truth_Kxyz[0]).sum((1, 2))
-    return float((weight_x * np.arange(len(weight_x))).sum() / weight_x.sum())
 
 
 def describe(found: Probabilities) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
@@ -196,28 +130,6 @@ def _group_of() -> NDArray[np.int64]:
     names = dict(zip(QC_GROUPS, range(1, len(QC_GROUPS) + 1), strict=True))
     known = {one.name: names[one.group] for one in SUBCORTICAL + GLOBAL if one.name != _OUTER}
     return np.array([known.get(name, 0) for name in CLASSES])
-
-
-def _stack(rows: Sequence[tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.float32], str]]) -> Pairs:
-    maps, numbers, dice, said = zip(*rows, strict=True)
-    return Pairs(np.stack(maps), np.stack(numbers), np.stack(dice), said)
-
-
-def _keep(path: Path, pairs: Pairs) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, maps=pairs.maps_NCxyz, numbers=pairs.numbers_NF, dice=pairs.dice_NG, said=pairs.said)
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot hold pairs ({error.strerror}); choose another place") from None
-
-
-def _read(path: Path) -> Pairs:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            return Pairs(kept["maps"], kept["numbers"], kept["dice"], tuple(map(str, kept["said"])))
-    except (OSError, ValueError, KeyError, EOFError):
-        raise InputError(f"{path}: is damaged; remove it, it is made again") from None
 
 
 # --- the predictor ----------------------------------------------------------------------------------------------------
@@ -250,7 +162,7 @@ class _Network(nn.Module):
 def train_quality(
     pairs: Pairs,
     checked: Pairs,
-    segmenter: LiteSegmenter,
+    segmenter: str,
     folder: Path | str,
     config: QualityConfig | None = None,
     *,
@@ -261,7 +173,7 @@ def train_quality(
     Args:
         pairs: To learn from.
         checked: Of other people: half of them set the calibration, the other half say in the card how good it is.
-        segmenter: The predictor is for its segmentations only.
+        segmenter: The name of the one whose segmentations they are; the predictor is for these only.
         folder: `folder/run` keeps the training, `folder/quality` is the model folder.
         config: The settings.
         quiet: No progress bar.
@@ -291,8 +203,8 @@ def train_quality(
     predicted_NG = _predict(network, checked)
     curves = [_isotonic(predicted_NG[:half, group], checked.dice_NG[:half, group]) for group in range(len(QC_GROUPS))]
     found = agreement(_apply(curves, predicted_NG[half:]), checked.dice_NG[half:])
-    settings = {"kind": "quality", "segmenter": segmenter.name, "curves": curves} | asdict(config)
-    save_model(Path(folder) / "quality", network, settings, _card(segmenter.name, found))
+    settings = {"kind": "quality", "segmenter": segmenter, "curves": curves} | asdict(config)
+    save_model(Path(folder) / "quality", network, settings, _card(segmenter, found))
     return result
 
 
@@ -336,8 +248,11 @@ class Quality:
             return dict.fromkeys(QC_GROUPS, 0.0)
         maps_Cxyz, numbers_F = describe(found)
         one = Pairs(maps_Cxyz[None], numbers_F[None], np.zeros((1, len(QC_GROUPS)), np.float32), ("",))
-        scores_G = _apply(self._curves, _predict(self._network, one))[0]
-        return dict(zip(QC_GROUPS, map(float, scores_G), strict=True))
+        return dict(zip(QC_GROUPS, map(float, self.of_pairs(one)[0]), strict=True))
+
+    def of_pairs(self, pairs: Pairs) -> NDArray[np.float64]:
+        """Predicted Dice scores (N, G), 0 to 1."""
+        return _apply(self._curves, _predict(self._network, pairs))
 
 
 @torch.inference_mode()
