@@ -18,7 +18,7 @@ from tenfold.core.errors import InputError
 
 # Same options, file names and headers as SynthSeg 2; the volumes are the sum of the image, so that each is told apart.
 STAND_IN = """#!{python}
-import argparse, csv, pathlib, sys
+import argparse, csv, os, pathlib, sys
 import nibabel, numpy
 parser = argparse.ArgumentParser()
 for name in ("--i", "--o", "--vol", "--qc"):
@@ -27,7 +27,8 @@ for name in ("--parc", "--fail", "--forget"):
     parser.add_argument(name, action="store_true")
 given = parser.parse_args()
 print("SynthSeg 2.0, a stand-in")
-if given.fail:
+calls = pathlib.Path(__file__).with_name("calls")
+if given.fail or (calls.exists() and os.environ.get("FAIL_AFTER_ONE")):
     sys.exit("ERROR: cannot find /models/synthseg_2.0.h5")
 regions = ["left thalamus", "right thalamus", "brain-stem"] + (["ctx-lh-insula", "ctx-rh-insula"] * given.parc)
 groups = {groups!r}
@@ -46,8 +47,8 @@ with open(given.vol, "w", newline="") as volumes, open(given.qc, "w", newline=""
         nibabel.save(nibabel.Nifti1Image(labels, image.affine), pathlib.Path(given.o) / (name + "_synthseg.nii.gz"))
         tables[0].writerow([name, 1e6 + total, *[total + i for i in range(len(regions))]])
         tables[1].writerow([name, *[round(0.9 - 0.01 * i, 3) for i in range(len(groups))]])
-    with open(pathlib.Path(given.i).parent.parent / "calls", "a") as calls:
-        calls.write("called\\n")
+with calls.open("a") as file:
+    file.write("called\\n")
 """
 
 
@@ -86,7 +87,7 @@ def test_a_set_is_handed_over_and_its_tables_read_in_the_order_of_the_set(
     np.testing.assert_allclose(measured.qc_SG[0], 0.9 - 0.01 * np.arange(8))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [f"sub-{number}_dseg.nii.gz" for number in (1, 2, 10)]
-        + ["volumes.csv", "qc.csv", "volumes.tsv", "volumes.json", "segmentation.json", "synthseg.log"]
+        + ["volumes.csv", "qc.csv", "volumes.tsv", "volumes.json", "segmentation.json"]
     )
     assert count_labels(tmp_path / "out/sub-1_dseg.nii.gz")[10] == pytest.approx(8 * 9 * 10 * 8)
     again = read_measured(tmp_path / "out/volumes.tsv")
@@ -113,12 +114,30 @@ def test_with_parc_there_are_regions_of_the_cortex(program: str, images: ImageSe
     assert "ctx-insula" in run_synthseg(images, tmp_path / "out", program, parc=True).regions
 
 
-def test_failures_say_what_the_program_said_and_leave_nothing(program: str, images: ImageSet, tmp_path: Path) -> None:
+def test_an_interrupted_call_goes_on_with_the_batch_it_was_at(
+    program: str, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.anatomy.synthseg._BATCH", 2)
+    monkeypatch.setenv("FAIL_AFTER_ONE", "1")
+    with pytest.raises(InputError, match="ended with status 1"):
+        run_synthseg(images, tmp_path / "out", program)
+    assert [path.name for path in (tmp_path / "out").glob("batch*")] == ["batch_00000"]
+    monkeypatch.delenv("FAIL_AFTER_ONE")
+    in_two = run_synthseg(images, tmp_path / "out", program)
+    assert (tmp_path / "calls").read_text() == "called\n" * 2
+    assert not list((tmp_path / "out").glob("batch*")) and len(list((tmp_path / "out").glob("*_dseg.nii.gz"))) == 3
+    monkeypatch.setattr("tenfold.anatomy.synthseg._BATCH", 20)
+    in_one = run_synthseg(images, tmp_path / "one", program)
+    np.testing.assert_array_equal(in_two.volumes_SR, in_one.volumes_SR)
+
+
+def test_failures_say_what_the_program_said_and_leave_no_result(program: str, images: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ended with status 1 \(ERROR: cannot find /models/synthseg_2.0.h5\)"):
-        run_synthseg(images, tmp_path / "out", f"{program} --fail")
+        run_synthseg(images, tmp_path / "fail", f"{program} --fail")
     with pytest.raises(InputError, match=r"sub-2: SynthSeg has written no labels|sub-10: SynthSeg"):
-        run_synthseg(images, tmp_path / "out", f"{program} --forget")
-    assert not (tmp_path / "out").exists()
+        run_synthseg(images, tmp_path / "forget", f"{program} --forget")
+    for name in ("fail", "forget"):
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["segmentation.json"]
 
 
 def test_a_missing_program_is_one_line_that_says_what_else_there_is(

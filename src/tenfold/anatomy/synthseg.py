@@ -1,10 +1,10 @@
 """SynthSeg run over a set of images, where it is installed: FreeSurfer's `mri_synthseg`, or its own predict script.
 
+    out/segmentation.json            by what, from which files
+    out/batch_00020/                 labels and tables of 20 images, while not all are done: a killed call goes on
     out/NAME_dseg.nii.gz             labels, as SynthSeg has written them (1 mm)
     out/volumes.csv, out/qc.csv      its tables
-    out/volumes.tsv, .json           the same as a table of ours, which `evaluate` reads
-    out/segmentation.json            by what, from which files; written last, so what has one is done
-    out/synthseg.log                 what the program said
+    out/volumes.tsv, .json           the same as a table of ours, which `evaluate` reads; written last
 
 The images are given to it as RAS files with a sound affine, whatever they are stored as: it trusts affines blindly.
 `--robust` is never added: on images without skull it does worse than the plain network.
@@ -25,7 +25,7 @@ from tenfold.anatomy.sidecars import read_json, write_json
 from tenfold.anatomy.tables import read_measured, write_measured
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
-from tenfold.core.files import replace_folder
+from tenfold.core.files import replace_file, replace_folder
 from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["find_synthseg", "run_synthseg"]
@@ -33,6 +33,8 @@ __all__ = ["find_synthseg", "run_synthseg"]
 _PROGRAM = "mri_synthseg"
 _ABOUT = "segmentation.json"
 _TABLES = ("volumes.csv", "qc.csv")
+_RESULT = "volumes.tsv"
+_BATCH = 20  # images per call: a minute each, and starting up costs half of one
 
 
 def find_synthseg(command: str | None = None) -> list[str]:
@@ -78,7 +80,7 @@ def run_synthseg(
         out: A new or empty folder, or one that this call has filled before with the same images and command.
         command: As for `find_synthseg`.
         parc: Also the regions of the cortex.
-        progress: Told of the phases "handing over" and "segmenting".
+        progress: Told of the phase "segmenting".
 
     Returns:
         The volumes and QC scores of all, in the order of the set.
@@ -89,25 +91,58 @@ def run_synthseg(
     """
     place = Path(out)
     about = {"segmenter": "synthseg", "command": command or _PROGRAM, "parc": parc, "images": _hashes(images)}
-    if _is_done(place, about):
+    _check_folder(place, about)
+    if (place / _RESULT).exists():
         return _gather(images, place)
     words = find_synthseg(command)
     try:
-        with replace_folder(place) as partial:
-            inputs, labels = partial / "input", partial / "labels"
-            _hand_over(images, inputs, progress)
-            progress("segmenting", 0, len(images))
-            _run([*words, *_arguments(partial, parc)], partial / "synthseg.log", place)
-            for name in images.names:
-                _keep_labels(labels, name, partial)
-            shutil.rmtree(inputs)
-            shutil.rmtree(labels)
-            write_measured(_gather(images, partial), partial / "volumes.tsv")
-            write_json(partial / _ABOUT, about)
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / _ABOUT, about)
+        batches = [place / f"batch_{start:05d}" for start in range(0, len(images), _BATCH)]
+        for number, batch in enumerate(batches):
+            progress("segmenting", number * _BATCH, len(images))
+            if not batch.exists():
+                _segment_batch(images, range(number * _BATCH, min((number + 1) * _BATCH, len(images))), batch,
+                               words, parc)  # fmt: skip
+        _join(batches, place)
+        measured = _gather(images, place)
+        write_measured(measured, place / _RESULT)
+        for batch in batches:
+            shutil.rmtree(batch)
     except OSError as error:
         raise InputError(f"{out}: cannot hold segmentations ({error.strerror}); choose another place") from None
     progress("segmenting", len(images), len(images))
-    return _gather(images, place)
+    return measured
+
+
+def _segment_batch(images: ImageSet, numbers: range, batch: Path, words: Sequence[str], parc: bool) -> None:
+    """One call of the program; the folder appears when labels and tables are in it."""
+    with replace_folder(batch) as partial:
+        inputs, labels = partial / "input", partial / "labels"
+        inputs.mkdir()
+        for number in numbers:
+            image = images[number]
+            write_image(inputs / f"{images.names[number]}.nii.gz", image.voxels_XYZ, image.affine)
+        _run([*words, *_arguments(partial, parc)], partial / "synthseg.log", batch.parent)
+        for number in numbers:
+            _keep_labels(labels, images.names[number], partial)
+        shutil.rmtree(inputs)
+        shutil.rmtree(labels)
+
+
+def _join(batches: Sequence[Path], place: Path) -> None:
+    """Tables one under the other, and labels side by side."""
+    for table in _TABLES:
+        texts = [(batch / table).read_text(encoding="utf-8").splitlines() for batch in batches]
+        if any(lines[:1] != texts[0][:1] for lines in texts):
+            raise InputError(f"{place}: SynthSeg's tables of two batches have different columns; empty the folder")
+        rows = [*texts[0][:1], *(line for lines in texts for line in lines[1:])]
+        with replace_file(place / table) as partial:
+            partial.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for batch in batches:
+        for path in batch.glob("*_dseg.nii.gz"):
+            with replace_file(place / path.name) as partial:
+                shutil.copyfile(path, partial)
 
 
 def _arguments(place: Path, parc: bool) -> list[str]:
@@ -127,27 +162,15 @@ def _hashes(images: ImageSet) -> dict[str, str]:
     return found
 
 
-def _is_done(place: Path, about: Mapping[str, object]) -> bool:
-    """Whether the folder holds the result of the same call; one that holds anything else is refused."""
-    if not place.exists():
-        return False
-    if not place.is_dir() or (not (place / _ABOUT).exists() and next(place.iterdir(), None) is not None):
-        raise InputError(f"{place}: holds other things; choose an empty or a new folder")
+def _check_folder(place: Path, about: Mapping[str, object]) -> None:
+    """The folder is new, or of the same call. Raises InputError where it holds anything else."""
     if not (place / _ABOUT).exists():
-        return False
+        if place.exists() and (not place.is_dir() or next(place.iterdir(), None) is not None):
+            raise InputError(f"{place}: holds other things; choose an empty or a new folder")
+        return
     found = read_json(place / _ABOUT)
-    if found != about:
-        odd = next((key for key in about if found.get(key) != about[key]), "something")
-        raise InputError(f"{place}: holds segmentations of another call ({odd} differs); choose another folder")
-    return True
-
-
-def _hand_over(images: ImageSet, folder: Path, progress: Progress) -> None:
-    folder.mkdir()
-    for number, name in enumerate(images.names):
-        image = images[number]
-        write_image(folder / f"{name}.nii.gz", image.voxels_XYZ, image.affine)
-        progress("handing over", number + 1, len(images))
+    if odd := [key for key in about if found.get(key) != about[key]]:
+        raise InputError(f"{place}: holds segmentations of another call ({odd[0]} differs); choose another folder")
 
 
 def _run(words: Sequence[str], log: Path, place: Path) -> None:
