@@ -149,8 +149,6 @@ def test_a_missing_program_is_one_line_that_says_what_else_there_is(
         run_synthseg(images, tmp_path / "out")
     with pytest.raises(InputError, match="open quotation mark"):
         find_synthseg("mri_synthseg 'a")
-    with pytest.raises(InputError, match="names no program"):
-        find_synthseg(" ")
     (tmp_path / "bin").mkdir()
     Path(program).rename(tmp_path / "bin/mri_synthseg")
     monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))

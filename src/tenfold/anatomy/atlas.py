@@ -70,8 +70,8 @@ class AtlasSegmenter:
     Args:
         labels: A folder of label maps with FreeSurfer's numbers, whole heads or brains; or the files.
         k: How many are bent onto an image.
-        quality: A file that `calibrate_atlas` has written for these label maps and this k; without, there are no QC
-            scores.
+        quality: A file that `calibrate_atlas` has written for these label maps and this k. Without, what comes with
+            the package is used if it is for them (`labelmaps` of SynthSeg at 2 mm, k = 5), else there are no QC scores.
 
     Raises:
         InputError: Fewer than k + 1 label maps, one cannot be read or lacks a large structure; or the file is of other
@@ -88,11 +88,11 @@ class AtlasSegmenter:
         self._mean = _mean_image(self._atlases)
         digest = hashlib.sha256(b"".join(one.labels_XYZ.tobytes() for one in self.maps)).hexdigest()[:8]
         self.name = f"atlas, {k} of {len(files)} label maps {digest}"
-        self._quality = None
-        if quality is not None:
-            from tenfold.anatomy.atlasquality import AtlasQuality  # noqa: PLC0415 - it calls this file
+        from tenfold.anatomy.atlasquality import AtlasQuality  # noqa: PLC0415 - it calls this file
 
-            self._quality = AtlasQuality.read(Path(quality), self.name)
+        self._quality = (
+            AtlasQuality.shipped(self.name) if quality is None else AtlasQuality.read(Path(quality), self.name)
+        )
 
     def __call__(self, image: Image) -> Segmentation:
         """Segment one image without skull, on any grid; the labels are on its own."""
@@ -267,8 +267,8 @@ def _bend(
 def _vote(
     brain: _Brain, maps: Sequence[NDArray[np.int16]], table: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Labels (L,) and votes (L, X, Y, Z): a map votes for its label, the more the more alike it is around the voxel."""
-    codes_L = np.unique(np.concatenate([np.unique(one) for one in maps])).astype(np.int64)
+    """Labels (L,), 0 first, and votes (L, X, Y, Z): a map votes the more, the more alike it is around the voxel."""
+    codes_L = np.unique(np.concatenate([[0], *(np.unique(one) for one in maps)])).astype(np.int64)
     row = np.zeros(2**15, np.int64)
     row[codes_L] = np.arange(len(codes_L))
     votes = np.zeros((len(codes_L), brain.voxels_XYZ.size), np.float32)
@@ -293,9 +293,8 @@ def _fuse(
         fit_XYZ = np.exp(-((apart_XYZ / _FIT) ** 2) / 2) + _EVEN
         shares_LXYZ[number] = _blurred(shares_LXYZ[number], _VOTES) * fit_XYZ
     shares_LXYZ /= shares_LXYZ.sum(0) + 1e-30
-    background = int(np.searchsorted(codes_L, 0))
     shares_LXYZ *= brain.inside_XYZ
-    shares_LXYZ[background] += ~brain.inside_XYZ
+    shares_LXYZ[0] += ~brain.inside_XYZ
     return codes_L, shares_LXYZ
 
 
@@ -357,13 +356,18 @@ def _onto(
     image: Image, brain: _Brain, codes_L: NDArray[np.int64], shares_LXYZ: NDArray[np.float32]
 ) -> NDArray[np.int16]:
     """The likeliest label of each voxel of the image; label by label, so that memory stays small."""
-    shape = image.voxels_XYZ.shape
-    places = _places(shape, np.linalg.inv(brain.affine) @ image.affine)
-    best, labels_XYZ = np.full(shape, -1, np.float32), np.zeros(shape, np.int16)
+    places_3XYZ = _places(image.voxels_XYZ.shape, np.linalg.inv(brain.affine) @ image.affine)
+    limits = np.array(brain.voxels_XYZ.shape).reshape(3, 1, 1, 1) - 1
+    is_near_XYZ = ((places_3XYZ >= 0) & (places_3XYZ <= limits)).all(0)
+    is_near_XYZ &= take(shares_LXYZ[0], places_3XYZ) < 0.5  # row 0 is background; elsewhere nothing is likelier
+    places_3N11 = places_3XYZ[:, is_near_XYZ][:, :, None, None]
+    best_N, labels_N = np.zeros(places_3N11.shape[1], np.float32), np.zeros(places_3N11.shape[1], np.int16)
     for code, share_XYZ in zip(codes_L, shares_LXYZ, strict=True):
-        here = take(share_XYZ, places)
-        better = here > best
-        best[better], labels_XYZ[better] = here[better], code
+        here_N = take(share_XYZ, places_3N11)[:, 0, 0]
+        better_N = here_N > best_N
+        best_N[better_N], labels_N[better_N] = here_N[better_N], code
+    labels_XYZ = np.zeros(image.voxels_XYZ.shape, np.int16)
+    labels_XYZ[is_near_XYZ] = labels_N
     return labels_XYZ
 
 

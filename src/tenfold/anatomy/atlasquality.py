@@ -10,6 +10,7 @@ is, and whether it orders images rightly, is measured on label maps whose images
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ class AtlasQuality:
             raise InputError(f"{path}: is for '{found.get('segmenter')}', not for '{segmenter}'; calibrate again")
         curves = {group: (list(x), list(y)) for group, (x, y) in found["curves"].items()}
         return cls(segmenter, curves, found["mae"], found["spearman"], found["images"])
+
+    @classmethod
+    def shipped(cls, segmenter: str) -> "AtlasQuality | None":
+        """The curves that come with the package, where they are for this segmenter."""
+        with resources.as_file(resources.files("tenfold.anatomy") / "weights" / "atlas.json") as path:
+            return cls.read(path, segmenter) if read_json(path).get("segmenter") == segmenter else None
 
 
 def calibrate_atlas(

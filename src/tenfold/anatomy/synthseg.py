@@ -37,25 +37,23 @@ _RESULT = "volumes.tsv"
 _BATCH = 20  # images per call: a minute each, and starting up costs half of one
 
 
-def find_synthseg(command: str | None = None) -> list[str]:
+def find_synthseg(program: str = "") -> list[str]:
     """The program and its first arguments.
 
     Args:
-        command: As typed in a shell, such as `python SynthSeg/scripts/commands/SynthSeg_predict.py` or
-            `mri_synthseg --cpu`; None looks for `mri_synthseg` on PATH and in FREESURFER_HOME.
+        program: As typed in a shell, such as `python SynthSeg/scripts/commands/SynthSeg_predict.py` or
+            `mri_synthseg --cpu`; where it is empty, `mri_synthseg`, on PATH or in FREESURFER_HOME.
 
     Raises:
         InputError: There is no such program.
     """
     try:
-        words = shlex.split(command) if command is not None else [_PROGRAM]
+        words = shlex.split(program) or [_PROGRAM]
     except ValueError:
-        raise InputError(f"command '{command}': has an open quotation mark; close it") from None
-    if not words:
-        raise InputError("command '': names no program; give one such as 'mri_synthseg --cpu'")
+        raise InputError(f"program '{program}': has an open quotation mark; close it") from None
     home = os.environ.get("FREESURFER_HOME")
     found = shutil.which(words[0])
-    if found is None and command is None and home:
+    if found is None and words == [_PROGRAM] and home:
         found = shutil.which(str(Path(home) / "bin" / _PROGRAM))
     if found is None:
         raise InputError(
@@ -68,7 +66,7 @@ def find_synthseg(command: str | None = None) -> list[str]:
 def run_synthseg(
     images: ImageSet,
     out: Path | str,
-    command: str | None = None,
+    program: str = "",
     *,
     parc: bool = False,
     progress: Progress = no_progress,
@@ -77,8 +75,8 @@ def run_synthseg(
 
     Args:
         images: Prepared or not, with or without skull.
-        out: A new or empty folder, or one that this call has filled before with the same images and command.
-        command: As for `find_synthseg`.
+        out: A new or empty folder, or one that this call has filled before with the same images and program.
+        program: As for `find_synthseg`.
         parc: Also the regions of the cortex.
         progress: Told of the phase "segmenting".
 
@@ -90,11 +88,11 @@ def run_synthseg(
             other things or cannot be written.
     """
     place = Path(out)
-    about = {"segmenter": "synthseg", "command": command or _PROGRAM, "parc": parc, "images": _hashes(images)}
+    about = {"segmenter": "synthseg", "program": program or _PROGRAM, "parc": parc, "images": _hashes(images)}
     _check_folder(place, about)
     if (place / _RESULT).exists():
         return _gather(images, place)
-    words = find_synthseg(command)
+    words = find_synthseg(program)
     try:
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / _ABOUT, about)
