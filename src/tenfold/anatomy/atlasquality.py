@@ -163,10 +163,10 @@ def _curve(agreement_N: NDArray[np.float64], dice_N: NDArray[np.float64]) -> Cur
 
     order = np.argsort(agreement_N, kind="stable")
     rising_N = isotonic_regression(dice_N[order]).x
-    knots = np.unique(np.quantile(agreement_N, np.linspace(0, 1, _KNOTS)))
-    knots = knots[knots > 1e-6]
-    heights = np.interp(knots, agreement_N[order], rising_N)
-    return [0.0, *knots.round(6).tolist()], [0.0, *heights.round(6).tolist()]
+    knots = np.unique(np.quantile(agreement_N, np.linspace(0, 1, _KNOTS)).round(6))
+    knots = knots[knots > 0]
+    heights = np.maximum.accumulate(np.interp(knots, agreement_N[order], rising_N).round(6))
+    return [0.0, *knots.tolist()], [0.0, *heights.tolist()]
 
 
 def _read_off(curve: Curve, agreement: float) -> float:
