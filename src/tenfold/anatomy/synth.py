@@ -19,7 +19,17 @@ from tenfold.anatomy.images import LabelMap
 from tenfold.anatomy.labels import GLOBAL, SUBCORTICAL
 from tenfold.anatomy.warps import RandomWarp, draw_places, take_nearest
 
-__all__ = ["CLASSES", "Sample", "Synthesis", "class_of_labels", "middle_of", "paint", "strip", "synthesise"]
+__all__ = [
+    "CLASSES",
+    "Sample",
+    "Synthesis",
+    "class_of_labels",
+    "mean_brightness",
+    "middle_of",
+    "paint",
+    "strip",
+    "synthesise",
+]
 
 CLASSES = ("background", *(one.name for one in SUBCORTICAL + GLOBAL))
 """What an image is segmented into; K = 19."""
@@ -98,6 +108,14 @@ def class_of_labels() -> NDArray[np.int64]:
     for number, one in enumerate(SUBCORTICAL + GLOBAL, start=1):
         for codes in one.freesurfer.values():
             table[list(codes)] = number
+    return table
+
+
+def mean_brightness() -> NDArray[np.float32]:
+    """The mean brightness in T1-weighted images, 0 to 255, of every label, as a table of 32,768 entries."""
+    table = np.zeros(_HIGHEST, np.float32)
+    for codes, (mean, *_) in _BRIGHTNESS.items():
+        table[list(codes)] = mean
     return table
 
 
