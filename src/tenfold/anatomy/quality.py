@@ -136,14 +136,14 @@ def _group_of() -> NDArray[np.int64]:
 
 
 class _Network(nn.Module):
-    """Four convolutions over the maps, their means and maxima beside the numbers, two layers: a logit per group."""
+    """Four convolutions over the maps; their means and maxima, and the numbers, through two layers: logits."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         widths = (_CHANNELS, width, 2 * width, 2 * width, 4 * width)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(ins, outs, 3, stride=1 + (number > 0), padding=1), nn.GroupNorm(4, outs), nn.ReLU())
-            for number, (ins, outs) in enumerate(pairwise(widths))
+            nn.Sequential(nn.Conv3d(ins, outs, 3, stride=2, padding=1), nn.GroupNorm(4, outs), nn.ReLU())
+            for ins, outs in pairwise(widths)
         )
         self.head = nn.Sequential(
             nn.Linear(2 * widths[-1] + _NUMBERS, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, len(QC_GROUPS))
