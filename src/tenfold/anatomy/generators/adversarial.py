@@ -94,7 +94,8 @@ class Adversarial(Generator):
         """Learn from prepared images; see `Generator.fit`."""
         samples = prepared_samples(images, self.grid)
         with seeded(budget.seed):
-            players = self.build_players()
+            # On a CPU convolutions of few channels take two thirds of the time in this order of voxels.
+            players = self.build_players().to(memory_format=torch.channels_last_3d)
 
         def loss(trained: nn.Module, real_B1XYZ: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             parts = self.losses(trained, real_B1XYZ)
