@@ -148,7 +148,7 @@ class Adversarial(Generator):
 
 @contextmanager
 def held(*players: nn.Module) -> Iterator[None]:
-    """What is computed in the block takes these weights as constants; gradients pass through to what they were given."""
+    """In the block these weights are constants; gradients pass through to what the players were given."""
     weights = [weight for player in players for weight in player.parameters()]
     for weight in weights:
         weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""alpha-WGAN (Kwon et al. 2019, arXiv 1908.02498): an autoencoder that plays against a critic of images and one of codes.
+"""alpha-WGAN (Kwon et al. 2019, arXiv 1908.02498): an autoencoder that plays against critics of images and of codes.
 
     code = E(x)     rec = G(code)     rand = G(prior)     P: gradient penalty between two
 

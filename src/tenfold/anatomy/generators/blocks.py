@@ -51,9 +51,9 @@ class ConvolutionalCritic(nn.Sequential):
 class UpsamplingGenerator(nn.Module):
     """Latents (B, L) to images (B, 1, X, Y, Z) in [-1, 1].
 
-    A linear layer makes a coarse volume, four times it is doubled (nearest) and convolved, and what comes out is brought
-    to the grid (nearest): in the paper from 4 x 6 x 4 over 64 x 96 x 64 to 144 x 192 x 144. A miniature's coarse volume
-    is 2 x 3 x 2 at 36 x 48 x 36; with the paper's last factor of 2 and more, voxels of 8 mm would be all it could make.
+    A linear layer makes a coarse volume, four times it is doubled (nearest) and convolved, and what comes out is
+    brought to the grid (nearest): in the paper from 4 x 6 x 4 over 64 x 96 x 64 to 144 x 192 x 144. A miniature starts
+    at 2 x 3 x 2 for 36 x 48 x 36; with the paper's last factor of 2 and more it could make no voxels below 8 mm.
 
     Args:
         latent: L.
@@ -85,7 +85,7 @@ class UpsamplingGenerator(nn.Module):
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-    """How far the critic's slope is from 1 between real and made: mean of (|gradient| - 1)^2 (WGAN-GP, arXiv 1704.00028).
+    """How far the critic's slope between real and made is from 1: mean (|gradient| - 1)^2 (WGAN-GP, arXiv 1704.00028).
 
     Args:
         critic: Gives a number per row.

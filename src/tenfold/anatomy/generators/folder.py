@@ -49,7 +49,9 @@ class FolderGenerator(Generator):
             InputError: There are fewer, or one cannot be read, was not prepared or has another shape than the first.
         """
         if not 1 <= count <= len(self._images):
-            raise InputError(f"{self._images.folder}: has {len(self._images)} images, not {count}; ask for 1 to that many")
+            raise InputError(
+                f"{self._images.folder}: has {len(self._images)} images, not {count}; ask for 1 to that many"
+            )
         drawn = np.empty((count, *self.grid), np.float32)
         for number in range(count):
             voxels_XYZ = prepared_voxels(self._images[number])

@@ -1,4 +1,4 @@
-"""HA-GAN (Sun et al. 2022, arXiv 2008.01910), as the paper's code trains it: a whole volume small, a slab of it in full.
+"""HA-GAN (Sun et al. 2022, arXiv 2008.01910), as the paper's code trains it: the whole volume small, a slab in full.
 
     features = A(noise)      (B, C, X/s, Y/s, Z/s)     s = 4, in a miniature 2
     small    = L(features)   the whole volume at 1/s; full = H(slab of features), a sixth of X
@@ -67,9 +67,10 @@ class HAGAN(Adversarial):
         needed = (_SLABS * self._shrink, self._shrink, self._shrink)
         fits = all(side % of == 0 for side, of in zip(self.grid, needed, strict=True))
         if not fits or min(self.grid) < _LEAST_SIDE or min(self._small) < _LEAST_SMALL:
+            least = max(_LEAST_SIDE, _LEAST_SMALL * self._shrink)
             raise InputError(
                 f"{self.name}, {self.size}: cannot make a grid of {' x '.join(map(str, self.grid))}; sides must be "
-                f"multiples of {', '.join(map(str, needed))}, and {max(_LEAST_SIDE, _LEAST_SMALL * self._shrink)} or more"
+                f"multiples of {', '.join(map(str, needed))}, and {least} or more"
             )
 
     def build_generator(self) -> nn.Module:
@@ -149,7 +150,7 @@ class _Generator(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """Latents (B, L) to features (B, 2 width, x, y, z): a volume of 4^3, doubled twice, then brought to the small grid."""
+    """Latents (B, L) to features (B, 2 width, x, y, z): 4^3 voxels, doubled twice, then brought to the small grid."""
 
     def __init__(self, latent: int, width: int, small: Grid) -> None:
         super().__init__()

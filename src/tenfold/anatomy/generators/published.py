@@ -1,4 +1,4 @@
-"""The weights that the paper's authors publish, read into the generators here: names by a table, nothing run from files.
+"""The weights that the paper's authors publish, read into our generators: names by a table, nothing run from files.
 
     HA-GAN      G_iter50000.pth      {"model": ..., "optimizer": ...}
     alpha-WGAN  G_iter165000.pth     {"model": ..., "optimizer": ...}

@@ -8,7 +8,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ def run(
     steps = -(-budget.images // batch)
     config = TrainingConfig(
         steps, batch, learning_rate=learning_rate, schedule="constant", weight_decay=0.0, betas=betas, clip=0.0,
-        device=_device(device), seed=budget.seed, save_every=-(-steps // _SAVES),
+        device=cast(Device, device), seed=budget.seed, save_every=-(-steps // _SAVES),
     )  # fmt: skip
     _claim(Path(folder), json.loads(json.dumps(dict(identity or {}))))
     if torch.cuda.is_available():
@@ -144,12 +144,6 @@ def run(
     result = train(module, samples, loss, folder, config, parameters=groups, quiet=quiet)
     trained = sum(parameter.numel() for parameter in module.parameters())
     return Cost(trained, result.steps * batch, result.seconds, _peak_bytes(module))
-
-
-def _device(name: str) -> Device:
-    if name == "auto" or name == "cpu" or name == "cuda":  # noqa: PLR1714 - so that the checker sees the choice
-        return name
-    raise InputError(f"device is {name!r}; choose auto, cpu or cuda")
 
 
 def _claim(folder: Path, identity: dict[str, object]) -> None:
@@ -251,7 +245,7 @@ def save_generator(
         summary=f"Draws T1-weighted brain images of {_times(grid)} voxels, without skull, in [-1, 1].",
         data={str(name): str(licence) for name, licence in data.items()} if isinstance(data, Mapping) else {},
         metrics={},
-        intended_use="Research on generators of brain MRI: what it draws is to be judged by `tenfold anatomy evaluate`.",
+        intended_use="Research on generators of brain MRI; judge what it draws with `tenfold anatomy evaluate`.",
         limits="Not for medical use. Its images are no one's anatomy, may lack what is rare or small, and may repeat "
         "images that it learned from; judge them before use.",
         license="other",
@@ -271,7 +265,7 @@ def load_generator_folder(folder: Path | str, kind: str) -> tuple[dict[str, Any]
     grid = config.get("grid")
     if not isinstance(grid, list) or not isinstance(config.get("about"), dict):
         raise InputError(f"{folder}: its config.json has no grid or no about; save the generator again")
-    config["grid"], config["size"] = check_grid(tuple(grid), config.get("size", ""))  # type: ignore[arg-type]
+    config["grid"], config["size"] = check_grid(tuple(grid), config.get("size", ""))
     return config, weights
 
 
