@@ -138,8 +138,6 @@ def run(
         device=cast(Device, device), seed=budget.seed, save_every=-(-steps // _SAVES),
     )  # fmt: skip
     _claim(Path(folder), json.loads(json.dumps(dict(identity or {}))))
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     groups = parameters or (lambda trained: [{"params": list(trained.parameters())}])
     result = train(module, samples, loss, folder, config, parameters=groups, quiet=quiet)
     trained = sum(parameter.numel() for parameter in module.parameters())
