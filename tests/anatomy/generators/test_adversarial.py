@@ -62,6 +62,17 @@ def test_each_loss_reaches_its_own_player_alone(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_players_of_the_paper_s_size_fit_together(name):
+    """A step at 144 x 192 x 144, shapes alone."""
+    made = make_generator(name, (144, 192, 144), "paper")
+    with torch.device("meta"):
+        players = made.build_players()
+    losses = made.losses(players, torch.empty(2, 1, 144, 192, 144, device="meta"))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(weight.grad is not None for weight in players.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_rates_name_every_player(name):
     made = make_generator(name, GRID, "miniature")
     assert set(made.build_players()) == set(made.rates)

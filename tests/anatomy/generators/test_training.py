@@ -118,6 +118,13 @@ def test_another_run_in_the_folder_is_kept(tmp_path: Path, identity, named):
         _train(tmp_path / "run", Budget(images=8, seed=1), identity={"kind": "ha-gan", "grid": (36, 48, 36)})
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_folder_whose_note_is_damaged_is_kept(tmp_path: Path, content):
+    (tmp_path / "generator.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"generator\.json: is damaged"):
+        _train(tmp_path, Budget(images=4), identity={"kind": "ha-gan"})
+
+
 def test_senseless_budgets_devices_and_places_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="budget of 0 images"):
         _train(tmp_path / "run", Budget(images=0))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tenfold.anatomy.features import prepared_voxels
 from tenfold.anatomy.generators.interface import Budget, Cost, Grid, Size
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.sidecars import write_json
 from tenfold.core.artifacts import ModelCard, load_weights, save_model
 from tenfold.core.errors import InputError
 from tenfold.core.training import TrainingConfig, train
@@ -147,13 +147,15 @@ def run(
 def _claim(folder: Path, identity: dict[str, object]) -> None:
     """A folder belongs to one run."""
     path = folder / _IDENTITY
-    if path.exists():
-        if differs := first_difference(read_json(path), identity):
-            raise InputError(f"{folder}: holds another run: {differs}; choose another folder")
-        return
     try:
+        if path.exists():
+            if differs := first_difference(json.loads(path.read_bytes()), identity):
+                raise InputError(f"{folder}: holds another run: {differs}; choose another folder")
+            return
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, identity)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        raise InputError(f"{path}: is damaged; choose another folder for the run") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot hold a run ({error.strerror}); choose another folder") from None
 
