@@ -67,15 +67,19 @@ def test_players_of_the_paper_s_size_fit_together(name):
     made = make_generator(name, (144, 192, 144), "paper")
     with torch.device("meta"):
         players = made.build_players()
+    assert set(players) == set(made.rates)
     losses = made.losses(players, torch.empty(2, 1, 144, 192, 144, device="meta"))
     torch.stack(list(losses.values())).sum().backward()
     assert all(weight.grad is not None for weight in players.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rates_name_every_player(name):
-    made = make_generator(name, GRID, "miniature")
-    assert set(made.build_players()) == set(made.rates)
+def test_every_player_has_a_rate_and_a_miniature_a_higher_one(name):
+    with torch.device("meta"):
+        paper, small = (make_generator(name, (144, 192, 144), size) for size in ("paper", "miniature"))
+        given, higher = paper._groups(paper.build_players()), small._groups(small.build_players())
+    assert [group["lr"] for group in given] == list(paper.rates.values())
+    assert [group["lr"] for group in higher] == [8 * rate for rate in paper.rates.values()]
 
 
 @pytest.mark.parametrize("name", NAMES)
