@@ -48,8 +48,8 @@ class Adversarial(Generator):
     Attributes:
         batch_size: Images at once, the paper's.
         betas: Adam's, the paper's.
-        rates: Learning rate by player, the paper's; "generator" is the one that draws. A miniature learns at eight times
-            these: Adam's best rate rises as widths fall (arXiv 2203.03466), and a miniature is to be done in minutes.
+        rates: Learning rate by player, the paper's; "generator" is the one that draws. A miniature learns at eight
+            times these: Adam's best rate rises as widths fall (arXiv 2203.03466), and it is to be done in minutes.
 
     Raises:
         InputError: The networks cannot make such a grid; the message says what they need.
