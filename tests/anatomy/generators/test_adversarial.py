@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the extra anatomy is not installed"
 
 from torch import nn  # noqa: E402
 
-from tenfold.anatomy.generators.adversarial import held  # noqa: E402
+from tenfold.anatomy.generators.adversarial import held, unrecorded  # noqa: E402
 
 NAMES = ["vae-gan", "alpha-wgan", "ha-gan"]
 LEARNERS = {
@@ -135,3 +135,26 @@ def test_what_is_held_passes_gradients_on_and_learns_again_afterwards():
     assert layer.weight.grad is None and torch.equal(given.grad, layer.weight)
     layer(given).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["vae-gan", "alpha-wgan"])
+def test_norms_keep_for_drawing_what_the_prior_gives(name):
+    """Codes far from the prior leave no trace: the first norm's mean is that of the linear layer on the prior."""
+    made = make_generator(name, GRID, "miniature")
+    torch.manual_seed(0)
+    players = made.build_players()
+    seen = []
+    players["generator"].start.register_forward_hook(lambda *answer: seen.append(answer[-1].detach()))
+    made.losses(players, torch.randn(3, 1, *GRID).clamp(-1, 1))
+    norm = players["generator"].norms[0]
+    assert norm.num_batches_tracked == 1
+    assert torch.allclose(norm.running_mean, 0.1 * seen[0].view(3, 64, -1).mean((0, 2)), atol=1e-6)
+
+
+def test_norms_record_again_afterwards():
+    norm = nn.BatchNorm3d(1)
+    with unrecorded(norm):
+        norm(torch.ones(2, 1, 2, 2, 2))
+    assert norm.running_mean == 0
+    norm(torch.ones(2, 1, 2, 2, 2))
+    assert norm.running_mean == pytest.approx(0.1)

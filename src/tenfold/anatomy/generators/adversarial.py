@@ -33,7 +33,7 @@ from tenfold.anatomy.sets import ImageSet
 from tenfold.core.artifacts import load_into
 from tenfold.core.errors import InputError
 
-__all__ = ["Adversarial", "held"]
+__all__ = ["Adversarial", "held", "unrecorded"]
 
 _NARROWER = 8  # a miniature's widths are the paper's by this
 
@@ -161,3 +161,16 @@ def held(*players: nn.Module) -> Iterator[None]:
     finally:
         for weight in weights:
             weight.requires_grad_(True)
+
+
+@contextmanager
+def unrecorded(player: nn.Module) -> Iterator[None]:
+    """In the block batch norms do not take down what they see for drawing, where only latents of the prior come."""
+    norms = [module for module in player.modules() if isinstance(module, nn.BatchNorm3d)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -7,7 +7,7 @@
     E:  KL(code, prior) + 10 |rec - x|^2
 
 KL and squares are means over latents and voxels. Losses of D are computed from logits, which the official code first
-puts through a sigmoid.
+puts through a sigmoid. What G's batch norms keep for drawing they take from rand alone; there, from rec as well.
 """
 
 # B batch · L latent · X right · Y anterior · Z superior
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tenfold.anatomy.generators.adversarial import Adversarial, held
+from tenfold.anatomy.generators.adversarial import Adversarial, held, unrecorded
 from tenfold.anatomy.generators.blocks import ConvolutionalCritic, UpsamplingGenerator, check_sides, convolutional_trunk
 from tenfold.anatomy.generators.interface import Grid
 
@@ -60,14 +60,16 @@ class VAEGAN(Adversarial):
         generator, encoder, discriminator = players["generator"], players["encoder"], players["discriminator"]
         mean_BL, logvar_BL = encoder(real_B1XYZ)
         code_BL = mean_BL + torch.exp(0.5 * logvar_BL) * torch.randn_like(mean_BL)
-        rec_B1XYZ, rand_B1XYZ = generator(code_BL.detach()), generator(torch.randn_like(mean_BL))
+        rand_B1XYZ = generator(torch.randn_like(mean_BL))
+        with unrecorded(generator):
+            rec_B1XYZ = generator(code_BL.detach())
 
         judged = discriminator(real_B1XYZ), discriminator(rec_B1XYZ.detach()), discriminator(rand_B1XYZ.detach())
         told_apart = softplus(-judged[0]).mean() + softplus(judged[1]).mean() + softplus(judged[2]).mean()
         with held(discriminator):  # its loss on real images does not depend on the generator
             caught = softplus(discriminator(rec_B1XYZ)).mean() + softplus(discriminator(rand_B1XYZ)).mean()
         squares = (rec_B1XYZ - real_B1XYZ).square().mean()
-        with held(generator):
+        with held(generator), unrecorded(generator):
             encoder_squares = (generator(code_BL) - real_B1XYZ).square().mean()
         divergence = 0.5 * (mean_BL.square() + logvar_BL.exp() - 1 - logvar_BL).mean()
         return {
