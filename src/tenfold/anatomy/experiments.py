@@ -6,7 +6,7 @@ bench let real people pass, and find copies and repetitions? What does it say of
 
 # S subjects · R regions · n images
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tenfold.anatomy.corruptions import blur, noise
 from tenfold.anatomy.distances import frechet, kid, mmd
 from tenfold.anatomy.features import extract, open_extractor
-from tenfold.anatomy.generators import GENERATORS, Budget, make_generator
+from tenfold.anatomy.generators import GENERATORS, make_generator
+from tenfold.anatomy.generators.interface import Budget
 from tenfold.anatomy.headsize import Adjust
 from tenfold.anatomy.images import LabelMap, read_labels, write_image
 from tenfold.anatomy.pairs import similarities
@@ -45,6 +46,9 @@ _BLUR_MM, _NOISE = 1.5, 0.02  # mild: a blur of half a voxel of 3 mm, noise of 2
 _SETS = ("real", "blurred", "changed", "faithful")
 _EXTRACTORS = ("handcrafted", "random3d", "random3d:1", "voxels")
 _WINDOWS = (7, 11)
+_DISTANCES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
+    "FID": frechet, "KID": lambda real_ND, made_ND: kid(real_ND, made_ND, 0).value, "MMD": mmd,
+}  # fmt: skip
 _ADJUSTS: tuple[Adjust, ...] = ("real", "pooled")
 _LEARNED = "learned"  # the folder of the set that generators learn from
 
@@ -208,17 +212,13 @@ def _image_configurations(
     counts = (len(sets["real"]) // 2, len(sets["real"]))
     for named in _EXTRACTORS:
         rows = {name: extract(sets[name], open_extractor(named), kept, progress) for name in _SETS[:3]}
-        for count, (metric, distance) in product(counts, (("FID", frechet), ("KID", _kid), ("MMD", mmd))):
+        for count, (metric, distance) in product(counts, _DISTANCES.items()):
             values = [float(distance(rows["real"][:count], rows[name][:count])) for name in ("blurred", "changed")]
             found.append(Configuration(f"{metric}, {named}, n = {count}", *values))
     for window, count in product(_WINDOWS, counts):
         values = [_similarity(sets, name, window, count, seed, kept, progress) for name in ("blurred", "changed")]
         found.append(Configuration(f"MS-SSIM, window {window}, n = {count}", *values))
     return found
-
-
-def _kid(real_ND: NDArray[np.float64], made_MD: NDArray[np.float64]) -> float:
-    return kid(real_ND, made_MD, 0).value
 
 
 def _similarity(

@@ -233,7 +233,8 @@ def _train_generator(
     kind: str, source: Path, out: Path, size: Literal["miniature", "paper"], budget: int, batch_size: int, device: str,
     seed: int,
 ) -> dict[str, object]:  # fmt: skip
-    from tenfold.anatomy.generators import Budget, make_generator
+    from tenfold.anatomy.generators import make_generator
+    from tenfold.anatomy.generators.interface import Budget
     from tenfold.anatomy.generators.sampling import about_images
     from tenfold.anatomy.sets import open_images
 

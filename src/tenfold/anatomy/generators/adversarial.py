@@ -117,12 +117,12 @@ class Adversarial(Generator):
     def _rate(self, player: str) -> float:
         return self.rates[player] * (1 if self.size == "paper" else _NARROWER)
 
-    def sample(self, count: int, seed: int = 0) -> NDArray[np.float32]:
+    def sample(self, count: int, seed: int = 0, first: int = 0) -> NDArray[np.float32]:
         """Images (n, X, Y, Z) in [-1, 1]; see `Generator.sample`. Raises InputError before `fit` or `load`."""
         network = self._trained()
         device = next(network.parameters()).device
         return draw_images(
-            count, seed, lambda source: network(torch.randn(1, self.latent, generator=source).to(device))
+            count, seed, lambda source: network(torch.randn(1, self.latent, generator=source).to(device)), first
         )
 
     def save(self, folder: Path | str, about: Mapping[str, object]) -> None:

@@ -42,22 +42,22 @@ class FolderGenerator(Generator):
         """Raises InputError: what is in a folder cannot learn."""
         raise InputError(f"{self._images.folder}: is a folder of images, which learns nothing; sample from it")
 
-    def sample(self, count: int, seed: int = 0) -> NDArray[np.float32]:
-        """The first images (n, X, Y, Z) in the order of their names, clipped to [-1, 1], whatever the seed.
+    def sample(self, count: int, seed: int = 0, first: int = 0) -> NDArray[np.float32]:
+        """Images (n, X, Y, Z) from number `first` on, by the order of names, clipped to [-1, 1], whatever the seed.
 
         Raises:
             InputError: There are fewer, or one cannot be read, was not prepared or has another shape than the first.
         """
-        if not 1 <= count <= len(self._images):
+        if count < 1 or not 0 <= first <= len(self._images) - count:
             raise InputError(
-                f"{self._images.folder}: has {len(self._images)} images, not {count}; ask for 1 to that many"
+                f"{self._images.folder}: has {len(self._images)} images, not {count} from {first} on; ask for fewer"
             )
         drawn = np.empty((count, *self.grid), np.float32)
         for number in range(count):
-            voxels_XYZ = prepared_voxels(self._images[number])
+            voxels_XYZ = prepared_voxels(self._images[first + number])
             if voxels_XYZ.shape != self.grid:
                 raise InputError(
-                    f"{self._images.paths[number]}: has another shape than {self._images.paths[0].name}; "
+                    f"{self._images.paths[first + number]}: has another shape than {self._images.paths[0].name}; "
                     "prepare both alike"
                 )
             drawn[number] = voxels_XYZ

@@ -3,7 +3,7 @@
 # X right · Y anterior · Z superior
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from tenfold.anatomy.generators import load_generator
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import Processing, check_same, read_json, read_sidecar, write_sidecar
+from tenfold.anatomy.sidecars import check_same, read_json, read_processing, read_sidecar, write_sidecar
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
@@ -71,11 +71,7 @@ def _describe(about: Mapping[str, Any], out: Path) -> None:
     stated = about.get("processing")
     if stated is None:
         return
-    names = {one.name for one in fields(Processing)}
-    if set(stated) != names:
-        raise InputError("the model's config.json names other steps of processing than this version; train it again")
-    processing = Processing(**{name: tuple(value) if isinstance(value, list) else value
-                               for name, value in stated.items()})  # fmt: skip
+    processing = read_processing(stated, "the model's config.json")
     if (earlier := read_sidecar(out)) is not None:
         check_same(earlier, processing, str(out), "the model")
     write_sidecar(out, processing)

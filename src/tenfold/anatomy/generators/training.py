@@ -183,7 +183,9 @@ def _checked(seed: int) -> int:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw_images(count: int, seed: int, draw: Callable[[torch.Generator], Tensor]) -> NDArray[np.float32]:
+def draw_images(
+    count: int, seed: int, draw: Callable[[torch.Generator], Tensor], first: int = 0
+) -> NDArray[np.float32]:
     """Images (n, X, Y, Z), clipped to [-1, 1]; each is drawn by itself, from a source of the seed and its number.
 
     Args:
@@ -191,16 +193,19 @@ def draw_images(count: int, seed: int, draw: Callable[[torch.Generator], Tensor]
         seed: 0 to 2^32 - 1.
         draw: Makes one image, of any shape that holds X Y Z voxels and ones, from a generator of random numbers on
             the CPU.
+        first: Number of the first image.
 
     Raises:
-        InputError: A count below 1, a seed out of range.
+        InputError: A count below 1, a first number below 0, a seed out of range.
     """
     if count < 1:
         raise InputError(f"{count} images: ask for at least one")
+    if first < 0:
+        raise InputError(f"first image {first}: images are counted from 0")
     _checked(seed)
     drawn = []
     with torch.inference_mode():
-        for number in range(count):
+        for number in range(first, first + count):
             source = torch.Generator()
             source.manual_seed(derive_seed(seed, "sample", number))
             image_XYZ = draw(source).squeeze().clamp(-1, 1).to("cpu", torch.float32)
