@@ -173,9 +173,8 @@ def measure(
     outcome.images = list(_image_configurations(sets, place / "kept", seed, progress))
     outcome.anatomy = list(_anatomy_configurations({"lite": measured, "true labels": truth}))
     outcome.correlations = _correlations(measured["real"], truth["real"])
-    copies, twins = measured["real"].take(range(10)), measured["faithful"].take([0] * 1)
-    outcome.copied = _copied_share(measured["real"], copies)
-    outcome.repeated = _twin_share(measured["real"], twins)
+    outcome.copied = _copied_share(measured["real"], measured["real"].take(range(10)))
+    outcome.repeated = _twin_share(measured["real"], measured["faithful"].take([0]))
     return outcome
 
 
@@ -260,7 +259,11 @@ def _copied_share(training: Measured, copies: Measured) -> float:
 
 def _twin_share(real: Measured, one: Measured) -> float:
     """One image a hundred times."""
-    repeated = replace(one.take([0] * 100), subjects=tuple(f"again-{number}" for number in range(100)))
+    times = 100
+    repeated = Measured(
+        tuple(f"again-{number}" for number in range(times)), one.regions, np.repeat(one.volumes_SR, times, 0),
+        np.repeat(one.icv_S, times), segmenter=one.segmenter, missing=one.missing,
+    )  # fmt: skip
     found = compare(real, repeated, replicates=2, permutations=1).repeats
     return float("nan") if found is None else found.twins
 
