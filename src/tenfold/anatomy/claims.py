@@ -102,7 +102,7 @@ def report(
         tables.append(_generator_table(generators))
     notes = [
         f"{effort.people} people in each set, voxels of {effort.mm:g} mm, made of label maps; segmenter: {segmenter}.",
-        "blurred: 1.5 mm of Gaussian blur and 2 % of noise; changed: the same people, sharp, with hippocampi smaller "
+        "blurred: 1 mm of Gaussian blur and 2 % of noise; changed: the same people, sharp, with hippocampi smaller "
         "by 25 % and lateral ventricles larger by 40 %; faithful: other people as they are.",
         f"Seeds: {len(outcomes)}. Tenfold {__version__}, torch {torch.__version__}, Python "
         f"{platform.python_version()}. Label maps that the segmenter has learned from are not among these.",

@@ -42,7 +42,7 @@ CHANGED = ("hippocampus", "lateral ventricle")
 CHANGE = {(17,): 0.75, (53,): 0.75, (4, 136): 1.4, (43, 163): 1.4}
 """Hippocampi smaller by 25 %, lateral ventricles larger by 40 %."""
 
-_BLUR_MM, _NOISE = 1.5, 0.02  # mild: a blur of half a voxel of 3 mm, noise of 2 % of the range
+_BLUR_MM, _NOISE = 1.0, 0.02  # mild: a blur of a third of a voxel of 3 mm, noise of 2 % of the range
 _SETS = ("real", "blurred", "changed", "faithful")
 _EXTRACTORS = ("handcrafted", "random3d", "random3d:1", "voxels")
 _WINDOWS = (7, 11)
@@ -65,7 +65,7 @@ class Effort:
         budget: Images shown to each generator.
     """
 
-    people: int = 40
+    people: int = 80
     mm: float = 3.0
     learned: int = 200
     samples: int = 40

@@ -18,8 +18,9 @@ from tenfold.core.errors import InputError
 
 __all__ = ["RandomWarp", "draw_places", "resize_structures", "take", "take_labels", "take_nearest"]
 
-_PUSHED_MM = 6.0  # up to here what lies beside a structure is moved as a whole, so that it keeps its volume,
-_REACH_MM = 16.0  # and beyond it nothing moves
+# Up to the first distance what lies beside a structure moves as a whole, beyond the second nothing does. What grows
+# pushes its neighbours away, so that they keep their volumes; what shrinks is followed by what is next to it alone.
+_GROWING_MM, _SHRINKING_MM = (6.0, 16.0), (0.0, 9.0)
 _DEEP_MM = 9.0  # within the structure
 _TOLERANCE = 0.05  # of a wanted volume: small structures have few voxels to gain or lose
 
@@ -109,7 +110,7 @@ def resize_structures(labels: LabelMap, factors: Mapping[tuple[int, ...], float]
         inside_XYZ = np.isin(labels.labels_XYZ, codes)
         if not inside_XYZ.any():
             raise InputError(f"{labels.path}: has no voxel of {', '.join(map(str, codes))}; it cannot be resized")
-        where, reach = np.argwhere(inside_XYZ), int(np.ceil((_REACH_MM + 4) / mm))
+        where, reach = np.argwhere(inside_XYZ), int(np.ceil((_GROWING_MM[1] + 4) / mm))
         near = tuple(slice(max(0, low - reach), high + 1 + reach)
                      for low, high in zip(where.min(0), where.max(0), strict=True))  # fmt: skip
         name = f"{labels.path}: structure {codes[0]}"
@@ -178,7 +179,8 @@ def _moves_for(inside_XYZ: NDArray[np.bool_], mm: float, factor: float, name: st
     outside = ndimage.distance_transform_edt(~inside_XYZ) - ndimage.distance_transform_edt(inside_XYZ)
     depth_XYZ = ndimage.gaussian_filter(outside.astype(np.float32) * mm, 2.0 / mm)
     outward_3XYZ = np.stack(np.gradient(depth_XYZ, mm))
-    away_XYZ = np.where(depth_XYZ < 0, -depth_XYZ / _DEEP_MM, (depth_XYZ - _PUSHED_MM) / (_REACH_MM - _PUSHED_MM))
+    first, last = _GROWING_MM if factor > 1 else _SHRINKING_MM
+    away_XYZ = np.where(depth_XYZ < 0, -depth_XYZ / _DEEP_MM, (depth_XYZ - first) / (last - first))
     whole_3XYZ = np.asarray(np.cos(away_XYZ.clip(0, 1) * np.pi / 2) ** 2 * outward_3XYZ / -mm, np.float32)
     places_3XYZ = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in inside_XYZ.shape),
                                        indexing="ij"))  # fmt: skip
