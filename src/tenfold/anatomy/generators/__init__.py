@@ -14,6 +14,9 @@ GENERATORS = {
     "vae-gan": ("vae_gan", "VAEGAN"),
     "alpha-wgan": ("alpha_wgan", "AlphaWGAN"),
     "ha-gan": ("ha_gan", "HAGAN"),
+    "cdpm": ("slices", "ConditionalSlices"),
+    "ldm": ("latent", "LatentDiffusion"),
+    "two-stage": ("two_stage", "TwoStageDiffusion"),
 }
 """The generators that can be trained, by name."""
 
