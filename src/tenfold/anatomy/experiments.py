@@ -18,7 +18,8 @@ from tenfold.anatomy.corruptions import blur, noise
 from tenfold.anatomy.distances import frechet, kid, mmd
 from tenfold.anatomy.features import extract, open_extractor
 from tenfold.anatomy.generators import GENERATORS, make_generator
-from tenfold.anatomy.generators.interface import Budget
+from tenfold.anatomy.generators.folder import FolderGenerator
+from tenfold.anatomy.generators.interface import Budget, Cost, Generator
 from tenfold.anatomy.headsize import Adjust
 from tenfold.anatomy.images import LabelMap, read_labels, write_image
 from tenfold.anatomy.pairs import similarities
@@ -50,6 +51,8 @@ _DISTANCES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float
     "FID": frechet, "KID": lambda real_ND, made_ND: kid(real_ND, made_ND, 0).value, "MMD": mmd,
 }  # fmt: skip
 _ADJUSTS: tuple[Adjust, ...] = ("real", "pooled")
+_COARSE_MM = 4.0  # for generators: 36 x 48 x 36 voxels
+_BATCH = 4  # images at once, for every generator: the paper's 16 of HA-GAN would leave it few steps
 _LEARNED = "learned"  # the folder of the set that generators learn from
 
 
@@ -120,7 +123,7 @@ class GeneratorOutcome:
     """One generator through the bench.
 
     Attributes:
-        name: Its kind.
+        name: Its kind; "folder": other people as they are, who have to pass.
         parameters: Trained numbers.
         seconds: Of training.
         found: The verdict.
@@ -301,31 +304,38 @@ def measure_generators(
         progress: Called along the way.
     """
     place = work / f"generators{seed}"
-    learned = make_people(maps, place / _LEARNED, effort.learned, seed=1000 * seed + 500, mm=4.0, progress=progress)
-    real = make_people(maps, place / "real", effort.people, seed=1000 * seed + 501, mm=4.0, progress=progress)
-    known = {
-        name: segment(images, segmenter, place / f"{name}_segmented", progress)
-        for name, images in (("real", real), (_LEARNED, learned))
-    }
+    learned, real, others = (
+        make_people(maps, place / name, count, seed=1000 * seed + number, mm=_COARSE_MM, progress=progress)
+        for name, count, number in (
+            (_LEARNED, effort.learned, 500), ("real", effort.people, 501), ("others", effort.samples, 502)
+        )
+    )  # fmt: skip
+    known = [segment(images, segmenter, place / f"{images.name}_segmented", progress) for images in (real, learned)]
+    x, y, z = real[0].voxels_XYZ.shape
     outcomes = []
-    for number, name in enumerate(GENERATORS):
-        progress("generators", number, len(GENERATORS))
-        generator = make_generator(name, (36, 48, 36), "miniature")
-        cost = generator.fit(learned, place / name, Budget(effort.budget, seed=seed), quiet=True)
-        samples = _sampled(generator.sample(effort.samples, seed), real, place / f"{name}_samples")
+    for number, name in enumerate([*GENERATORS, "folder"]):
+        progress("generators", number, len(GENERATORS) + 1)
+        generator: Generator = FolderGenerator(others.folder)
+        cost = Cost(0, 0, 0.0, 0)
+        if name != "folder":
+            generator = make_generator(name, (x, y, z), "miniature")
+            cost = generator.fit(learned, place / name, Budget(effort.budget, _BATCH, seed), quiet=True)
+        samples = _sampled(generator, effort.samples, seed, real, place / f"{name}_samples")
         volumes = segment(samples, segmenter, place / f"{name}_segmented", progress)
-        found = compare(known["real"], volumes, training=known[_LEARNED], seed=seed)
+        found = compare(known[0], volumes, training=known[1], seed=seed)
         rows = [extract(images, open_extractor("handcrafted")) for images in (real, samples)]
         nearest = _nearest(real, samples)
         outcomes.append(GeneratorOutcome(name, cost.parameters, cost.seconds, found, nearest, frechet(*rows)))
     return outcomes
 
 
-def _sampled(images_nXYZ: NDArray[np.float32], like: ImageSet, folder: Path) -> ImageSet:
+def _sampled(generator: Generator, count: int, seed: int, like: ImageSet, folder: Path) -> ImageSet:
     folder.mkdir(parents=True, exist_ok=True)
     affine = like[0].affine
-    for number, voxels_XYZ in enumerate(images_nXYZ):
-        write_image(folder / f"generated_sample_{number}.nii.gz", voxels_XYZ, affine)
+    for number in range(count):
+        target = folder / f"generated_sample_{number}.nii.gz"
+        if not target.exists():
+            write_image(target, generator.sample(1, seed, first=number)[0], affine)
     if like.processing is not None:
         write_sidecar(folder, like.processing)
     return open_images(folder)
