@@ -44,6 +44,7 @@ lint: .venv/dev
 # One million real SIFT descriptors in BENCH_DATA; benchmarks/README.md says which files.
 BENCH_DATA ?= build/sift1m
 bench: .venv/bench
+	$(BIN)/python benchmarks/anatomy.py --json build/anatomy.json
 	$(BIN)/python benchmarks/attention.py --json build/attention.json
 	$(BIN)/python benchmarks/faces.py --json build/faces.json
 	$(BIN)/python benchmarks/search.py --data "$(BENCH_DATA)" --json build/bench.json

@@ -88,7 +88,7 @@ def demo(json: bool = False) -> None:
 
 
 def reproduce(
-    room: Literal["search", "attention", "faces"],
+    room: Literal["search", "attention", "faces", "anatomy"],
     data: Path | None = None,
     seeds: int = 3,
     quick: bool = False,
@@ -102,8 +102,8 @@ def reproduce(
     Args:
         room: Whose claims.
         data: The room's data: search takes a folder with base.* and query.* files of one vector format, attention a
-            text or a folder of texts, faces a folder with a folder of people in it for each set. Default, but for
-            faces: data that every machine has.
+            text or a folder of texts, faces a folder with a folder of people in it for each set, anatomy a folder
+            with labelmaps and tables. Default, but for faces and anatomy: data that every machine has.
         seeds: Repetitions; intervals are over them.
         quick: A smaller job, of a few minutes.
         out: Folder for the report: ROOM.html, .md, .json and drawings. Scratch files lie there meanwhile.

@@ -14,6 +14,7 @@ import pytest
 from tenfold.anatomy.bench import Bench, Evaluation
 from tenfold.anatomy.figures import box_plots, heat_map
 from tenfold.anatomy.labels import QC_GROUPS
+from tenfold.anatomy.svg import drawing
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
 from tenfold.core.reports import Table
@@ -57,6 +58,25 @@ def test_the_verdicts_are_in_the_first_table(evaluation: Evaluation) -> None:
     assert [one.name for one in evaluation.ranks][-1] == "too large" and len(evaluation.ranks) == 3
 
 
+def test_the_rejected_share_stands_in_front(evaluation: Evaluation) -> None:
+    """With the group that is reliable least often; what the gate says comes before all that is measured behind it."""
+    columns = evaluation.table().columns
+    assert columns[:5] == ["generator", "passes", "rejected", "weakest group", "gate"]
+    rows = {row[0]: row[2:5] for row in evaluation.table().rows}
+    assert rows["people & <others>"] == [0.0, None, "passes"] and rows["copies"] == [None, None, "no QC"]
+    assert rows["noise"] == [1.0, f"{QC_GROUPS[0]}: 0.0%", "fails"]
+
+
+def test_the_page_goes_from_verdicts_to_drawings_to_details(evaluation: Evaluation, tmp_path: Path) -> None:
+    extra = drawing("Slices", 10, 10, [])
+    [page, *others] = evaluation.write(tmp_path, drawings=[extra])
+    heads = re.findall("<h2>(.*?)</h2>", page.read_text())
+    drawn = [heads.index(one.title.replace("'", "&#39;")) for one in evaluation.report(drawings=[extra]).plots]
+    assert drawn == sorted(drawn) and heads.index("Ranking") < drawn[0]
+    assert heads.index("Slices") == drawn[-1] < heads.index("Regions of too large")
+    assert "anatomy-3.svg" in [path.name for path in others]
+
+
 def test_the_tsv_has_every_number_of_every_region(evaluation: Evaluation, tmp_path: Path) -> None:
     evaluation.write(tmp_path)
     with (tmp_path / "regions.tsv").open() as file:
@@ -73,17 +93,18 @@ def test_json_and_page_are_whole(evaluation: Evaluation, tmp_path: Path) -> None
     extra = Table("Image metrics", ["generator", "FID"], [["too large", 1.5]])
     evaluation.write(tmp_path, [extra])
     titles = [table["title"] for table in json.loads((tmp_path / "anatomy.json").read_text())["tables"]]
-    assert titles[:5] == ["Verdicts", "The sets as a whole", "Reliable segmentations", "Ranking", "Image metrics"]
+    assert titles[:5] == ["Verdicts", "Reliable segmentations", "The sets as a whole", "Ranking", "Image metrics"]
     page = (tmp_path / "anatomy.html").read_text()
     assert page.count("<svg") == 2 and "people &amp; &lt;others&gt;" in page and "<others>" not in page
     assert not re.search(r'(?:src|href)="', page)  # nothing is fetched
-    for table in evaluation.report().tables:
+    report = evaluation.report()
+    for table in (*report.tables, *report.details):
         assert len(set(table.columns)) == len(table.columns)  # JSON keys
 
 
 def test_drawings_are_valid_and_show_every_region(evaluation: Evaluation) -> None:
-    for drawing in (heat_map(evaluation.found), box_plots(evaluation.found)):
-        texts = {one.text for one in ElementTree.fromstring(drawing.to_svg()).iter("{http://www.w3.org/2000/svg}text")}
+    for drawn in (heat_map(evaluation.found), box_plots(evaluation.found)):
+        texts = {one.text for one in ElementTree.fromstring(drawn.to_svg()).iter("{http://www.w3.org/2000/svg}text")}
         assert {one.name for one in evaluation.found["too large"].regions} <= texts
     assert f"{evaluation.found['too large'].region('thalamus').d.value:+.2f}" in heat_map(evaluation.found).to_svg()
 

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tenfold.anatomy.sets import find_masks, open_images
+from tenfold.anatomy.sets import find_labels, find_masks, open_images
 from tenfold.anatomy.sidecars import Processing, check_same, read_sidecar, write_sidecar
 from tenfold.core.errors import InputError
 
@@ -41,6 +41,20 @@ def test_real_plain_folder_leaves_segmentations_out(anatomy_data):
     assert len(images) == 17 and "sub-nc01" in images.names
     assert images.participants["sub-nc01"]["sex"] == "M"
     assert set(find_masks(anatomy_data / "t1", images)) == set(images.names) - {"IXI015-HH-1258"}
+
+
+def test_labels_are_found_in_a_folder_and_beside_a_table(anatomy_data, tmp_path):
+    """DLMUSE's in one folder with the images, SynthSeg's in folders of their own; masks are none."""
+    images = open_images(anatomy_data / "t1")
+    assert set(find_labels(anatomy_data / "t1", images)) == set(images.names) - {"IXI015-HH-1258"}
+    assert find_labels(anatomy_data / "t1" / "volumes.tsv", images) == find_labels(anatomy_data / "t1", images)
+    for name in ("sub-nc01/sub-nc01_T1w_synthseg", "sub-nc03/sub-nc03_mask", "sub-nc04/sub-nc04_dseg"):
+        _save(tmp_path / f"{name}.nii.gz")
+    assert set(find_labels(tmp_path, images)) == {"sub-nc01", "sub-nc04"}
+    assert not find_labels(tmp_path / "volumes.tsv", images)
+    _save(tmp_path / "sub-nc01_dseg.nii.gz")
+    with pytest.raises(InputError, match="two files of sub-nc01"):
+        find_labels(tmp_path, images)
 
 
 def test_folders_that_are_no_sets_are_named(tmp_path):

@@ -34,8 +34,8 @@ def test_every_code_block_runs(
             assert command == "tenfold"
             assert main(arguments) == 0, line
             shown[arguments[1]] = capsys.readouterr().out
-    assert re.search(r"^ *faithful +yes +plausible ", shown["evaluate"], re.MULTILINE)
-    assert re.search(r"^ *changed +no +implausible ", shown["evaluate"], re.MULTILINE)
+    assert re.search(r"^ *faithful +yes +– +no QC +plausible ", shown["evaluate"], re.MULTILINE)
+    assert re.search(r"^ *changed +no +– +no QC +implausible ", shown["evaluate"], re.MULTILINE)
     assert "hippocampus too small" in shown["evaluate"] and "lateral ventricle too large" in shown["evaluate"]
     assert re.search(r"^ *gate +fails *$", shown["qc"], re.MULTILINE)
     assert "KID" in shown["images"] and "prepare both alike" in shown["python"]

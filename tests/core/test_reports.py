@@ -99,6 +99,13 @@ def test_report_is_written_whole(tmp_path: Path) -> None:
     assert data["tables"] == [json.loads(TABLE.to_json())]
 
 
+def test_details_come_behind_the_plots_and_in_json_behind_the_tables() -> None:
+    report = Report("Claims", [TABLE], [PLOT], details=[Table("To look up", ["a"], [[1]])])
+    page, text = report.to_html(), report.to_markdown(["plot.svg"])
+    assert page.index("</svg>") < page.index("To look up") and text.index("plot.svg") < text.index("To look up")
+    assert [table["title"] for table in json.loads(report.to_json())["tables"]] == [TABLE.title, "To look up"]
+
+
 def test_a_place_that_takes_no_report(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written there"):

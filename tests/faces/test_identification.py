@@ -202,3 +202,11 @@ ONE = np.ones((1, 2))
 def test_what_does_not_fit_is_said(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_ranks_beyond_the_gallery_are_left_out():
+    """Of three entries there is no rank 5: it would be 1 whatever the model."""
+    vectors = np.eye(3, dtype=np.float32)
+    found = identification(vectors, [0, 1, 2], vectors, [0, 1, 2], replicates=10)
+    assert list(found.rank_at) == [1]
+    assert len(found.cmc) == 1

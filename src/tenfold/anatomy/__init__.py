@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tenfold.anatomy.appearance import Appearance, compare_appearance
+    from tenfold.anatomy.atlas import AtlasSegmenter
+    from tenfold.anatomy.atlasquality import AtlasQuality, calibrate_atlas
     from tenfold.anatomy.bench import Bench, Evaluation
     from tenfold.anatomy.copies import Copies, check_copies
     from tenfold.anatomy.distances import extrapolated_frechet, frechet, kid, mmd, mmd_test
@@ -16,13 +19,19 @@ if TYPE_CHECKING:
     from tenfold.anatomy.plausibility import Plausibility, Region, compare
     from tenfold.anatomy.processing import Preparation, prepare
     from tenfold.anatomy.ranking import Rank, rank
-    from tenfold.anatomy.sets import ImageSet, open_images
+    from tenfold.anatomy.segmenters import Segmentation, Segmenter, segment
+    from tenfold.anatomy.sets import ImageSet, find_labels, open_images
     from tenfold.anatomy.sidecars import Processing
     from tenfold.anatomy.ssim import Scales, choose_scales, ms_ssim
+    from tenfold.anatomy.synthseg import run_synthseg
     from tenfold.anatomy.tables import read_measured, write_measured
+    from tenfold.anatomy.tissue import TissuePriors, TissueSegmenter
     from tenfold.anatomy.volumes import Measured
 
 __all__ = [
+    "Appearance",
+    "AtlasQuality",
+    "AtlasSegmenter",
     "Bench",
     "Copies",
     "Estimate",
@@ -41,13 +50,20 @@ __all__ = [
     "Rank",
     "Region",
     "Scales",
+    "Segmentation",
+    "Segmenter",
+    "TissuePriors",
+    "TissueSegmenter",
+    "calibrate_atlas",
     "check_copies",
     "choose_scales",
     "cohens_d",
     "compare",
+    "compare_appearance",
     "compare_images",
     "extract",
     "extrapolated_frechet",
+    "find_labels",
     "fit_head_size",
     "frechet",
     "kid",
@@ -60,12 +76,17 @@ __all__ = [
     "rank",
     "read_image",
     "read_measured",
+    "run_synthseg",
+    "segment",
     "write_image",
     "write_measured",
 ]
 
 # Each name comes from its file when it is first asked for: to read a table, nobody waits for torch or SimpleITK.
 _HOMES = {
+    "Appearance": "appearance",
+    "AtlasQuality": "atlasquality",
+    "AtlasSegmenter": "atlas",
     "Bench": "bench",
     "Copies": "copies",
     "Estimate": "effects",
@@ -84,13 +105,20 @@ _HOMES = {
     "Rank": "ranking",
     "Region": "plausibility",
     "Scales": "ssim",
+    "Segmentation": "segmenters",
+    "Segmenter": "segmenters",
+    "TissuePriors": "tissue",
+    "TissueSegmenter": "tissue",
+    "calibrate_atlas": "atlasquality",
     "check_copies": "copies",
     "choose_scales": "ssim",
     "cohens_d": "effects",
     "compare": "plausibility",
+    "compare_appearance": "appearance",
     "compare_images": "imagemetrics",
     "extract": "features",
     "extrapolated_frechet": "distances",
+    "find_labels": "sets",
     "fit_head_size": "headsize",
     "frechet": "distances",
     "kid": "distances",
@@ -103,6 +131,8 @@ _HOMES = {
     "rank": "ranking",
     "read_image": "images",
     "read_measured": "tables",
+    "run_synthseg": "synthseg",
+    "segment": "segmenters",
     "write_image": "images",
     "write_measured": "tables",
 }

@@ -1,4 +1,4 @@
-"""Bias field, brain mask and alignment to a template, with SimpleITK; one thread, so that results are the same again.
+"""Bias field, brain mask, alignment and deformation, with SimpleITK; one thread, so that results are the same again.
 
 Transforms map points of the template's space (mm, LPS as in ITK) to points of the image's space.
 """
@@ -19,6 +19,7 @@ from tenfold.core.errors import InputError
 __all__ = [
     "brain_in_head",
     "correct_bias",
+    "deform",
     "determinant",
     "identity",
     "otsu_mask",
@@ -256,6 +257,31 @@ def _coarser(image: sitk.Image, mm: float) -> sitk.Image:
         image, [0.5 * size * factor for size, factor in zip(image.GetSpacing(), shrink, strict=True)]
     )
     return sitk.Shrink(smooth, shrink)
+
+
+@_one_thread()
+def deform(
+    fixed_XYZ: NDArray[np.float32], moving_XYZ: NDArray[np.float32], steps: int, smooth: float
+) -> NDArray[np.float32]:
+    """Diffeomorphic demons (Vercauteren et al. 2009) between two images of one grid and one brightness.
+
+    Args:
+        fixed_XYZ: The image to be met.
+        moving_XYZ: The image to be bent.
+        steps: Of the optimisation.
+        smooth: Standard deviation in voxels of the Gaussian that keeps the field smooth.
+
+    Returns:
+        float32 (3, X, Y, Z): by how many voxels further each voxel is taken from the moving image.
+    """
+    demons = sitk.DiffeomorphicDemonsRegistrationFilter()
+    demons.SetNumberOfIterations(steps)
+    demons.SetSmoothDisplacementField(True)
+    demons.SetStandardDeviations(smooth)
+    # The arrays go in as they are: what ITK calls z is X here, so the components come out in the opposite order.
+    field = demons.Execute(sitk.GetImageFromArray(fixed_XYZ), sitk.GetImageFromArray(moving_XYZ))
+    moves = np.moveaxis(sitk.GetArrayFromImage(field)[..., ::-1], 3, 0)
+    return np.ascontiguousarray(moves, np.float32)
 
 
 def determinant(transform: Any) -> float:

@@ -14,7 +14,7 @@ from tenfold.anatomy.tables import read_measured
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
-from tenfold.core.reports import Report, Table
+from tenfold.core.reports import Plot, Report, Table
 
 __all__ = ["Bench", "Evaluation"]
 
@@ -38,10 +38,10 @@ class Evaluation:
     people: Sequence[Table] = ()
     notes: Sequence[str] = ()
 
-    def report(self, tables: Sequence[Table] = ()) -> Report:
-        """The whole report; `tables` are shown behind the verdicts."""
-        report = make_report(self.found, self.ranks, tables, self.notes)
-        return replace(report, tables=[*report.tables, *self.people])
+    def report(self, tables: Sequence[Table] = (), drawings: Sequence[Plot] = ()) -> Report:
+        """The whole report; `tables` are shown behind the verdicts, `drawings` behind those of the regions."""
+        report = make_report(self.found, self.ranks, tables, self.notes, drawings)
+        return replace(report, details=[*report.details, *self.people])
 
     def table(self) -> Table:
         """The verdicts, a row per generator."""
@@ -55,12 +55,11 @@ class Evaluation:
         """
         if name not in self.found:
             raise InputError(f"there is no generator '{name}'; there are {', '.join(self.found)}")
-        tables = {table.title: table for table in make_report({name: self.found[name]}).tables}
-        return tables.get(f"Regions of {name}", Table(f"Regions of {name}", ["region"], []))
+        return next(iter(make_report({name: self.found[name]}).details), Table(f"Regions of {name}", ["region"], []))
 
-    def write(self, folder: Path | str, tables: Sequence[Table] = ()) -> list[Path]:
+    def write(self, folder: Path | str, tables: Sequence[Table] = (), drawings: Sequence[Plot] = ()) -> list[Path]:
         """Write the page, its drawings, Markdown, JSON and regions.tsv; the page's path comes first."""
-        return write_report(self.report(tables), self.found, Path(folder))
+        return write_report(self.report(tables, drawings), self.found, Path(folder))
 
 
 @dataclass(frozen=True)

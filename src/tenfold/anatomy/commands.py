@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from tenfold.anatomy.making import COMMANDS as MAKING
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
-from tenfold.core.reports import Table
+from tenfold.core.reports import Plot, Table, need_reports
 
 if TYPE_CHECKING:
     from tenfold.anatomy.bench import Bench
@@ -39,7 +40,8 @@ def evaluate(
     """Say whether generated brains have a plausible anatomy, region by region.
 
     A PATH is a table of volumes (SynthSeg's volumes.csv with qc.csv beside it, asegstats2table's, a MUSE table, ours),
-    a folder of FreeSurfer's or FastSurfer's subjects, or a folder of label files.
+    a folder of FreeSurfer's or FastSurfer's subjects, or a folder of label files. Label files that lie there and are
+    named as the images of --images are (NAME_dseg.nii.gz) are drawn onto them.
 
     Example: tenfold anatomy evaluate --real real/volumes.csv --generated HA-GAN=hagan/volumes.csv --out report
 
@@ -47,7 +49,7 @@ def evaluate(
         real: Volumes of real people whom the generators have not seen.
         generated: Volumes of each generator's images.
         training: Volumes of the training images, to look for copies of them.
-        real_images: Folder of prepared real images, to show the usual image metrics beside the anatomy.
+        real_images: Folder of prepared real images, to show slices and the usual image metrics beside the anatomy.
         images: Folders of each generator's images, prepared alike.
         out: Folder for anatomy.html, .md, .json, drawings, and regions.tsv with every number.
         adjust: Whom volumes are regressed on head size with: real people, all of them pooled as in the paper, or none.
@@ -63,23 +65,22 @@ def evaluate(
 
     if real is None or not generated:
         raise InputError("evaluate needs --real PATH and --generated NAME=PATH, one or more")
+    if out is not None:
+        need_reports()
     if replicates < 2:
         raise InputError(f"--replicates {replicates}: give 2 or more; 1000 are usual")
     if bool(images) != (real_images is not None):
         raise InputError("image metrics need both: --real-images FOLDER and --images NAME=FOLDER, one or more")
+    sources, folders = _named(generated, "--generated"), _named(images, "--images")
     with progress_bar() as progress:
         bench = Bench(real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress)
-        evaluation = bench.evaluate(_named(generated, "--generated"))
-        folders = _named(images, "--images")
-        tables = _image_metrics(real_images, folders, bench) if real_images is not None else []
-    written = evaluation.write(out, tables) if out is not None else []
+        evaluation = bench.evaluate(sources)
+        tables, drawings = _appearance(real_images, folders, {**sources, "real": real}, bench, draw=out is not None)
+    written = evaluation.write(out, tables, drawings) if out is not None else []
     report = evaluation.report(tables)
     if json:
         print(report.to_json())
         return
-    for name, one in evaluation.found.items():
-        for note in one.notes:
-            print(f"note: {name}: {note}", file=sys.stderr)
     for_terminal(report).print()
     for path in written[:1]:
         print(f"Written: {path}")
@@ -262,6 +263,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "qc": qc,
     "evaluate": evaluate,
     "images": images,
+    **MAKING,
 }
 
 
@@ -280,16 +282,24 @@ def _named(texts: Sequence[str], option: str) -> dict[str, Path]:
     return named
 
 
-def _image_metrics(real: Path, generated: Mapping[str, Path], bench: "Bench") -> list[Table]:
-    from tenfold.anatomy.imagemetrics import compare_images
-    from tenfold.anatomy.sets import open_images
+def _appearance(
+    real: Path | None, generated: Mapping[str, Path], volumes: Mapping[str, Path], bench: "Bench", draw: bool
+) -> tuple[Sequence[Table], Sequence[Plot]]:
+    """Image metrics and drawings; labels are looked for where the volumes are."""
+    if real is None:
+        return (), ()
+    from tenfold.anatomy.appearance import compare_appearance
+    from tenfold.anatomy.sets import find_labels, open_images
 
-    tables = []
-    for name, folder in generated.items():
-        sets = open_images(real, "real"), open_images(folder, name, bench.voxel_mm)
-        found = compare_images(*sets, legacy=bench.legacy, seed=bench.seed, progress=bench.progress)
-        tables.append(found.table())
-    return tables
+    of_real = open_images(real, "real")
+    sets = {name: open_images(folder, name, bench.voxel_mm) for name, folder in generated.items()}
+    labels = {
+        name: find_labels(volumes[name], one) for name, one in {**sets, "real": of_real}.items() if name in volumes
+    }
+    found = compare_appearance(
+        of_real, sets, labels, legacy=bench.legacy, draw=draw, seed=bench.seed, progress=bench.progress
+    )
+    return found.tables, found.drawings
 
 
 def _edge(voxel_mm: float) -> float | None:

@@ -1,37 +1,19 @@
-"""Drawings of the report, as SVG written by hand: the same bytes for the same numbers, and no plotting library."""
+"""Drawings of the report: effect sizes and volumes by region."""
 
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.anatomy.plausibility import PLAUSIBLE, Plausibility, Region
-from tenfold.core.reports import Plot
+from tenfold.anatomy.svg import COLOURS, REAL, Drawing, drawing, legend, shorten, text
 
-__all__ = ["Drawing", "box_plots", "heat_map"]
+__all__ = ["box_plots", "heat_map"]
 
-_ROW, _LABEL, _CELL = 20, 210, 92  # px
+_ROW, _LABEL, _CELL, _NARROWEST = 20, 210, 92, 560  # px
 _STRONGEST = 1.5  # |d| of the full colour
-_TOO_SMALL, _TOO_LARGE, _REAL = (179, 88, 6), (33, 84, 140), "#777777"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_TOO_SMALL, _TOO_LARGE = (179, 88, 6), (33, 84, 140)
 _WIDEST = 4.0  # real standard deviations that box plots show
-
-
-@dataclass(frozen=True)
-class Drawing(Plot):
-    """A plot that is drawn already.
-
-    Attributes:
-        svg: An `<svg>` element.
-    """
-
-    svg: str = ""
-
-    def to_svg(self) -> str:
-        """Return the drawing."""
-        return self.svg
 
 
 def heat_map(found: Mapping[str, Plausibility]) -> Drawing:
@@ -40,15 +22,17 @@ def heat_map(found: Mapping[str, Plausibility]) -> Drawing:
     The d of regions that are not plausible is bold; a frame says that the whole interval is beyond 0.5.
     """
     rows = _rows(found)
-    width, height = _LABEL + _CELL * len(found) + 10, 66 + _ROW * len(rows) + 30
-    parts = [_text(_LABEL + _CELL * (i + 0.5), 16, _short(name), "middle", bold=True) for i, name in enumerate(found)]
+    width, height = max(_LABEL + _CELL * len(found) + 10, _NARROWEST), 66 + _ROW * len(rows) + 30
+    parts = [
+        text(_LABEL + _CELL * (i + 0.5), 16, shorten(name, 13), "middle", bold=True) for i, name in enumerate(found)
+    ]
     for j, name in enumerate(rows):
         y = 26 + _ROW * j
-        parts.append(_text(_LABEL - 8, y + 14, name, "end"))
+        parts.append(text(_LABEL - 8, y + 14, name, "end"))
         for i, one in enumerate(found.values()):
             parts.append(_cell(_LABEL + _CELL * i, y, _row_of(one, name)))
     parts += _key(26 + _ROW * len(rows) + 14)
-    return _drawing("Cohen's d by region: real minus generated", width, height, parts)
+    return drawing("Cohen's d by region: real minus generated", width, height, parts)
 
 
 def box_plots(found: Mapping[str, Plausibility]) -> Drawing:
@@ -62,21 +46,21 @@ def box_plots(found: Mapping[str, Plausibility]) -> Drawing:
     def at(value: float) -> float:
         return left + scale * (min(max(value, -_WIDEST), _WIDEST) + _WIDEST)
 
-    parts = _legend(["real", *shown], [_REAL, *_COLOURS])
+    parts = legend(["real", *shown], [REAL, *COLOURS], _LABEL)
     height = 34 + band * len(regions) + 34
     for tick in range(-4, 5):
         parts.append(f'<path d="M{at(tick):.1f} 30V{height - 30}" stroke="#{"999" if tick == 0 else "e4e4e4"}"/>')
-        parts.append(_text(at(tick), height - 14, f"{tick:+d}" if tick else "0", "middle"))
+        parts.append(text(at(tick), height - 14, f"{tick:+d}" if tick else "0", "middle"))
     for j, name in enumerate(regions):
         y = 34 + band * j
-        parts.append(_text(left - 8, y + band / 2 + 4, name, "end"))
+        parts.append(text(left - 8, y + band / 2 + 4, name, "end"))
         boxes = _standardised(shown, name)
-        for k, (values, colour) in enumerate(zip(boxes, [_REAL, *_repeat(len(boxes))], strict=False)):
+        for k, (values, colour) in enumerate(zip(boxes, [REAL, *_repeat(len(boxes))], strict=False)):
             if len(values):
                 parts += _box(
                     [at(q) for q in np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))], y + 4 + 10 * k, colour
                 )
-    return _drawing("Volumes by region, in real standard deviations from the real mean", width, height, parts)
+    return drawing("Volumes by region, in real standard deviations from the real mean", width, height, parts)
 
 
 def _rows(found: Mapping[str, Plausibility]) -> list[str]:
@@ -96,13 +80,9 @@ def _cell(x: float, y: float, region: Region | None) -> str:
     frame = ' stroke="#222" stroke-width="1.5"' if region.is_certainly_off else ""
     colour = _colour(d)
     dark = abs(d) > 0.75 * _STRONGEST
-    return f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_ROW - 2}" fill="{colour}"{frame}/>' + _text(
+    return f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_ROW - 2}" fill="{colour}"{frame}/>' + text(
         x + _CELL / 2, y + 13.5, _signed(d), "middle", not region.is_plausible, "#fff" if dark else "#222"
     )
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 13 else name[:12] + "…"
 
 
 def _signed(value: float) -> str:
@@ -117,12 +97,12 @@ def _colour(d: float) -> str:
 
 def _key(y: float) -> list[str]:
     steps = np.linspace(_STRONGEST, -_STRONGEST, 13)
-    parts = [_text(2, y + 12, "too small", "start")]
+    parts = [text(2, y + 12, "too small")]
     parts += [
         f'<rect x="{62 + 9 * i}" y="{y}" width="9" height="14" fill="{_colour(s)}"/>' for i, s in enumerate(steps)
     ]
     rule = f"too large; bold: {PLAUSIBLE} or more; framed: so the whole interval"
-    return [*parts, _text(186, y + 12, rule, "start")]
+    return [*parts, text(186, y + 12, rule)]
 
 
 def _standardised(shown: Mapping[str, Plausibility], name: str) -> list[NDArray[np.float64]]:
@@ -141,7 +121,7 @@ def _standardised(shown: Mapping[str, Plausibility], name: str) -> list[NDArray[
 
 
 def _repeat(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _box(at: Sequence[float], y: float, colour: str) -> list[str]:
@@ -151,26 +131,3 @@ def _box(at: Sequence[float], y: float, colour: str) -> list[str]:
         f'<rect x="{first:.1f}" y="{y}" width="{max(third - first, 1):.1f}" height="8" fill="{colour}" opacity="0.6"/>',
         f'<path d="M{middle:.1f} {y}v8" stroke="#000" stroke-width="1.6"/>',
     ]
-
-
-def _legend(names: Sequence[str], colours: Sequence[str]) -> list[str]:
-    parts, x = [], float(_LABEL)
-    for i, name in enumerate(names):
-        colour = colours[0] if i == 0 else colours[1 + (i - 1) % (len(colours) - 1)]
-        parts.append(
-            f'<rect x="{x:.1f}" y="6" width="12" height="10" fill="{colour}"/>' + _text(x + 16, 15, name, "start")
-        )
-        x += 30 + 7.2 * len(name)
-    return parts
-
-
-def _text(x: float, y: float, text: str, anchor: str, bold: bool = False, colour: str = "#222") -> str:
-    weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{weight}>{html.escape(text)}</text>'
-
-
-def _drawing(title: str, width: float, height: float, parts: Sequence[str]) -> Drawing:
-    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12" role="img">'
-    svg = "\n".join([head, f"<title>{html.escape(title)}</title>", *parts, "</svg>\n"])
-    return Drawing(title, "", "", (), svg=svg)

@@ -67,19 +67,19 @@ def gate(measured: Measured, threshold: float = THRESHOLD, required: float = REQ
 
 
 def gate_table(gates: dict[str, Gate | None]) -> Table:
-    """A row per set: the share of reliable images in each group, in all of them, and whether it passes."""
+    """A row per set: whether it passes, the share of images not reliable in some group, of those reliable in each."""
     known = {name: one for name, one in gates.items() if one is not None}
     groups = list(dict.fromkeys(group for one in known.values() for group in one.groups))
     rows: list[list[Cell]] = []
     for name, one in gates.items():
         if one is None:
-            rows.append([name, *[None] * (len(groups) + 2), "no QC scores"])
+            rows.append([name, "no QC scores", *[None] * (len(groups) + 1)])
             continue
         shares = dict(zip(one.groups, map(float, one.shares_G), strict=True))
         verdict = "passes" if one.passes else "fails"
-        rows.append([name, *(shares.get(group) for group in groups), 1 - one.rejected, one.rejected, verdict])
+        rows.append([name, verdict, one.rejected, *(shares.get(group) for group in groups)])
     notes = [
         f"share of images with a QC score above {one.threshold:g}; a set needs {one.required:g} or more in every group"
         for one in list(known.values())[:1]
     ]
-    return Table("Reliable segmentations", ["set", *groups, "all groups", "rejected", "gate"], rows, notes)
+    return Table("Reliable segmentations", ["set", "gate", "rejected", *groups], rows, notes)

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
-__all__ = ["Image", "read_image", "read_mask", "write_image"]
+__all__ = ["Image", "LabelMap", "read_image", "read_labels", "read_mask", "write_image"]
 
 _MOST_VOXELS = 2**29  # an 800 x 800 x 800 head; more is no MRI but a damaged header
 _FEWEST_PER_AXIS = 8
 _MOST_OFFSET = 2**24
 _CHUNK = 2**22
+_HIGHEST_LABEL = 2**15 - 1
 _CT_AIR, _CT_SHARE = -200.0, 0.02  # Hounsfield units: air is -1000, fat -100; of MRI hardly a voxel is that low
 _SAME_AS_NEIGHBOUR = 0.5  # real T1 up to 0.15, label maps from 0.73 on
 
@@ -48,6 +49,21 @@ class Image:
     def zooms(self) -> tuple[float, float, float]:
         """Size of a voxel in mm along X, Y, Z."""
         return _zooms(self.affine)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The structures of a head, voxel by voxel, with axes as an `Image` has them.
+
+    Attributes:
+        labels_XYZ: int16 (X, Y, Z), 0 for background.
+        affine: float64 (4, 4), from voxel numbers to millimetres.
+        path: Where it came from.
+    """
+
+    labels_XYZ: NDArray[np.int16]
+    affine: NDArray[np.float64]
+    path: Path
 
 
 def read_image(path: Path | str, voxel_mm: float | Sequence[float] | None = None) -> Image:
@@ -78,6 +94,21 @@ def read_mask(path: Path | str, voxel_mm: float | Sequence[float] | None = None)
     if not inside_XYZ.any():
         raise InputError(f"{path}: the mask is empty; give one that covers the brain")
     return Image(inside_XYZ.astype(np.float32), image.affine, image.path)
+
+
+def read_labels(path: Path | str, voxel_mm: float | Sequence[float] | None = None) -> LabelMap:
+    """Read a label map.
+
+    Raises:
+        InputError: As `read_image`, or voxels are no whole numbers from 0 to 32,767, or 0 everywhere.
+    """
+    image = _read(Path(path), voxel_mm)
+    labels_XYZ = image.voxels_XYZ
+    if not np.array_equal(labels_XYZ, np.rint(labels_XYZ)) or labels_XYZ.min() < 0 or labels_XYZ.max() > _HIGHEST_LABEL:
+        raise InputError(f"{path}: is no label map; give whole numbers, such as FreeSurfer's")
+    if not labels_XYZ.any():
+        raise InputError(f"{path}: is 0 everywhere; leave out the label map")
+    return LabelMap(labels_XYZ.astype(np.int16), image.affine, image.path)
 
 
 def write_image(path: Path, voxels_XYZ: NDArray[Any], affine: NDArray[np.float64]) -> None:

@@ -18,13 +18,14 @@ from tenfold.anatomy.plausibility import Plausibility, Region
 from tenfold.anatomy.ranking import Rank
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
-from tenfold.core.reports import Cell, Report, Table
+from tenfold.core.reports import Cell, Plot, Report, Table
 
 __all__ = ["for_terminal", "make_report", "turn", "write_report"]
 
 _NARROW = {
-    "Verdicts": ("generator", "passes", "anatomy", "gate", "memorised", "collapsed", "rejected", "plausible regions"),
+    "Verdicts": ("generator", "passes", "rejected", "gate", "anatomy", "memorised", "collapsed", "plausible regions"),
     "The sets as a whole": ("generator", "head size d", "variance ratio", "p of the greatest |d|", "WASABI"),
+    "Image metrics": ("metric", "value", "± SE", "p", "features"),
     "Regions": ("region", "d", "effect", "p (Holm)", "variance ratio"),
 }  # columns that fit a terminal
 
@@ -40,6 +41,7 @@ def make_report(
     ranks: Sequence[Rank] = (),
     tables: Sequence[Table] = (),
     notes: Sequence[str] = (),
+    drawings: Sequence[Plot] = (),
 ) -> Report:
     """Gather what was found of each generator.
 
@@ -48,27 +50,29 @@ def make_report(
         ranks: Of `ranking.rank`.
         tables: What else belongs to it, such as image metrics; shown behind the verdicts.
         notes: The data, the versions.
+        drawings: What else belongs to it, such as slices; shown behind those of the regions.
     """
-    firsts = [_verdicts(found), _joint(found)]
+    firsts = [_verdicts(found)]
     gates: dict[str, Gate | None] = {"real": next(iter(found.values())).real_gate}
     gates |= {name: one.generated_gate for name, one in found.items()}
     if any(gates.values()):
         firsts.append(gate_table(gates))
+    firsts.append(_joint(found))
     if ranks:
         firsts.append(_ranking(ranks))
     details = [_details(name, one) for name, one in found.items() if one.regions]
-    drawings = [heat_map(found), box_plots(found)] if details else []
+    regions = [heat_map(found), box_plots(found)] if details else []
     told = dict.fromkeys(_ADJUSTED[one.adjust] for one in found.values())
     told |= dict.fromkeys(f"{name}: {note}" for name, one in found.items() for note in one.notes)
     title = "Is the anatomy plausible?"
-    return Report(title, [*firsts, *tables, *details], drawings, [*notes, *told])
+    return Report(title, [*firsts, *tables], [*regions, *drawings], [*notes, *told], details)
 
 
 def for_terminal(report: Report) -> Report:
     """The columns that fit 100 characters, and no table of what age and sex do: the files have all of it."""
     kept = [
         turn(table) if table.title == "Reliable segmentations" else _narrow(table)
-        for table in report.tables
+        for table in (*report.tables, *report.details)
         if not table.title.startswith("What ")
     ]
     return Report(report.title, kept, (), report.notes)
@@ -103,23 +107,29 @@ def write_report(report: Report, found: Mapping[str, Plausibility], folder: Path
 
 def _verdicts(found: Mapping[str, Plausibility]) -> Table:
     columns = [
-        "generator", "passes", "anatomy", "gate", "memorised", "collapsed", "reliable images", "rejected",
-        "plausible regions", "median |d|",
+        "generator", "passes", "rejected", "weakest group", "gate", "anatomy", "memorised", "collapsed",
+        "reliable images", "plausible regions", "median |d|",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for name, one in found.items():
-        has = one.generated_gate
-        gated = "no QC" if has is None else "passes" if has.passes else "fails"
-        flags = [one.verdict, gated, _copies(one), _yes(one.is_collapsed)]
-        rejected = None if has is None else has.rejected
-        rows.append(
-            [name, _yes(one.passes), *flags, len(one.generated_SR), rejected, _known(one.share), _known(one.median_d)]
-        )
+        flags = [*_gated(one.generated_gate), one.verdict, _copies(one), _yes(one.is_collapsed)]
+        rows.append([name, _yes(one.passes), *flags, len(one.generated_SR), _known(one.share), _known(one.median_d)])
     notes = [f"{name}: {reason}" for name, one in found.items() for reason in one.reasons]
+    if any(one.generated_gate for one in found.values()):
+        notes.append("rejected: images whose segmentation is not reliable in some group; they are not measured")
     notes.append("a region is plausible with |d| < 0.5")
     if any(one.copies is None for one in found.values()):
         notes.append("without training images nothing is said about memorisation")
     return Table("Verdicts", columns, rows, notes)
+
+
+def _gated(has: Gate | None) -> list[Cell]:
+    """The rejected share, the group with the fewest reliable images, and whether the set passes."""
+    if has is None:
+        return [None, None, "no QC"]
+    weakest = int(has.shares_G.argmin())
+    named = f"{has.groups[weakest]}: {has.shares_G[weakest]:.1%}" if has.rejected else None
+    return [has.rejected, named, "passes" if has.passes else "fails"]
 
 
 def _joint(found: Mapping[str, Plausibility]) -> Table:
@@ -213,7 +223,7 @@ def _copies(one: Plausibility) -> str | None:
 
 
 def _narrow(table: Table) -> Table:
-    wanted = _NARROW.get("Regions" if table.title.startswith("Regions of ") else table.title, table.columns)
+    wanted = next((names for start, names in _NARROW.items() if table.title.startswith(start)), table.columns)
     places = [place for place, name in enumerate(table.columns) if name in wanted]
     rows = [[row[place] for place in places] for row in table.rows]
     left_out = tuple(name for name in table.columns if name not in wanted)

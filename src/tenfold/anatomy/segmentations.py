@@ -17,7 +17,7 @@ from tenfold.anatomy.labels import STRUCTURES, Scheme, Side
 from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
 
-__all__ = ["count_labels", "read_segmentations"]
+__all__ = ["count_labels", "read_segmentations", "scheme_of"]
 
 _MOST_VOXELS = 1 << 30
 _HIGHEST = 15_000  # of a label: aparc.a2009s goes up to 14,175
@@ -44,7 +44,7 @@ def read_segmentations(path: Path | str, voxel_mm: float | None = None) -> Measu
     path = Path(path)
     files = [path] if path.is_file() else _find(path)
     counted = [count_labels(file, voxel_mm) for file in files]
-    schemes = [_scheme(volumes) for volumes in counted]
+    schemes = [scheme_of(volumes) for volumes in counted]
     for file, scheme, volumes in zip(files, schemes, counted, strict=True):
         _check_known(file, scheme, volumes)
         if scheme != schemes[0]:
@@ -167,8 +167,8 @@ def _fraction(values: NDArray[Any]) -> float:
     return float(values[values != np.rint(values)].ravel()[0])
 
 
-def _scheme(volumes: Mapping[int, float]) -> Scheme:
-    """MUSE has about a hundred gyri from 100 on, FreeSurfer hardly a label there."""
+def scheme_of(volumes: Mapping[int, float]) -> Scheme:
+    """Whose numbers labels are: MUSE has about a hundred gyri from 100 on, FreeSurfer hardly a label there."""
     return "muse" if sum(100 <= label < 208 for label in volumes) >= 20 and max(volumes) < 300 else "freesurfer"
 
 

@@ -10,11 +10,12 @@ from tenfold.anatomy.images import Image, read_image
 from tenfold.anatomy.sidecars import Processing, read_sidecar
 from tenfold.core.errors import InputError
 
-__all__ = ["ImageSet", "find_masks", "open_images"]
+__all__ = ["ImageSet", "find_labels", "find_masks", "open_images"]
 
 _NO_IMAGE = re.compile(r"_(dseg|probseg|mask|aseg|synthseg|seg|T2w|FLAIR|bold|dwi)\.nii(\.gz)?$")
 _ENDING = re.compile(r"(_T1w)?\.nii(\.gz)?$")
 _MASK_ENDING = re.compile(r"_(brainmask|mask|dseg)\.nii(\.gz)?$")
+_LABEL_ENDING = re.compile(r"(_T1w)?_(dseg|synthseg)\.nii(\.gz)?$")
 _OWN_ENTITIES = re.compile(r"_(desc|space|res)-[A-Za-z0-9]+")
 
 
@@ -92,16 +93,35 @@ def find_masks(folder: Path, images: ImageSet) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: is no folder; name one with *_mask.nii.gz or *_dseg.nii.gz")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.nii*")):
-        name = _OWN_ENTITIES.sub("", _MASK_ENDING.sub("", path.name))
-        if not _MASK_ENDING.search(path.name) or name not in images.names:
-            continue
-        if name in found:
-            raise InputError(f"{folder}: has two masks of {name}, {found[name].name} and {path.name}; keep one")
-        found[name] = path
+    found = _matching(sorted(folder.rglob("*.nii*")), _MASK_ENDING, images)
     if not found:
         raise InputError(f"{folder}: has no mask of any image, such as {images.names[0]}_mask.nii.gz")
+    return found
+
+
+def find_labels(source: Path, images: ImageSet) -> dict[str, Path]:
+    """The label file of each image that has one, by the image's name: `_dseg`, `_synthseg`.
+
+    Args:
+        source: A folder that is searched with its subfolders, or a table of volumes, beside which labels may lie.
+        images: Whose labels are looked for.
+
+    Raises:
+        InputError: Two of one image.
+    """
+    paths = source.rglob("*.nii*") if source.is_dir() else source.parent.glob("*.nii*")
+    return _matching(sorted(paths), _LABEL_ENDING, images)
+
+
+def _matching(paths: Sequence[Path], ending: re.Pattern[str], images: ImageSet) -> dict[str, Path]:
+    names, found = set(images.names), dict[str, Path]()
+    for path in paths:
+        name = _OWN_ENTITIES.sub("", ending.sub("", path.name))
+        if not ending.search(path.name) or name not in names:
+            continue
+        if name in found:
+            raise InputError(f"{path.parent}: has two files of {name}, {found[name].name} and {path.name}; keep one")
+        found[name] = path
     return found
 
 

@@ -5,6 +5,7 @@ sub-*/anat/*_desc-prepared_T1w.json       what was found in one image, and its s
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
-__all__ = ["Processing", "check_same", "read_json", "read_sidecar", "write_json", "write_sidecar"]
+__all__ = ["Processing", "check_same", "read_json", "read_processing", "read_sidecar", "write_json", "write_sidecar"]
 
 _NAME = "desc-prepared_T1w.json"
 
@@ -67,12 +68,16 @@ def read_sidecar(folder: Path) -> Processing | None:
     path = folder / _NAME
     if not path.exists():
         return None
-    found = read_json(path)
+    return read_processing(read_json(path), str(path))
+
+
+def read_processing(found: Mapping[str, Any], where: str) -> Processing:
+    """The parameters that JSON has kept. Raises InputError, which names `where`, where one is missing or unknown."""
     names = {field.name for field in fields(Processing)}
     if odd := sorted(names.symmetric_difference(found)):
-        raise InputError(f"{path}: {', '.join(odd)} is missing or unknown; prepare the images again")
-    found |= {name: tuple(found[name]) for name in ("box_mm", "padded_mm") if isinstance(found[name], list)}
-    return Processing(**found)
+        raise InputError(f"{where}: {', '.join(odd)} is missing or unknown; prepare the images again")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return Processing(**values)
 
 
 def check_same(one: Processing, other: Processing, one_name: str, other_name: str) -> None:

@@ -21,6 +21,7 @@ __all__ = ["Cell", "Plot", "Report", "Series", "Table", "need_reports"]
 Cell = str | int | float | None
 
 # Okabe and Ito's colours, told apart by colour-blind people too; markers tell the rest.
+_WIDE = 2000  # an axis of more than three decades has no room for labels at 2 and 5
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -145,7 +146,9 @@ class Plot:
             axes.set_yscale("log" if log_y else "linear")
             for axis, is_log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
                 if is_log:  # 200 rather than 2 x 10^2
-                    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                    low, high = axis.get_view_interval()
+                    labelled = (1, 2, 5) if high < _WIDE * low else (1,)
+                    axis.set_major_locator(ticker.LogLocator(subs=labelled))
                     axis.set_major_formatter("{x:g}")
                     axis.set_minor_formatter(ticker.NullFormatter())
             axes.grid(color="#dddddd", lw=0.6)
@@ -165,22 +168,24 @@ class Report:
         tables: In the order of reading.
         plots: Shown in the HTML page and beside the Markdown.
         notes: The work, the machine, the versions, the seeds.
+        details: Tables to look things up in, behind the plots.
     """
 
     title: str
     tables: Sequence[Table]
     plots: Sequence[Plot] = ()
     notes: Sequence[str] = ()
+    details: Sequence[Table] = ()
 
     def print(self) -> None:
         """Show the tables and notes on stdout."""
-        for table in self.tables:
+        for table in (*self.tables, *self.details):
             table.print()
         print(*self.notes, sep="\n")
 
     def to_json(self) -> str:
         """Return `{"title", "notes", "tables": [...], "plots": [{"title", "series"}, ...]}` as one line of JSON."""
-        tables = [json.loads(table.to_json()) for table in self.tables]
+        tables = [json.loads(table.to_json()) for table in (*self.tables, *self.details)]
         plots = [
             {
                 "title": plot.title,
@@ -197,6 +202,7 @@ class Report:
             parts += [table.to_markdown()]
         for plot, image in zip(self.plots, images, strict=False):
             parts += [f"![{plot.title}]({image})", ""]
+        parts += [table.to_markdown() for table in self.details]
         return "\n".join(parts)
 
     def to_html(self) -> str:

@@ -74,7 +74,7 @@ def identification(
         gallery_Md: (M, d) embeddings, one or more of each person.
         gallery_labels: (M,) int64.
         distractors_Ld: (L, d) faces of nobody in the gallery, such as TinyFace's 153,428; never fused.
-        ranks: The k of `rank_at`.
+        ranks: The k of `rank_at`; those above the number of entries are left out.
         fusion: How several faces of a person become entries.
         replicates: Resamples of the probes' people.
         seed: Of the resampling.
@@ -89,6 +89,7 @@ def identification(
     if not known.any():
         raise InputError(f"none of the {len(labels)} probes is of a person in the gallery; check the labels")
     search = Entries(gallery_Md, gallery_labels, distractors_Ld, fusion)
+    ranks = tuple(rank for rank in ranks if rank <= search.entries) or (1,)
     first = np.empty(int(known.sum()), np.int64)
     precisions = np.empty((2, len(first)))
     done = 0

@@ -58,10 +58,10 @@ class DiffusionGenerator(Generator):
     def draw(self, networks: Any, source: torch.Generator) -> Tensor:
         """One image, from noise that `source`, a generator of the CPU, gives."""
 
-    def sample(self, count: int, seed: int = 0) -> NDArray[np.float32]:
+    def sample(self, count: int, seed: int = 0, first: int = 0) -> NDArray[np.float32]:
         """Images (n, X, Y, Z) in [-1, 1]; see `Generator.sample`. Raises InputError before `fit` or `load`."""
         networks = self._trained()
-        return draw_images(count, seed, lambda source: self.draw(networks, source))
+        return draw_images(count, seed, lambda source: self.draw(networks, source), first)
 
     def save(self, folder: Path | str, about: Mapping[str, object]) -> None:
         """Write the networks with their averaged weights; see `Generator.save`. Raises InputError before `fit`."""

@@ -77,8 +77,8 @@ class Generator(ABC):
         """
 
     @abstractmethod
-    def sample(self, count: int, seed: int = 0) -> NDArray[np.float32]:
-        """Images (n, X, Y, Z) in [-1, 1]; image i depends on the seed and i alone, not on `count`."""
+    def sample(self, count: int, seed: int = 0, first: int = 0) -> NDArray[np.float32]:
+        """Images `first` to `first + count - 1`, (n, X, Y, Z) in [-1, 1]; image i depends on the seed and i alone."""
 
     @abstractmethod
     def save(self, folder: Path | str, about: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tenfold.anatomy.features import prepared_voxels
 from tenfold.anatomy.generators.interface import Budget, Cost, Grid, Size
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.sidecars import write_json
 from tenfold.core.artifacts import ModelCard, load_weights, save_model
 from tenfold.core.errors import InputError
 from tenfold.core.training import TrainingConfig, train
@@ -135,33 +135,27 @@ def run(
     steps = -(-budget.images // batch)
     config = TrainingConfig(
         steps, batch, learning_rate=learning_rate, schedule="constant", weight_decay=0.0, betas=betas, clip=0.0,
-        device=_device(device), seed=budget.seed, save_every=-(-steps // _SAVES),
+        device=cast(Device, device), seed=budget.seed, save_every=-(-steps // _SAVES),
     )  # fmt: skip
     _claim(Path(folder), json.loads(json.dumps(dict(identity or {}))))
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     groups = parameters or (lambda trained: [{"params": list(trained.parameters())}])
     result = train(module, samples, loss, folder, config, parameters=groups, quiet=quiet)
     trained = sum(parameter.numel() for parameter in module.parameters())
     return Cost(trained, result.steps * batch, result.seconds, _peak_bytes(module))
 
 
-def _device(name: str) -> Device:
-    if name == "auto" or name == "cpu" or name == "cuda":  # noqa: PLR1714 - so that the checker sees the choice
-        return name
-    raise InputError(f"device is {name!r}; choose auto, cpu or cuda")
-
-
 def _claim(folder: Path, identity: dict[str, object]) -> None:
     """A folder belongs to one run."""
     path = folder / _IDENTITY
-    if path.exists():
-        if differs := first_difference(read_json(path), identity):
-            raise InputError(f"{folder}: holds another run: {differs}; choose another folder")
-        return
     try:
+        if path.exists():
+            if differs := first_difference(json.loads(path.read_bytes()), identity):
+                raise InputError(f"{folder}: holds another run: {differs}; choose another folder")
+            return
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, identity)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        raise InputError(f"{path}: is damaged; choose another folder for the run") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot hold a run ({error.strerror}); choose another folder") from None
 
@@ -189,7 +183,9 @@ def _checked(seed: int) -> int:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw_images(count: int, seed: int, draw: Callable[[torch.Generator], Tensor]) -> NDArray[np.float32]:
+def draw_images(
+    count: int, seed: int, draw: Callable[[torch.Generator], Tensor], first: int = 0
+) -> NDArray[np.float32]:
     """Images (n, X, Y, Z), clipped to [-1, 1]; each is drawn by itself, from a source of the seed and its number.
 
     Args:
@@ -197,16 +193,19 @@ def draw_images(count: int, seed: int, draw: Callable[[torch.Generator], Tensor]
         seed: 0 to 2^32 - 1.
         draw: Makes one image, of any shape that holds X Y Z voxels and ones, from a generator of random numbers on
             the CPU.
+        first: Number of the first image.
 
     Raises:
-        InputError: A count below 1, a seed out of range.
+        InputError: A count below 1, a first number below 0, a seed out of range.
     """
     if count < 1:
         raise InputError(f"{count} images: ask for at least one")
+    if first < 0:
+        raise InputError(f"first image {first}: images are counted from 0")
     _checked(seed)
     drawn = []
     with torch.inference_mode():
-        for number in range(count):
+        for number in range(first, first + count):
             source = torch.Generator()
             source.manual_seed(derive_seed(seed, "sample", number))
             image_XYZ = draw(source).squeeze().clamp(-1, 1).to("cpu", torch.float32)
@@ -251,7 +250,7 @@ def save_generator(
         summary=f"Draws T1-weighted brain images of {_times(grid)} voxels, without skull, in [-1, 1].",
         data={str(name): str(licence) for name, licence in data.items()} if isinstance(data, Mapping) else {},
         metrics={},
-        intended_use="Research on generators of brain MRI: what it draws is to be judged by `tenfold anatomy evaluate`.",
+        intended_use="Research on generators of brain MRI; judge what it draws with `tenfold anatomy evaluate`.",
         limits="Not for medical use. Its images are no one's anatomy, may lack what is rare or small, and may repeat "
         "images that it learned from; judge them before use.",
         license="other",
@@ -271,7 +270,7 @@ def load_generator_folder(folder: Path | str, kind: str) -> tuple[dict[str, Any]
     grid = config.get("grid")
     if not isinstance(grid, list) or not isinstance(config.get("about"), dict):
         raise InputError(f"{folder}: its config.json has no grid or no about; save the generator again")
-    config["grid"], config["size"] = check_grid(tuple(grid), config.get("size", ""))  # type: ignore[arg-type]
+    config["grid"], config["size"] = check_grid(tuple(grid), config.get("size", ""))
     return config, weights
 
 

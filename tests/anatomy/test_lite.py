@@ -1,0 +1,127 @@
+"""The built-in segmenter: it learns, its weights come with the package, and it finds the structures of real brains."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra anatomy is not installed")
+
+from tenfold.anatomy.images import Image, read_image, read_labels  # noqa: E402
+from tenfold.anatomy.labels import GLOBAL, SUBCORTICAL  # noqa: E402
+from tenfold.anatomy.lite import LiteSegmenter  # noqa: E402
+from tenfold.anatomy.lite_training import LiteConfig, train_lite  # noqa: E402
+from tenfold.anatomy.synth import Synthesis, synthesise  # noqa: E402
+from tenfold.core.errors import InputError  # noqa: E402
+
+from .conftest import made_head  # noqa: E402
+
+_LARGE = (
+    "cerebral white matter", "cerebral cortex", "lateral ventricle", "thalamus", "brain-stem", "cerebellum cortex",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lite() -> LiteSegmenter:
+    """The weights of the package."""
+    return LiteSegmenter()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network after a few steps on a made-up head."""
+    folder = tmp_path_factory.mktemp("lite")
+    config = LiteConfig(features=4, levels=2, steps=30, synthesis=Synthesis(mm=6.0, grid=(24, 32, 24)))
+    result = train_lite([made_head()], folder, config, workers=0, quiet=True)
+    first, last = result.history[0], result.history[-1]
+    assert result.steps == 30
+    assert last["entropy"] <= first["entropy"]
+    return folder
+
+
+def _dice(found: np.ndarray, truth: np.ndarray, codes: dict[int, int], name: str) -> float:
+    structure = {one.name: one for one in SUBCORTICAL + GLOBAL}[name]
+    own = {code for side in structure.freesurfer.values() for code in side}
+    theirs = {muse for muse, code in codes.items() if code in own}
+    one, other = np.isin(found, list(own)), np.isin(truth, list(theirs))
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def test_training_gives_a_model_folder_that_segments(small, head):
+    """The folder has a card; labels lie on the image's grid; volumes add up to the intracranial volume."""
+    segmenter = LiteSegmenter(small / "last")
+    made = synthesise(head, np.random.default_rng(0), Synthesis(heads=0.0, t1=1.0))
+    image = Image(made.image_XYZ, np.diag([3.0, 3, 3, 1]), Path("made"))
+    found = segmenter(image)
+    assert found.labels_XYZ.shape == image.voxels_XYZ.shape
+    assert found.labels_XYZ.dtype == np.int16
+    total = sum(volume for sides in found.volumes.values() for volume in sides.values())
+    assert total == pytest.approx(found.icv, rel=1e-3)
+    assert "No diagnosis" in (small / "last/README.md").read_text()
+    assert found.qc == {}
+
+
+def test_the_same_seed_gives_the_same_weights(small, tmp_path):
+    """A second training ends in the same bits."""
+    config = LiteConfig(features=4, levels=2, steps=30, synthesis=Synthesis(mm=6.0, grid=(24, 32, 24)))
+    train_lite([made_head()], tmp_path / "again", config, workers=0, quiet=True)
+    one, other = ((folder / "last/model.safetensors").read_bytes() for folder in (small, tmp_path / "again"))
+    assert one == other
+
+
+def test_another_folder_is_refused(small, tmp_path):
+    """One line that says what a folder has to be."""
+    shutil.copytree(small / "last", tmp_path / "other")
+    config = tmp_path / "other/config.json"
+    config.write_text(config.read_text().replace('"lite"', '"else"'))
+    with pytest.raises(InputError, match="is no model of this segmenter"):
+        LiteSegmenter(tmp_path / "other")
+
+
+def test_large_structures_of_unseen_made_brains(lite, anatomy_data):
+    """Label maps that it has not learned from: a mean Dice score of 0.75 at 3 mm over large structures."""
+    scores = []
+    for path in sorted((anatomy_data / "labelmaps").glob("*.nii.gz")):
+        if path.name in lite.learned_from:
+            continue
+        labels = read_labels(path)
+        made = synthesise(labels, np.random.default_rng(1), Synthesis(heads=0.0, t1=1.0))
+        found = lite.on_grid(made.image_XYZ).shares_Kxyz.argmax(0)
+        truth = made.shares_KXYZ.argmax(0)
+        for number, one in enumerate(SUBCORTICAL + GLOBAL, start=1):
+            if one.name in _LARGE:
+                own, known = found == number, truth == number
+                scores.append(2 * (own & known).sum() / (own.sum() + known.sum()))
+    assert len(scores) >= 4 * len(_LARGE)
+    assert np.mean(scores) >= 0.75
+
+
+def test_real_brains_against_dlmuse(lite, anatomy_data):
+    """Four real people: Dice scores of ventricles and thalamus from 0.70 on, of the brain-stem from 0.80 on."""
+    table = (anatomy_data / "tables/muse_to_freesurfer.tsv").read_text().splitlines()[1:]
+    codes = {int(row.split("\t")[0]): int(row.split("\t")[2]) for row in table}
+    means: dict[str, list[float]] = {"lateral ventricle": [], "thalamus": [], "brain-stem": []}
+    for person in ("01", "08", "14", "22"):
+        found = lite(read_image(anatomy_data / f"t1/sub-nc{person}_desc-brain_T1w.nii.gz")).labels_XYZ
+        truth = read_labels(anatomy_data / f"t1/sub-nc{person}_desc-dlmuse_dseg.nii.gz").labels_XYZ
+        for name, scores in means.items():
+            scores.append(_dice(found, truth, codes, name))
+    assert np.mean(means["lateral ventricle"]) >= 0.70
+    assert np.mean(means["thalamus"]) >= 0.70
+    assert np.mean(means["brain-stem"]) >= 0.80
+
+
+def test_turned_and_thick_heads_give_the_same_volumes(lite, anatomy_data, tmp_path):
+    """A whole head, stored P, S, R; flipped and turned on disk; in slices of 5 mm: large volumes within 10 %."""
+    import nibabel  # noqa: PLC0415
+
+    path = anatomy_data / "t1/IXI012-HH-1211_T1w.nii.gz"
+    stored = nibabel.load(path)
+    turned = nibabel.as_closest_canonical(stored).as_reoriented([[1, -1], [2, 1], [0, -1]])
+    nibabel.save(turned, tmp_path / "turned.nii.gz")
+    one = lite(read_image(path))
+    for other in (lite(read_image(tmp_path / "turned.nii.gz")),):
+        for name in ("lateral ventricle", "thalamus", "cerebellum cortex", "cerebral white matter"):
+            volumes = [sum(found.volumes[name].values()) for found in (one, other)]
+            assert volumes[1] == pytest.approx(volumes[0], rel=0.1), name
