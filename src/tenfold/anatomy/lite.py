@@ -40,6 +40,12 @@ class LiteSegmenter:
     Args:
         folder: A model folder; None takes the weights that come with the package.
 
+    Attributes:
+        name: Says at which voxel size it works, and which weights.
+        mm: That voxel size.
+        learned_from: Files of the label maps that it was taught on.
+        quality: Its predictor of Dice scores; None where the folder has none.
+
     Raises:
         InputError: It is no folder of this kind, or its weights do not fit.
     """
