@@ -34,6 +34,7 @@ from tenfold.anatomy.effects import (
 from tenfold.anatomy.gate import REQUIRED, THRESHOLD, Gate, gate
 from tenfold.anatomy.headsize import Adjust, HeadSize, fit_head_size
 from tenfold.anatomy.labels import ICV
+from tenfold.anatomy.sidecars import check_same
 from tenfold.anatomy.volumes import Measured
 from tenfold.anatomy.wasabi import wasabi
 from tenfold.core.errors import InputError
@@ -198,7 +199,7 @@ def compare(
         real: Real people who are not in the training set.
         generated: Of the same segmenter; its reliable images alone are compared, where it has QC scores.
         adjust: On whom volumes are regressed on the head's size: "real", "pooled" (the paper), or not at all, "none".
-        training: What the generator has seen; without it nothing is said about memorisation.
+        training: What the generator has seen, reliable images alone; without it nothing is said about memorisation.
         legacy: As the paper's code: pooled, and Student's t-test in place of Welch's.
         threshold: Of the gate: scores above it are reliable.
         required: The share of images in the gate, and of regions, that a set needs.
@@ -207,11 +208,16 @@ def compare(
         seed: Of both.
 
     Raises:
-        InputError: The sets have no region in common or are of different segmenters, a region is absent in all real
-            images, fewer than 2 real images are reliable.
+        InputError: The sets have no region in common, are of different segmenters or were processed differently; a
+            region is absent in all real images; fewer than 2 real images are reliable, or 3 of those for training.
     """
     adjust = "pooled" if legacy else adjust
+    if seed < 0:
+        raise InputError(f"seed {seed}: give 0 or more")
     _check_alike(real, generated)
+    if training is not None:
+        _check_alike(training, generated)
+        training = _reliable(training, threshold, required)
     gates = tuple(None if one.qc_SG is None else gate(one, threshold, required) for one in (real, generated))
     kept = [one if has is None else one.take(has.reliable_S) if has.reliable_S.any() else None
             for one, has in zip((real, generated), gates, strict=True)]  # fmt: skip
@@ -393,12 +399,24 @@ def _unreliable(gates: Sequence[Gate | None], adjust: Adjust, regions: int, note
     )  # fmt: skip
 
 
+def _reliable(training: Measured, threshold: float, required: float) -> Measured:
+    """Those that are no failures of the segmenter, whose volumes say nothing of who they are."""
+    if training.qc_SG is None:
+        return training
+    kept = gate(training, threshold, required).reliable_S
+    if kept.sum() < 3:
+        raise InputError(f"{training.source}: {kept.sum()} training images are reliable; copies are looked for among 3")
+    return training.take(kept)
+
+
 def _check_alike(real: Measured, generated: Measured) -> None:
     if real.segmenter and generated.segmenter and real.segmenter != generated.segmenter:
         raise InputError(
             f"{real.source} has volumes of {real.segmenter}, {generated.source} of {generated.segmenter}; these differ "
             "for the same brain: segment both sets alike"
         )
+    if real.processing is not None and generated.processing is not None:
+        check_same(real.processing, generated.processing, real.source, generated.source)
     if not set(real.regions) & set(generated.regions):
         raise InputError(f"{real.source} and {generated.source} have no region in common")
 
