@@ -80,8 +80,11 @@ def test_train_and_sample_a_generator(people, tmp_path):
     first = samples.paths[0].read_bytes()
     assert "1 of them new" in _run("sample", run / "model", out, "--count", "3", "--seed", "3").stdout
     again = tmp_path / "again"
+    assert "seed -1" in _run("sample", run / "model", again, "--count", "1", "--seed", "-1", ok=False).stderr
     _run("sample", run / "model", again, "--count", "1", "--seed", "3")
     assert next(again.glob("*.nii.gz")).read_bytes() == first
+    assert "seed differs" in _run("sample", run / "model", out, "--count", "4", "--seed", "4", ok=False).stderr
+    assert len(open_images(out)) == 3
 
 
 def test_train_lite_makes_a_model_that_segments(labelmaps, people, tmp_path):
@@ -105,7 +108,26 @@ def test_train_lite_makes_a_model_that_segments(labelmaps, people, tmp_path):
         (("segment", "PEOPLE", "out", "--backend", "synthseg", "--program", "no_such_program"), "no_such_program"),
         (("people", "nowhere", "out"), "nowhere: has no label maps"),
         (("people", "MAPS", "out", "--count", "0"), "--count 0"),
+        (("people", "MAPS", "out", "--mm", "0"), "mm 0: voxels have"),
+        (("people", "MAPS", "out", "--mm", "6", "--seed", "-1"), "seed -1"),
         (("train", "lite", "MAPS", "out", "--held-out", "other.nii.gz"), "other.nii.gz: is no file of"),
+        (
+            (
+                "train",
+                "lite",
+                "MAPS",
+                "out",
+                "--steps",
+                "1",
+                "--pairs",
+                "4",
+                "--held-out",
+                "labels_0.nii.gz",
+                "labels_1.nii.gz",
+                "labels_2.nii.gz",
+            ),
+            "pairs 4: give 8 or more",
+        ),
         (("train", "vae-gan", "PEOPLE", "out", "--budget", "0"), "--budget 0"),
         (("train", "vae-gan", "nowhere", "out"), "nowhere: is no folder"),
         (("sample", "nowhere", "out"), "nowhere"),
