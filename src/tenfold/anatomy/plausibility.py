@@ -215,18 +215,12 @@ def compare(
     if seed < 0:
         raise InputError(f"seed {seed}: give 0 or more")
     _check_alike(real, generated)
-    if training is not None:
-        _check_alike(training, generated)
-        training = _reliable(training, threshold, required)
-    gates = tuple(None if one.qc_SG is None else gate(one, threshold, required) for one in (real, generated))
-    kept = [one if has is None else one.take(has.reliable_S) if has.reliable_S.any() else None
-            for one, has in zip((real, generated), gates, strict=True)]  # fmt: skip
+    seen = None if training is None else _training(training, generated, threshold, required)
+    gates, kept = zip(*(_through_gate(one, threshold, required) for one in (real, generated)), strict=True)
     names = [name for name in real.regions if name in generated.regions]
     notes = _notes(real, generated, kept)
-    if kept[0] is None or len(kept[0]) < 2:
-        raise InputError(
-            f"{real.source}: {0 if kept[0] is None else 1} real images are reliable; at least 2 are needed"
-        )
+    if (count := 0 if kept[0] is None else len(kept[0])) < 2:
+        raise InputError(f"{real.source}: {count} real images are reliable; at least 2 are needed")
     if kept[1] is None or len(kept[1]) < 2:
         return _unreliable(gates, adjust, len(names), notes)
     one, other = kept[0].only(names), kept[1].only(names)
@@ -247,7 +241,7 @@ def compare(
         wasabi_p=wasabi_p,
         correlation_error=work.correlation_error,
         correlation_p=correlation_p,
-        copies=None if training is None else check_volumes(training, other),
+        copies=None if seen is None else check_volumes(seen, other),
         repeats=check_volumes(one, other) if len(one) > 2 else None,
         real_gate=gates[0],
         generated_gate=gates[1],
@@ -399,14 +393,22 @@ def _unreliable(gates: Sequence[Gate | None], adjust: Adjust, regions: int, note
     )  # fmt: skip
 
 
-def _reliable(training: Measured, threshold: float, required: float) -> Measured:
-    """Those that are no failures of the segmenter, whose volumes say nothing of who they are."""
-    if training.qc_SG is None:
-        return training
-    kept = gate(training, threshold, required).reliable_S
-    if kept.sum() < 3:
-        raise InputError(f"{training.source}: {kept.sum()} training images are reliable; copies are looked for among 3")
-    return training.take(kept)
+def _through_gate(measured: Measured, threshold: float, required: float) -> tuple[Gate | None, Measured | None]:
+    """The gate, and the reliable images; without scores no gate and all, None where none is reliable."""
+    if measured.qc_SG is None:
+        return None, measured
+    found = gate(measured, threshold, required)
+    return found, measured.take(found.reliable_S) if found.reliable_S.any() else None
+
+
+def _training(training: Measured, generated: Measured, threshold: float, required: float) -> Measured:
+    """Its reliable images: the volumes of a failed segmentation say nothing of whose they are."""
+    _check_alike(training, generated)
+    _, kept = _through_gate(training, threshold, required)
+    if kept is None or len(kept) < 3:
+        count = 0 if kept is None else len(kept)
+        raise InputError(f"{training.source}: {count} training images are reliable; copies are looked for among 3")
+    return kept
 
 
 def _check_alike(real: Measured, generated: Measured) -> None:
