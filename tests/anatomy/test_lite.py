@@ -112,16 +112,29 @@ def test_real_brains_against_dlmuse(lite, anatomy_data):
     assert np.mean(means["brain-stem"]) >= 0.80
 
 
-def test_turned_and_thick_heads_give_the_same_volumes(lite, anatomy_data, tmp_path):
-    """A whole head, stored P, S, R; flipped and turned on disk; in slices of 5 mm: large volumes within 10 %."""
+def test_a_turned_brain_gives_the_same_volumes_and_thick_slices_change_large_ones_by_a_tenth_at_most(
+    lite, anatomy_data, tmp_path
+):
+    """A real brain, flipped and turned on disk: left stays left, to the last mm³. In slices of 5 mm small structures
+    change by more than a tenth, but then the scores say so: the image is not reliable."""
     import nibabel  # noqa: PLC0415
+    from scipy import ndimage  # noqa: PLC0415
 
-    path = anatomy_data / "t1/IXI012-HH-1211_T1w.nii.gz"
-    stored = nibabel.load(path)
-    turned = nibabel.as_closest_canonical(stored).as_reoriented([[1, -1], [2, 1], [0, -1]])
-    nibabel.save(turned, tmp_path / "turned.nii.gz")
-    one = lite(read_image(path))
-    for other in (lite(read_image(tmp_path / "turned.nii.gz")),):
-        for name in ("lateral ventricle", "thalamus", "cerebellum cortex", "cerebral white matter"):
-            volumes = [sum(found.volumes[name].values()) for found in (one, other)]
-            assert volumes[1] == pytest.approx(volumes[0], rel=0.1), name
+    path = anatomy_data / "t1/sub-nc01_desc-brain_T1w.nii.gz"
+    stored = nibabel.as_closest_canonical(nibabel.load(path))
+    nibabel.save(stored.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]])), tmp_path / "turned.nii.gz")
+    smooth = ndimage.gaussian_filter1d(np.asarray(stored.dataobj, np.float32), 1.0, axis=2)
+    heights = 0.75 + 2.5 * np.arange(int(smooth.shape[2] / 2.5))  # middles of slices of 5 mm, in voxels of 2 mm
+    x, y, _ = (np.arange(size) for size in smooth.shape)
+    thick = ndimage.map_coordinates(smooth, np.stack(np.meshgrid(x, y, heights, indexing="ij")), order=1)
+    affine = stored.affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2.5, 0.75], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(thick, affine), tmp_path / "thick.nii.gz")
+    one, turned, sliced = (
+        lite(read_image(each)) for each in (path, tmp_path / "turned.nii.gz", tmp_path / "thick.nii.gz")
+    )
+    for name, sides in one.volumes.items():
+        assert turned.volumes[name] == pytest.approx(sides, rel=1e-3), name
+    for name in ("lateral ventricle", "brain-stem", "cerebellum cortex", "cerebral white matter", "cerebral cortex"):
+        volumes = [sum(found.volumes[name].values()) for found in (one, sliced)]
+        assert volumes[1] == pytest.approx(volumes[0], rel=0.1), name
+    assert min(one.qc.values()) > 0.65 > min(sliced.qc.values())

@@ -16,6 +16,8 @@ from tenfold.anatomy.tables import read_measured  # noqa: E402
 
 from .conftest import made_head  # noqa: E402
 
+_HELD = tuple(f"labels_{number}.nii.gz" for number in range(3))
+
 
 def _run(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tenfold", "anatomy", *map(str, arguments)]
@@ -80,14 +82,17 @@ def test_train_and_sample_a_generator(people, tmp_path):
     first = samples.paths[0].read_bytes()
     assert "1 of them new" in _run("sample", run / "model", out, "--count", "3", "--seed", "3").stdout
     again = tmp_path / "again"
+    assert "seed -1" in _run("sample", run / "model", again, "--count", "1", "--seed", "-1", ok=False).stderr
     _run("sample", run / "model", again, "--count", "1", "--seed", "3")
     assert next(again.glob("*.nii.gz")).read_bytes() == first
+    assert "seed differs" in _run("sample", run / "model", out, "--count", "4", "--seed", "4", ok=False).stderr
+    assert len(open_images(out)) == 3
 
 
 def test_train_lite_makes_a_model_that_segments(labelmaps, people, tmp_path):
     """A tiny training from label maps; the model has a card and scores, and segment takes it."""
     run = tmp_path / "lite"
-    held = ("--held-out", "labels_0.nii.gz", "labels_1.nii.gz", "labels_2.nii.gz")
+    held = ("--held-out", *_HELD)
     _run("train", "lite", labelmaps, run, "--steps", "2", "--pairs", "8", *held, "--licence", "none, made up")
     card = (run / "model/README.md").read_text()
     assert "none, made up" in card
@@ -105,7 +110,10 @@ def test_train_lite_makes_a_model_that_segments(labelmaps, people, tmp_path):
         (("segment", "PEOPLE", "out", "--backend", "synthseg", "--program", "no_such_program"), "no_such_program"),
         (("people", "nowhere", "out"), "nowhere: has no label maps"),
         (("people", "MAPS", "out", "--count", "0"), "--count 0"),
+        (("people", "MAPS", "out", "--mm", "0"), "mm 0: voxels have"),
+        (("people", "MAPS", "out", "--mm", "6", "--seed", "-1"), "seed -1"),
         (("train", "lite", "MAPS", "out", "--held-out", "other.nii.gz"), "other.nii.gz: is no file of"),
+        (("train", "lite", "MAPS", "out", "--pairs", "4", "--held-out", *_HELD), "pairs 4: give 8 or more"),
         (("train", "vae-gan", "PEOPLE", "out", "--budget", "0"), "--budget 0"),
         (("train", "vae-gan", "nowhere", "out"), "nowhere: is no folder"),
         (("sample", "nowhere", "out"), "nowhere"),

@@ -8,6 +8,7 @@ from scipy import stats
 
 from tenfold.anatomy.labels import ICV, QC_GROUPS
 from tenfold.anatomy.plausibility import compare
+from tenfold.anatomy.sidecars import Processing
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
 
@@ -226,3 +227,33 @@ def test_the_same_seed_gives_the_same_numbers(ixi: Measured) -> None:
     assert repr(one.regions) == repr(other.regions)  # NaN is not equal to itself
     assert (one.p, one.wasabi_p, one.spread) == (other.p, other.wasabi_p, other.spread)
     assert quick(*split(ixi), seed=6).regions[0].d != one.regions[0].d
+
+
+def test_sets_that_were_processed_differently_are_refused() -> None:
+    """The paper's first point; where nothing is said of one of them, nothing can be compared."""
+    real, generated = made_people(20), made_people(20, 1)
+    one, other = Processing("MNI", "0" * 64), Processing("MNI", "0" * 64, align="rigid")
+    quick(replace(real, processing=one), replace(generated, processing=one))
+    quick(replace(real, processing=one), generated)
+    with pytest.raises(InputError, match=r"processed differently: align 'affine' in .*'rigid' in"):
+        quick(replace(real, processing=one), replace(generated, processing=other))
+    with pytest.raises(InputError, match="processed differently"):
+        quick(real, replace(generated, processing=one), training=replace(made_people(9, 2), processing=other))
+
+
+def test_failed_segmentations_of_training_images_are_no_training_images() -> None:
+    """Two blank ones have the same volumes of 0, which is not two visits of one person."""
+    real, generated, seen = made_people(20), made_people(20, 1), made_people(12, 2)
+    volumes, scores = seen.volumes_SR.copy(), np.full((12, 8), 0.9)
+    volumes[:2], scores[:2] = 0, 0
+    failed = replace(seen, volumes_SR=volumes, qc_SG=scores, groups=QC_GROUPS)
+    found, of_others = quick(real, generated, training=failed), quick(real, generated, training=seen.take(range(2, 12)))
+    assert found.copies is not None and of_others.copies is not None
+    np.testing.assert_array_equal(found.copies.distance_G, of_others.copies.distance_G)
+    with pytest.raises(InputError, match="2 training images are reliable"):
+        quick(real, generated, training=failed.take([0, 1, 2, 3]))
+
+
+def test_a_seed_below_0_is_refused() -> None:
+    with pytest.raises(InputError, match="seed -1"):
+        quick(made_people(20), made_people(20, 1), seed=-1)

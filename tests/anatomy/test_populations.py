@@ -75,3 +75,26 @@ def test_no_label_map_is_refused(tmp_path):
     with pytest.raises(InputError, match="no label map"):
         make_people([], tmp_path / "people", 1)
     assert not (tmp_path / "people").exists()
+
+
+def test_a_folder_holds_the_people_of_one_call(head, tmp_path):
+    """Another seed or another change is refused, and so are images of which nothing tells what made them."""
+    place = tmp_path / "people"
+    make_people([head], place, 1, mm=6.0)
+    before = (place / "made_0000_T1w.nii.gz").read_bytes()
+    for other in ({"seed": 1}, {"change": _CHANGE}):
+        with pytest.raises(InputError, match="holds images made otherwise"):
+            make_people([head], place, 1, mm=6.0, **other)
+    make_people([head], place, 1, mm=6.0)
+    assert (place / "made_0000_T1w.nii.gz").read_bytes() == before
+    (place / "people.json").unlink()
+    with pytest.raises(InputError, match=r"no people.json"):
+        make_people([head], place, 2, mm=6.0)
+
+
+@pytest.mark.parametrize("mm", [0.0, -3.0, float("nan"), float("inf"), 40.0])
+def test_voxels_that_no_brain_has_are_refused(mm, head, tmp_path):
+    """Nothing is written."""
+    with pytest.raises(InputError, match=r"voxels have 0.5 to 8 mm"):
+        make_people([head], tmp_path / "people", 1, mm=mm)
+    assert not (tmp_path / "people").exists()

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tenfold.anatomy.sets import find_labels, find_masks, open_images
+from tenfold.anatomy.sets import find_labels, find_masks, list_label_maps, open_images, read_label_maps
 from tenfold.anatomy.sidecars import Processing, check_same, read_sidecar, write_sidecar
 from tenfold.core.errors import InputError
 
@@ -84,3 +84,24 @@ def test_damaged_sidecars_are_named(tmp_path, text):
     (tmp_path / "desc-prepared_T1w.json").write_text(text)
     with pytest.raises(InputError, match="prepare the images again"):
         read_sidecar(tmp_path)
+
+
+def test_names_that_differ_in_zeros_are_in_one_order_whatever_the_folder_lists_first(tmp_path, monkeypatch):
+    for name in ("sample_01", "sample_1", "sample_001"):
+        _save(tmp_path / f"{name}.nii.gz")
+    listed = sorted(tmp_path.iterdir())
+    found = []
+    for order in (listed, listed[::-1]):
+        monkeypatch.setattr(Path, "glob", lambda self, pattern, order=order: [p for p in order if p.match(pattern)])
+        found.append(open_images(tmp_path).names)
+    assert found[0] == found[1] == ("sample_001", "sample_01", "sample_1")
+
+
+def test_label_maps_of_a_folder_are_in_the_order_of_their_names(tmp_path):
+    for name in ("b", "a", ".hidden"):
+        _save(tmp_path / f"{name}.nii.gz")
+    assert [path.name for path in list_label_maps(tmp_path)] == ["a.nii.gz", "b.nii.gz"]
+    with pytest.raises(InputError, match="only label maps that the segmenter has learned from"):
+        read_label_maps(tmp_path, without=("a.nii.gz", "b.nii.gz"))
+    with pytest.raises(InputError, match="nowhere: has no label maps"):
+        list_label_maps(tmp_path / "nowhere")

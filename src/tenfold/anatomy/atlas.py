@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tenfold.anatomy.images import Image, LabelMap, read_labels
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL, Side
 from tenfold.anatomy.segmenters import Segmentation
+from tenfold.anatomy.sets import list_label_maps
 from tenfold.anatomy.synth import mean_brightness, strip
 from tenfold.anatomy.tissue import brain_of, fit_tissues
 from tenfold.anatomy.warps import take, take_nearest
@@ -79,7 +80,7 @@ class AtlasSegmenter:
     """
 
     def __init__(self, labels: Path | str | Sequence[Path], k: int = 5, quality: Path | str | None = None) -> None:
-        files = _find(Path(labels)) if isinstance(labels, Path | str) else list(labels)
+        files = list_label_maps(Path(labels)) if isinstance(labels, Path | str) else list(labels)
         if not 1 <= k < len(files):
             raise InputError(f"{k} of {len(files)} label maps cannot be chosen; give more maps, or a k from 1 on")
         self.k = k
@@ -152,12 +153,6 @@ def group_masks(labels_XYZ: NDArray[np.int16]) -> dict[str, NDArray[np.bool_]]:
 
 
 # --- the common space -------------------------------------------------------------------------------------------------
-
-
-def _find(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; name one with label maps (*.nii.gz)")
-    return sorted(path for ending in ("*.nii", "*.nii.gz") for path in folder.glob(ending))
 
 
 def _common_space(maps: Sequence[LabelMap]) -> list[_Atlas]:

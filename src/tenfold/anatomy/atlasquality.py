@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.anatomy.atlas import AtlasSegmenter, group_masks
+from tenfold.anatomy.calibration import rising_curve
 from tenfold.anatomy.corruptions import corrupt
 from tenfold.anatomy.images import Image
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
@@ -159,14 +160,10 @@ def _by_group(value: Callable[[int], Any]) -> dict[str, float]:
 
 def _curve(agreement_N: NDArray[np.float64], dice_N: NDArray[np.float64]) -> Curve:
     """A rising curve as points: (0, 0), then one at each of 11 quantiles of the agreement."""
-    from scipy.optimize import isotonic_regression  # noqa: PLC0415
-
-    order = np.argsort(agreement_N, kind="stable")
-    rising_N = isotonic_regression(dice_N[order]).x
-    knots = np.unique(np.quantile(agreement_N, np.linspace(0, 1, _KNOTS)).round(6))
-    knots = knots[knots > 0]
-    heights = np.maximum.accumulate(np.interp(knots, agreement_N[order], rising_N).round(6))
-    return [0.0, *knots.tolist()], [0.0, *heights.tolist()]
+    x, y = (values.round(6) for values in rising_curve(agreement_N, dice_N, _KNOTS))
+    x, first = np.unique(x, return_index=True)
+    y = y[first][x > 0]
+    return [0.0, *x[x > 0].tolist()], [0.0, *y.tolist()]
 
 
 def _read_off(curve: Curve, agreement: float) -> float:

@@ -21,11 +21,11 @@ from tenfold.anatomy.experiments import (
     Outcome,
     measure,
     measure_generators,
-    read_maps,
     real_holdout,
 )
 from tenfold.anatomy.lite import LiteSegmenter
 from tenfold.anatomy.plausibility import PLAUSIBLE, Plausibility
+from tenfold.anatomy.sets import read_label_maps
 from tenfold.anatomy.tables import read_measured
 from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
@@ -77,7 +77,7 @@ def reproduce(folder: Path | None, work_in: Path, *, seeds: int, quick: bool, pr
         raise InputError(f"seeds is {seeds}; it is from 1 to 16")
     work = work_in / ("anatomy-quick" if quick else "anatomy")
     effort, segmenter = _QUICK if quick else _FULL, LiteSegmenter()
-    people, maps = read_measured(folder / _PEOPLE), read_maps(folder / "labelmaps", segmenter.learned_from)
+    people, maps = read_measured(folder / _PEOPLE), read_label_maps(folder / "labelmaps", segmenter.learned_from)
     outcomes = [measure(maps, work, effort, seed, segmenter, progress) for seed in range(seeds)]
     held = [real_holdout(people, seed) for seed in range(seeds)]
     generators = []
@@ -112,10 +112,11 @@ def report(
 
 def _findings(outcomes: Sequence[Outcome], held: Sequence[tuple[Plausibility, Plausibility]]) -> list[Finding]:
     def effect(one: Outcome, region: str) -> float:
-        return one.found["changed"].region(region).d.value
+        return next((each.d.value for each in one.found["changed"].regions if each.name == region), float("nan"))
 
     def greatest(found: Plausibility, without: Sequence[str] = ()) -> float:
-        return max(abs(region.d.value) for region in found.regions if region.name not in without)
+        left = [abs(region.d.value) for region in found.regions if region.name not in without]
+        return max(left, default=float("nan"))
 
     def share(configurations: Sequence[Configuration]) -> float:
         return fmean(one.prefers_changed for one in configurations)
@@ -182,11 +183,11 @@ def _generator_table(generators: Sequence[GeneratorOutcome]) -> Table:
         rejected = None if one.found.generated_gate is None else one.found.generated_gate.rejected
         passes = "passes" if one.found.passes else "fails"
         rows.append([
-            one.name, one.parameters, one.seconds, rejected, one.found.verdict, one.found.share, one.found.wasabi,
-            one.fid, one.nearest, passes,
+            one.name, one.parameters, one.seconds, one.blank, rejected, one.found.verdict, one.found.share,
+            one.found.wasabi, one.fid, one.nearest, passes,
         ])  # fmt: skip
-    columns = ["generator", "parameters", "seconds", "rejected", "verdict", "plausible regions", "joint distance",
-               "FID, handcrafted", "distance to nearest real", "bench"]  # fmt: skip
+    columns = ["generator", "parameters", "seconds", "blank", "rejected", "verdict", "plausible regions",
+               "joint distance", "FID, handcrafted", "distance to nearest real", "bench"]  # fmt: skip
     notes = [f"rank correlation of the share rejected with the distance to the nearest real: {_order(generators):.2f}"]
     return Table("Six generators in miniature, equal budgets", columns, rows, notes)
 
@@ -195,7 +196,11 @@ def _order(generators: Sequence[GeneratorOutcome]) -> float:
     """Whether what the gate leaves out goes with what looks wrong."""
     from scipy.stats import spearmanr  # noqa: PLC0415
 
-    rejected = [0.0 if one.found.generated_gate is None else one.found.generated_gate.rejected for one in generators]
-    if len(set(rejected)) == 1:
+    pairs = [
+        (one.found.generated_gate.rejected, one.nearest)
+        for one in generators
+        if one.found.generated_gate is not None and np.isfinite(one.nearest)
+    ]
+    if len({rejected for rejected, _ in pairs}) < 2:
         return float("nan")
-    return float(spearmanr(np.array(rejected), np.array([one.nearest for one in generators]))[0])
+    return float(spearmanr(*np.array(pairs).T)[0])

@@ -40,8 +40,8 @@ def evaluate(
     """Say whether generated brains have a plausible anatomy, region by region.
 
     A PATH is a table of volumes (SynthSeg's volumes.csv with qc.csv beside it, asegstats2table's, a MUSE table, ours),
-    a folder of FreeSurfer's or FastSurfer's subjects, or a folder of label files. Label files that lie there and are
-    named as the images of --images are (NAME_dseg.nii.gz) are drawn onto them.
+    a folder of FreeSurfer's or FastSurfer's subjects, a folder that segment has filled, or one of label files. Label
+    files that lie there and are named as the images of --images are (NAME_dseg.nii.gz) are drawn onto them.
 
     Example: tenfold anatomy evaluate --real real/volumes.csv --generated HA-GAN=hagan/volumes.csv --out report
 

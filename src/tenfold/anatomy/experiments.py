@@ -21,7 +21,7 @@ from tenfold.anatomy.generators import GENERATORS, make_generator
 from tenfold.anatomy.generators.folder import FolderGenerator
 from tenfold.anatomy.generators.interface import Budget, Cost, Generator
 from tenfold.anatomy.headsize import Adjust
-from tenfold.anatomy.images import LabelMap, read_labels, write_image
+from tenfold.anatomy.images import LabelMap, write_image
 from tenfold.anatomy.pairs import similarities
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.populations import TRUTH, make_people
@@ -31,12 +31,11 @@ from tenfold.anatomy.sets import ImageSet, open_images
 from tenfold.anatomy.sidecars import write_sidecar
 from tenfold.anatomy.ssim import choose_scales
 from tenfold.anatomy.volumes import Measured
-from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
 __all__ = [
     "CHANGE", "CHANGED", "Configuration", "Effort", "GeneratorOutcome", "Outcome", "measure", "measure_generators",
-    "read_maps", "real_holdout",
+    "real_holdout",
 ]  # fmt: skip
 
 CHANGED = ("hippocampus", "lateral ventricle")
@@ -127,6 +126,8 @@ class GeneratorOutcome:
         parameters: Trained numbers.
         seconds: Of training.
         found: The verdict.
+        blank: The share of its images that are of one value everywhere; they count as not reliable, and the two
+            numbers below are of the others, NaN where these are fewer than two.
         nearest: Mean distance of its images to the nearest real one they have not learned from, per voxel: how they
             look, in a number.
         fid: With handcrafted features.
@@ -136,6 +137,7 @@ class GeneratorOutcome:
     parameters: int
     seconds: float
     found: Plausibility
+    blank: float
     nearest: float
     fid: float
 
@@ -179,16 +181,6 @@ def measure(
     outcome.copied = _copied_share(measured["real"], measured["real"].take(range(10)))
     outcome.repeated = _twin_share(measured["real"], measured["faithful"].take([0]))
     return outcome
-
-
-def read_maps(folder: Path, without: Sequence[str] = ()) -> list[LabelMap]:
-    """The label maps of a folder, by name, but for some. Raises InputError where there is none."""
-    paths = sorted(path for path in folder.glob("*.nii*") if path.name[0] != ".") if folder.is_dir() else []
-    if not paths:
-        raise InputError(f"{folder}: has no label maps; give a folder with whole-head label maps as .nii.gz")
-    if not (left := [path for path in paths if path.name not in without]):
-        raise InputError(f"{folder}: has only label maps that the segmenter has learned from; add others")
-    return [read_labels(path) for path in left]
 
 
 def _make(maps: Sequence[LabelMap], place: Path, name: str, effort: Effort, seed: int, progress: Progress) -> ImageSet:
@@ -321,12 +313,37 @@ def measure_generators(
             generator = make_generator(name, (x, y, z), "miniature")
             cost = generator.fit(learned, place / name, Budget(effort.budget, _BATCH, seed), quiet=True)
         samples = _sampled(generator, effort.samples, seed, real, place / f"{name}_samples")
-        volumes = segment(samples, segmenter, place / f"{name}_segmented", progress)
+        seen = _not_blank(samples)
+        volumes = _segmented(samples, len(seen) > 0, segmenter, place / f"{name}_segmented", known[0], progress)
         found = compare(known[0], volumes, training=known[1], seed=seed)
-        rows = [extract(images, open_extractor("handcrafted")) for images in (real, samples)]
-        nearest = _nearest(real, samples)
-        outcomes.append(GeneratorOutcome(name, cost.parameters, cost.seconds, found, nearest, frechet(*rows)))
+        looks = (np.nan, np.nan)
+        if len(seen) > 1:
+            rows = [extract(images, open_extractor("handcrafted")) for images in (real, seen)]
+            looks = _nearest(real, seen), frechet(*rows)
+        blank = 1 - len(seen) / len(samples)
+        outcomes.append(GeneratorOutcome(name, cost.parameters, cost.seconds, found, blank, *looks))
     return outcomes
+
+
+def _not_blank(samples: ImageSet) -> ImageSet:
+    """Without the images of one value: no metric takes them, and a generator that has failed makes them."""
+    kept = [number for number in range(len(samples)) if not _is_blank(samples.paths[number])]
+    return replace(
+        samples, paths=tuple(samples.paths[number] for number in kept), names=tuple(samples.names[n] for n in kept)
+    )
+
+
+def _segmented(
+    samples: ImageSet, any_seen: bool, segmenter: Segmenter, folder: Path, like: Measured, progress: Progress
+) -> Measured:
+    """Volumes of samples; where all are blank, none of which is reliable."""
+    if any_seen:
+        return segment(samples, segmenter, folder, progress)
+    count = len(samples)
+    return Measured(
+        samples.names, like.regions, np.zeros((count, len(like.regions))), np.ones(count),
+        np.zeros((count, len(like.groups))), like.groups, segmenter=like.segmenter, source=str(samples.folder),
+    )  # fmt: skip
 
 
 def _sampled(generator: Generator, count: int, seed: int, like: ImageSet, folder: Path) -> ImageSet:
@@ -339,6 +356,12 @@ def _sampled(generator: Generator, count: int, seed: int, like: ImageSet, folder
     if like.processing is not None:
         write_sidecar(folder, like.processing)
     return open_images(folder)
+
+
+def _is_blank(path: Path) -> bool:
+    from nibabel import load  # noqa: PLC0415
+
+    return float(np.ptp(np.asanyarray(load(path).dataobj))) == 0
 
 
 def _nearest(real: ImageSet, samples: ImageSet) -> float:

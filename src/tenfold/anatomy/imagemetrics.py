@@ -109,8 +109,8 @@ def compare_images(
         InputError: The sets were processed differently or differ in shape or voxel size; an image is bad; a set has
             fewer than two.
     """
-    if rounds < 1 or pairs < 1:
-        raise InputError(f"rounds {rounds}, pairs {pairs}: take at least one of each")
+    if rounds < 1 or pairs < 1 or seed < 0:
+        raise InputError(f"rounds {rounds}, pairs {pairs}, seed {seed}: take 1 or more of each, and a seed from 0 on")
     extractors = [open_extractor(named) for named in features]
     notes = _check_sets(real, generated)
     shape = _check_images(real, generated, progress)

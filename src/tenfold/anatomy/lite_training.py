@@ -28,6 +28,7 @@ __all__ = ["LiteConfig", "make_pairs", "teach_lite", "train_lite"]
 
 _SPOILT = 0.75  # share of images that are spoilt
 _HALVES = 0.1  # share of images of which one half is a copy of the other
+_FEWEST_PAIRS = 8  # for the predictor: two that are left check it
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,13 @@ def teach_lite(
         The model folder, `folder/model`.
 
     Raises:
-        InputError: As `train_lite`; or too few are held back.
+        InputError: As `train_lite`; or too few are held back, or fewer than 8 pairs.
     """
     place = Path(folder)
     if len(held) < 3:
         raise InputError(f"{len(held)} label maps are held back; hold back 3 or more, to learn from and to check on")
+    if pairs < _FEWEST_PAIRS:
+        raise InputError(f"pairs {pairs}: give {_FEWEST_PAIRS} or more; a quarter of them set and check the curves")
     train_lite(maps, place / "run", config, card_data=card_data, workers=workers)
     segmenter = LiteSegmenter(place / "run" / "last")
     learned = make_pairs([*maps, *held[:-2]], segmenter, pairs, place / "pairs", progress=progress)

@@ -12,7 +12,6 @@ from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
 
 if TYPE_CHECKING:
-    from tenfold.anatomy.images import LabelMap
     from tenfold.anatomy.segmenters import Segmenter
     from tenfold.anatomy.volumes import Measured
 
@@ -36,7 +35,7 @@ def segment(
 ) -> None:
     """Segment images and write labels, volumes and QC scores, as evaluate reads them.
 
-    An interrupted run goes on.
+    An interrupted run goes on. Images that cannot be segmented are named; they count as not reliable.
 
     Example: tenfold anatomy segment real_prepared real_segmented
 
@@ -89,10 +88,11 @@ def people(
         json: Print one JSON object instead of a line.
     """
     from tenfold.anatomy.populations import make_people
+    from tenfold.anatomy.sets import read_label_maps
 
     _positive(count, "--count")
     with progress_bar() as progress:
-        made = make_people(_label_maps(labelmaps), out, count, seed=seed, mm=mm, progress=progress)
+        made = make_people(read_label_maps(labelmaps), out, count, seed=seed, mm=mm, progress=progress)
     if json:
         print(json_format.dumps({"images": len(made), "folder": str(out)}))
     else:
@@ -159,7 +159,7 @@ def sample(
 
     Args:
         model: Folder of train.
-        out: Folder to fill; images that are there are kept.
+        out: Folder to fill; images that the same model and seed made are kept.
         count: Images.
         first: Number of the first one.
         seed: Image i depends on the seed and i alone.
@@ -203,21 +203,13 @@ def _segmenter(backend: BackEnd, model: Path | None, labelmaps: Path | None) -> 
     return AtlasSegmenter(labelmaps)
 
 
-def _label_maps(folder: Path) -> "list[LabelMap]":
-    from tenfold.anatomy.images import read_labels
-
-    paths = sorted(path for path in folder.glob("*.nii*") if path.name[0] != ".") if folder.is_dir() else []
-    if not paths:
-        raise InputError(f"{folder}: has no label maps; give a folder with whole-head label maps as .nii.gz")
-    return [read_labels(path) for path in paths]
-
-
 def _train_lite(
     source: Path, out: Path, steps: int, pairs: int, held_out: tuple[str, ...], licence: str, seed: int
 ) -> None:
     from tenfold.anatomy.lite_training import LiteConfig, teach_lite
+    from tenfold.anatomy.sets import read_label_maps
 
-    maps = _label_maps(source)
+    maps = read_label_maps(source)
     names = [one.path.name for one in maps]
     if unknown := [name for name in held_out if name not in names]:
         raise InputError(f"--held-out {unknown[0]}: is no file of {source}; it has {names[0]} and others")
@@ -249,9 +241,14 @@ def _train_generator(
 
 
 def _say(measured: "Measured", out: Path, json: bool) -> None:
-    table = out / "volumes.tsv"
+    from tenfold.anatomy.sidecars import read_refused
+
+    table, refused = out / "volumes.tsv", read_refused(out)
     facts = {"images": len(measured), "regions": len(measured.regions), "groups": len(measured.groups),
-             "table": str(table)}  # fmt: skip
+             "table": str(table), "refused": refused}  # fmt: skip
+    what = "with scores of 0" if measured.groups else "left out"
+    for message in refused.values():
+        print(f"{what}: {message}", file=sys.stderr)
     if json:
         print(json_format.dumps(facts))
         return

@@ -34,6 +34,7 @@ from tenfold.anatomy.effects import (
 from tenfold.anatomy.gate import REQUIRED, THRESHOLD, Gate, gate
 from tenfold.anatomy.headsize import Adjust, HeadSize, fit_head_size
 from tenfold.anatomy.labels import ICV
+from tenfold.anatomy.sidecars import check_same
 from tenfold.anatomy.volumes import Measured
 from tenfold.anatomy.wasabi import wasabi
 from tenfold.core.errors import InputError
@@ -198,7 +199,7 @@ def compare(
         real: Real people who are not in the training set.
         generated: Of the same segmenter; its reliable images alone are compared, where it has QC scores.
         adjust: On whom volumes are regressed on the head's size: "real", "pooled" (the paper), or not at all, "none".
-        training: What the generator has seen; without it nothing is said about memorisation.
+        training: What the generator has seen, reliable images alone; without it nothing is said about memorisation.
         legacy: As the paper's code: pooled, and Student's t-test in place of Welch's.
         threshold: Of the gate: scores above it are reliable.
         required: The share of images in the gate, and of regions, that a set needs.
@@ -207,20 +208,19 @@ def compare(
         seed: Of both.
 
     Raises:
-        InputError: The sets have no region in common or are of different segmenters, a region is absent in all real
-            images, fewer than 2 real images are reliable.
+        InputError: The sets have no region in common, are of different segmenters or were processed differently; a
+            region is absent in all real images; fewer than 2 real images are reliable, or 3 of those for training.
     """
     adjust = "pooled" if legacy else adjust
+    if seed < 0:
+        raise InputError(f"seed {seed}: give 0 or more")
     _check_alike(real, generated)
-    gates = tuple(None if one.qc_SG is None else gate(one, threshold, required) for one in (real, generated))
-    kept = [one if has is None else one.take(has.reliable_S) if has.reliable_S.any() else None
-            for one, has in zip((real, generated), gates, strict=True)]  # fmt: skip
+    seen = None if training is None else _training(training, generated, threshold, required)
+    gates, kept = zip(*(_through_gate(one, threshold, required) for one in (real, generated)), strict=True)
     names = [name for name in real.regions if name in generated.regions]
     notes = _notes(real, generated, kept)
-    if kept[0] is None or len(kept[0]) < 2:
-        raise InputError(
-            f"{real.source}: {0 if kept[0] is None else 1} real images are reliable; at least 2 are needed"
-        )
+    if (count := 0 if kept[0] is None else len(kept[0])) < 2:
+        raise InputError(f"{real.source}: {count} real images are reliable; at least 2 are needed")
     if kept[1] is None or len(kept[1]) < 2:
         return _unreliable(gates, adjust, len(names), notes)
     one, other = kept[0].only(names), kept[1].only(names)
@@ -241,7 +241,7 @@ def compare(
         wasabi_p=wasabi_p,
         correlation_error=work.correlation_error,
         correlation_p=correlation_p,
-        copies=None if training is None else check_volumes(training, other),
+        copies=None if seen is None else check_volumes(seen, other),
         repeats=check_volumes(one, other) if len(one) > 2 else None,
         real_gate=gates[0],
         generated_gate=gates[1],
@@ -393,12 +393,32 @@ def _unreliable(gates: Sequence[Gate | None], adjust: Adjust, regions: int, note
     )  # fmt: skip
 
 
+def _through_gate(measured: Measured, threshold: float, required: float) -> tuple[Gate | None, Measured | None]:
+    """The gate, and the reliable images; without scores no gate and all, None where none is reliable."""
+    if measured.qc_SG is None:
+        return None, measured
+    found = gate(measured, threshold, required)
+    return found, measured.take(found.reliable_S) if found.reliable_S.any() else None
+
+
+def _training(training: Measured, generated: Measured, threshold: float, required: float) -> Measured:
+    """Its reliable images: the volumes of a failed segmentation say nothing of whose they are."""
+    _check_alike(training, generated)
+    _, kept = _through_gate(training, threshold, required)
+    if kept is None or len(kept) < 3:
+        count = 0 if kept is None else len(kept)
+        raise InputError(f"{training.source}: {count} training images are reliable; copies are looked for among 3")
+    return kept
+
+
 def _check_alike(real: Measured, generated: Measured) -> None:
     if real.segmenter and generated.segmenter and real.segmenter != generated.segmenter:
         raise InputError(
             f"{real.source} has volumes of {real.segmenter}, {generated.source} of {generated.segmenter}; these differ "
             "for the same brain: segment both sets alike"
         )
+    if real.processing is not None and generated.processing is not None:
+        check_same(real.processing, generated.processing, real.source, generated.source)
     if not set(real.regions) & set(generated.regions):
         raise InputError(f"{real.source} and {generated.source} have no region in common")
 

@@ -3,6 +3,7 @@
 folder/made_0007_T1w.nii.gz           in [-1, 1], on the padded grid of `prepare`
 folder/truth/made_0007_dseg.nii.gz    its labels, FreeSurfer's numbers, on a grid twice as fine
 folder/desc-prepared_T1w.json         the sidecar, as of prepared images
+folder/people.json                    the seed, and what was changed
 """
 
 # X right · Y anterior · Z superior
@@ -11,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from tenfold.anatomy.images import LabelMap, write_image
-from tenfold.anatomy.processing import normalise
+from tenfold.anatomy.processing import check_edge, normalise
 from tenfold.anatomy.sets import ImageSet, open_images
-from tenfold.anatomy.sidecars import Processing, check_same, read_sidecar, write_sidecar
+from tenfold.anatomy.sidecars import Processing, check_same, claim, read_sidecar, write_sidecar
 from tenfold.anatomy.synth import middle_of, paint, strip
 from tenfold.anatomy.warps import RandomWarp, draw_places, resize_structures, take_labels, take_nearest
 from tenfold.core.errors import InputError
@@ -29,6 +31,7 @@ from tenfold.core.progress import Progress, no_progress
 __all__ = ["TRUTH", "Change", "Spoil", "make_people"]
 
 TRUTH = "truth"
+_ABOUT = "people.json"
 Change = Mapping[tuple[int, ...], float]
 """Volume factors by the labels of a structure, as `resize_structures` takes them."""
 Spoil = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
@@ -54,29 +57,34 @@ def make_people(
     """Make images of people who do not exist: label maps of real ones, warped at random, painted, prepared.
 
     Person i depends on the seed and i alone, also their brightness and noise: with `change` or `spoil` the same people
-    are made, but for that. What is in the folder already is kept.
+    are made, but for that. What the same call has put into the folder already is kept.
 
     Args:
         maps: Whole heads, FreeSurfer's numbers.
         folder: To fill.
         count: People.
         seed: Draws all.
-        mm: Edge of a voxel.
+        mm: Edge of a voxel, 0.5 to 8 mm.
         change: Structures that are grown or shrunk by a smooth warp, before painting.
         spoil: Done to the painted image, before intensities are normalised.
         progress: Told of the phase "people".
 
     Raises:
-        InputError: No label map; the folder holds images of another processing, or cannot be written.
+        InputError: No label map, a seed below 0, voxels out of range; the folder holds images of another processing,
+            seed or change, or cannot be written.
     """
     if not maps:
         raise InputError("no label map was given; give a folder with whole-head label maps")
+    check_edge(mm)
+    if seed < 0:
+        raise InputError(f"seed {seed}: give 0 or more")
     place = Path(folder)
     processing = _processing(maps, mm)
     try:
         (place / TRUTH).mkdir(parents=True, exist_ok=True)
         if (earlier := read_sidecar(place)) is not None:
             check_same(earlier, processing, str(place), "this call")
+        claim(place, _ABOUT, _maker(seed, change, spoil), "made_*")
         write_sidecar(place, processing)
         for number in range(count):
             target = place / f"made_{number:04d}_T1w.nii.gz"
@@ -87,6 +95,11 @@ def make_people(
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
     found = open_images(place)
     return replace(found, paths=found.paths[:count], names=found.names[:count])
+
+
+def _maker(seed: int, change: Change | None, spoil: Spoil | None) -> dict[str, Any]:
+    changed = {" ".join(map(str, labels)): factor for labels, factor in (change or {}).items()}
+    return {"seed": seed, "change": changed, "spoilt": spoil is not None}
 
 
 def _processing(maps: Sequence[LabelMap], mm: float) -> Processing:

@@ -22,12 +22,23 @@ from numpy.typing import NDArray
 
 from tenfold.anatomy.images import Image, read_image, read_mask, write_image
 from tenfold.anatomy.sets import ImageSet, find_masks, open_images
-from tenfold.anatomy.sidecars import Mask, Processing, check_same, read_json, read_sidecar, write_json, write_sidecar
+from tenfold.anatomy.sidecars import (
+    Mask,
+    Processing,
+    check_same,
+    read_json,
+    read_sidecar,
+    write_json,
+    write_refused,
+    write_sidecar,
+)
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.core.progress import Progress, no_progress
 
-__all__ = ["Preparation", "Prepared", "Template", "normalise", "open_template", "prepare", "prepare_image"]
+__all__ = [
+    "Preparation", "Prepared", "Template", "check_edge", "normalise", "open_template", "prepare", "prepare_image",
+]  # fmt: skip
 
 _EDGE = 0.05  # share of brain below which a voxel is background: smoothing leaves traces of the brain far out
 _FINEST_MM, _COARSEST_MM = 0.5, 8.0
@@ -262,9 +273,7 @@ def _prepare_all(
             write_json(_json_of(target), {**source, **made.facts})
         except InputError as error:
             refused[name] = str(error)
-    lines = [f"{name}\t{message}\n" for name, message in refused.items()]
-    with replace_file(root / "refused.tsv") as partial:
-        partial.write_text("name\tmessage\n" + "".join(lines), encoding="utf-8")
+    write_refused(root, refused)
     progress("prepare", len(images), len(images))
     return refused
 
@@ -326,9 +335,14 @@ def _only_one(root: Path) -> Iterator[None]:
         yield
 
 
-def _check(mm: float, mask: Mask, masks: Path | str | None) -> None:
+def check_edge(mm: float) -> None:
+    """Raises InputError where voxels are finer or coarser than brains are prepared with."""
     if not _FINEST_MM <= mm <= _COARSEST_MM:
         raise InputError(f"mm {mm:g}: voxels have {_FINEST_MM:g} to {_COARSEST_MM:g} mm")
+
+
+def _check(mm: float, mask: Mask, masks: Path | str | None) -> None:
+    check_edge(mm)
     if (mask == "given") != (masks is not None):
         raise InputError("masks: are a folder that goes with the mask 'given'; name both or neither")
 

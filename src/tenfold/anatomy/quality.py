@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tenfold.anatomy.calibration import rising_curve
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
 from tenfold.anatomy.probabilities import Probabilities
 from tenfold.anatomy.synth import CLASSES
@@ -201,7 +202,10 @@ def train_quality(
     network.cpu().eval()
     half = len(checked) // 2
     predicted_NG = _predict(network, checked)
-    curves = [_isotonic(predicted_NG[:half, group], checked.dice_NG[:half, group]) for group in range(len(QC_GROUPS))]
+    curves = [
+        [one.tolist() for one in rising_curve(said_N, true_N, _KNOTS)]
+        for said_N, true_N in zip(predicted_NG[:half].T, checked.dice_NG[:half].T, strict=True)
+    ]
     found = agreement(_apply(curves, predicted_NG[half:]), checked.dice_NG[half:])
     settings = {"kind": "quality", "segmenter": segmenter, "curves": curves} | asdict(config)
     save_model(Path(folder) / "quality", network, settings, _card(segmenter, found))
@@ -274,17 +278,6 @@ def agreement(predicted_NG: NDArray[np.floating], dice_NG: NDArray[np.floating])
     errors_G = np.abs(predicted_NG - dice_NG).mean(0).astype(np.float64)
     ranks = [float(spearmanr(predicted_NG[:, group], dice_NG[:, group])[0]) for group in range(predicted_NG.shape[1])]
     return Agreement(errors_G, np.array(ranks))
-
-
-def _isotonic(predicted_N: NDArray[np.floating], truth_N: NDArray[np.floating]) -> list[list[float]]:
-    """A rising curve from predictions to truth, as points: at 21 quantiles of what was predicted."""
-    from scipy.optimize import isotonic_regression  # noqa: PLC0415
-
-    order = np.argsort(predicted_N, kind="stable")
-    rising = isotonic_regression(truth_N[order].astype(np.float64)).x
-    knots = np.unique(np.quantile(predicted_N, np.linspace(0, 1, _KNOTS)))
-    heights = np.interp(knots, predicted_N[order], rising)
-    return [list(map(float, knots)), list(map(float, np.maximum.accumulate(heights)))]
 
 
 def _apply(curves: Sequence[Sequence[Sequence[float]]], predicted_NG: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -3,6 +3,10 @@
     out/NAME_dseg.nii.gz   labels with FreeSurfer's numbers, on the grid of the image
     out/NAME_volumes.json  its volumes and QC scores; written last, so what has one is done
     out/volumes.tsv        the table of all, which `evaluate` reads; `segmentation.json` says by what
+    out/refused.tsv        the images that cannot be segmented, and why
+
+An image that cannot be segmented, such as a blank one, does not hold up the others. Where there are QC scores it has a
+row with scores of 0, so that the gate counts it; where there are none it is left out of the table.
 
 A run that was interrupted goes on: what was segmented by the same back end from the same file is kept.
 """
@@ -10,7 +14,7 @@ A run that was interrupted goes on: what was segmented by the same back end from
 # X right · Y anterior · Z superior · S subjects · R regions · G QC groups
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +25,7 @@ from numpy.typing import NDArray
 from tenfold.anatomy.images import Image, write_image
 from tenfold.anatomy.labels import QC_GROUPS, STRUCTURES, Side
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.sidecars import read_json, write_json, write_refused
 from tenfold.anatomy.tables import write_measured
 from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
@@ -29,7 +33,7 @@ from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["Segmentation", "Segmenter", "segment"]
 
-_ABOUT = "segmentation.json"
+_ABOUT, _TABLE = "segmentation.json", "volumes.tsv"
 
 
 @dataclass(frozen=True)
@@ -75,18 +79,25 @@ def segment(images: ImageSet, segmenter: Segmenter, out: Path | str, progress: P
         The volumes of all; also written to `out/volumes.tsv`.
 
     Raises:
-        InputError: An image cannot be read, or the folder holds segmentations of another back end or cannot be written.
+        InputError: No image can be segmented, or the folder holds segmentations of another back end or cannot be
+            written.
     """
     place = Path(out)
     try:
         place.mkdir(parents=True, exist_ok=True)
         _claim(place, segmenter.name)
+        (place / _TABLE).unlink(missing_ok=True)  # of images that may have changed since
         rows = []
-        for number, (path, name) in enumerate(zip(images.paths, images.names, strict=True)):
-            rows.append(_one(images, number, segmenter, place / f"{name}_volumes.json", _sha256(path)))
+        for number, name in enumerate(images.names):
+            rows.append(_one(images, number, segmenter, place / f"{name}_volumes.json"))
             progress("segmenting", number + 1, len(images))
+        refused = {name: row["refused"] for name, row in zip(images.names, rows, strict=True) if "refused" in row}
+        write_refused(place, refused)
+        if len(refused) == len(images):
+            why = next(iter(refused.values()))
+            raise InputError(f"{images.folder}: no image could be segmented; the first: {why}")
         measured = _gather(images, rows, segmenter.name)
-        write_measured(measured, place / "volumes.tsv")
+        write_measured(measured, place / _TABLE)
     except OSError as error:
         raise InputError(f"{out}: cannot hold segmentations ({error.strerror}); choose another place") from None
     return measured
@@ -103,41 +114,62 @@ def _claim(place: Path, name: str) -> None:
         raise InputError(f"{place}: holds segmentations by {found}, not by {name}; choose another folder")
 
 
-def _one(images: ImageSet, number: int, segmenter: Segmenter, target: Path, source: str) -> Mapping[str, Any]:
+def _one(images: ImageSet, number: int, segmenter: Segmenter, target: Path) -> Mapping[str, Any]:
+    """What was found in one image, or, as "refused", why nothing was."""
+    stated = None if images.voxel_mm is None else np.ravel(images.voxel_mm).tolist()
+    source: dict[str, Any] = {"source_sha256": _sha256(images.paths[number]), "voxel_mm": stated}
     if target.exists():
         kept = read_json(target)
-        if kept.get("source_sha256") == source:
+        if all(kept.get(key) == value for key, value in source.items()):
             return kept
-    image = images[number]
-    found = segmenter(image)
-    write_image(target.with_name(f"{images.names[number]}_dseg.nii.gz"), found.labels_XYZ, image.affine)
-    row = {"source_sha256": source, "volumes": found.volumes, "icv": found.icv, "qc": found.qc}
+    try:
+        image = images[number]
+        found = segmenter(image)
+    except InputError as error:
+        row = source | {"refused": str(error)}
+    else:
+        write_image(target.with_name(f"{images.names[number]}_dseg.nii.gz"), found.labels_XYZ, image.affine)
+        row = source | {"volumes": found.volumes, "icv": found.icv, "qc": found.qc}
     write_json(target, row)
     return row
 
 
-def _gather(images: ImageSet, rows: list[Mapping[str, Any]], name: str) -> Measured:
-    known = [one.name for one in STRUCTURES if one.name in rows[0]["volumes"]]
+def _gather(images: ImageSet, rows: Sequence[Mapping[str, Any]], name: str) -> Measured:
+    first = next(row for row in rows if "refused" not in row)
     try:
+        counted = [number for number, row in enumerate(rows) if first["qc"] or "refused" not in row]
+        whole = [_nothing_like(first) if "refused" in rows[number] else rows[number] for number in counted]
+        known = [one.name for one in STRUCTURES if one.name in first["volumes"]]
         sides = {
-            region: {side: np.array([row["volumes"][region][side] for row in rows], np.float64) for side in first}
-            for region, first in ((region, rows[0]["volumes"][region]) for region in known)
-        }
-        groups = tuple(group for group in QC_GROUPS if group in rows[0]["qc"])
-        qc_SG = np.array([[row["qc"][group] for group in groups] for row in rows], np.float64) if groups else None
-        icv_S = np.array([row["icv"] for row in rows], np.float64)
+            region: {side: np.array([row["volumes"][region][side] for row in whole], np.float64)
+                     for side in first["volumes"][region]}
+            for region in known
+        }  # fmt: skip
+        groups = tuple(group for group in QC_GROUPS if group in first["qc"])
+        qc_SG = np.array([[row["qc"][group] for group in groups] for row in whole], np.float64) if groups else None
+        icv_S = np.array([row["icv"] for row in whole], np.float64)
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{images.name}: a file of volumes is damaged or from elsewhere; empty the folder") from None
     volumes_SR, asymmetry_SR = combine_sides(sides)
-    people = {
-        column: tuple(images.participants.get(one, {}).get(column, "") for one in images.subjects())
-        for column in next(iter(images.participants.values()), {})
-    }
     missing = tuple(one.name for one in STRUCTURES if one.name not in known)
     return Measured(
-        images.names, tuple(known), volumes_SR, icv_S, qc_SG, groups, asymmetry_SR, people, name, missing,
-        str(images.folder),
+        tuple(images.names[number] for number in counted), tuple(known), volumes_SR, icv_S, qc_SG, groups,
+        asymmetry_SR, _people(images, counted), name, missing, str(images.folder), images.processing,
     )  # fmt: skip
+
+
+def _nothing_like(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an image that could not be segmented, with the regions and groups of one that was."""
+    volumes = {region: dict.fromkeys(sides, 0.0) for region, sides in row["volumes"].items()}
+    return {"volumes": volumes, "icv": 1.0, "qc": dict.fromkeys(row["qc"], 0.0)}
+
+
+def _people(images: ImageSet, numbers: Sequence[int]) -> dict[str, tuple[str, ...]]:
+    columns, subjects = next(iter(images.participants.values()), {}), images.subjects()
+    return {
+        column: tuple(images.participants.get(subjects[number], {}).get(column, "") for number in numbers)
+        for column in columns
+    }
 
 
 def _sha256(path: Path) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenfold.anatomy.images import Image, read_image
+from tenfold.anatomy.images import Image, LabelMap, read_image, read_labels
 from tenfold.anatomy.sidecars import Processing, read_sidecar
 from tenfold.core.errors import InputError
 
-__all__ = ["ImageSet", "find_labels", "find_masks", "open_images"]
+__all__ = ["ImageSet", "find_labels", "find_masks", "list_label_maps", "open_images", "read_label_maps"]
 
 _NO_IMAGE = re.compile(r"_(dseg|probseg|mask|aseg|synthseg|seg|T2w|FLAIR|bold|dwi)\.nii(\.gz)?$")
 _ENDING = re.compile(r"(_T1w)?\.nii(\.gz)?$")
@@ -113,6 +113,30 @@ def find_labels(source: Path, images: ImageSet) -> dict[str, Path]:
     return _matching(sorted(paths), _LABEL_ENDING, images)
 
 
+def list_label_maps(folder: Path) -> list[Path]:
+    """The files of whole-head label maps in a folder, by name.
+
+    Raises:
+        InputError: No folder, or none in it.
+    """
+    found = [path for end in ("*.nii", "*.nii.gz") for path in folder.glob(end) if path.name[0] != "."]
+    if not found:
+        raise InputError(f"{folder}: has no label maps; give a folder with whole-head label maps as .nii.gz")
+    return sorted(found)
+
+
+def read_label_maps(folder: Path, without: Sequence[str] = ()) -> list[LabelMap]:
+    """The whole-head label maps of a folder, by name, but for some files.
+
+    Raises:
+        InputError: As `list_label_maps` and `read_labels`; or none is left.
+    """
+    paths = list_label_maps(folder)
+    if not (left := [path for path in paths if path.name not in without]):
+        raise InputError(f"{folder}: has only label maps that the segmenter has learned from; add others")
+    return [read_labels(path) for path in left]
+
+
 def _matching(paths: Sequence[Path], ending: re.Pattern[str], images: ImageSet) -> dict[str, Path]:
     names, found = set(images.names), dict[str, Path]()
     for path in paths:
@@ -139,10 +163,10 @@ def _plain(root: Path) -> list[Path]:
     return sorted(weighted or [path for path in found if not _NO_IMAGE.search(path.name)], key=_by_number)
 
 
-def _by_number(path: Path) -> list[tuple[int, int, str]]:
-    """generated_sample_10 comes behind generated_sample_9."""
+def _by_number(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """generated_sample_10 comes behind generated_sample_9; names decide between sample_1 and sample_01."""
     pieces = re.split(r"(\d+)", path.name)
-    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces]
+    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces], path.name
 
 
 def _participants(root: Path) -> dict[str, dict[str, str]]:

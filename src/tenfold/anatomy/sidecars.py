@@ -13,9 +13,13 @@ from typing import Any, Literal
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
-__all__ = ["Processing", "check_same", "read_json", "read_processing", "read_sidecar", "write_json", "write_sidecar"]
+__all__ = [
+    "Processing", "check_same", "claim", "read_json", "read_processing", "read_refused", "read_sidecar", "write_json",
+    "write_refused", "write_sidecar",
+]  # fmt: skip
 
 _NAME = "desc-prepared_T1w.json"
+_REFUSED = "refused.tsv"
 
 Mask = Literal["stripped", "given", "template", "otsu"]
 
@@ -95,6 +99,47 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a mapping, whole or not at all, the same bytes for the same value. Raises OSError."""
     with replace_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def claim(folder: Path, file: str, maker: dict[str, Any], made: str) -> None:
+    """Say in a file of a folder what the images in it are made by; images of another maker are not added to.
+
+    Args:
+        folder: That is there.
+        file: The name of the JSON file.
+        maker: All that the images depend on, as JSON values.
+        made: Pattern of the images' names: some without the file are of a maker unknown.
+
+    Raises:
+        InputError: The folder holds images of another maker, or of one that nothing tells.
+        OSError: It cannot be written.
+    """
+    path = folder / file
+    if path.exists():
+        found = read_json(path)
+        if odd := sorted(key for key in {*found, *maker} if found.get(key) != maker.get(key)):
+            raise InputError(f"{folder}: holds images made otherwise ({', '.join(odd)} differs); choose another folder")
+    elif next(folder.glob(made), None) is not None:
+        raise InputError(f"{folder}: holds images and no {file} that says what made them; choose another folder")
+    else:
+        write_json(path, maker)
+
+
+def write_refused(folder: Path, refused: Mapping[str, str]) -> None:
+    """Write refused.tsv: what is wrong with each image that was left out, by its name. Raises OSError."""
+    lines = [f"{name}\t{message}\n" for name, message in refused.items()]
+    with replace_file(folder / _REFUSED) as partial:
+        partial.write_text("name\tmessage\n" + "".join(lines), encoding="utf-8")
+
+
+def read_refused(folder: Path) -> dict[str, str]:
+    """What `write_refused` wrote; empty where there is nothing. Raises InputError where it cannot be read."""
+    path = folder / _REFUSED
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: cannot be read; make the folder again") from None
+    return {name: message for name, _, message in (line.partition("\t") for line in lines)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

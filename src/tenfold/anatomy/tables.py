@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.anatomy.labels import ICV, QC_GROUPS, STRUCTURES, Side, Structure, shorten
+from tenfold.anatomy.sidecars import Processing, read_processing
 from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
@@ -30,6 +31,7 @@ _HEADS = (ICV, "EstimatedTotalIntraCranialVol", "eTIV", "ICV", "MUSE_702", "702"
 _PEOPLE = ("age", "sex", "site", "session", "group", "diagnosis")
 _IMAGE_ENDS = (".nii.gz", ".nii", ".mgz", ".mgh")
 _QC, _ASYMMETRY = "qc ", "asymmetry "
+_SEGMENTED, _VOLUMES = "segmentation.json", "volumes.tsv"  # in a folder that `segment` fills
 
 
 class Grid:
@@ -96,7 +98,8 @@ def read_measured(
     Args:
         path: A table: SynthSeg's volumes.csv, asegstats2table's, a MUSE table such as DLMUSE's, or ours (.tsv, with
             `write_measured`). An aseg.stats file, or a folder of subjects with stats/aseg.stats (and aparc.stats) in
-            each, of FreeSurfer or FastSurfer. A label file, or a folder of them.
+            each, of FreeSurfer or FastSurfer. A label file, or a folder of them; of one that `segment` has filled,
+            the table in it.
         regions: "paper" takes the paper's structures, "all" every column of the table under its own name.
         qc: SynthSeg's QC table. By default the file beside `path` that has `qc` in its name where that has `volumes`
             or `vol`, or is called qc.csv.
@@ -106,6 +109,10 @@ def read_measured(
         InputError: It cannot be read, or says what cannot be.
     """
     path = Path(path)
+    if path.is_dir() and (path / _SEGMENTED).exists():
+        path /= _VOLUMES
+        if not path.exists():
+            raise InputError(f"{path.parent}: is not segmented to the end; run `tenfold anatomy segment` again")
     if path.is_dir() or path.name.endswith((".nii", ".nii.gz", ".mgz", ".stats")):
         measured = _read_folder(path, voxel_mm)
         if regions == "all":
@@ -169,7 +176,7 @@ def join_qc(measured: Measured, grid: Grid) -> Measured:
 
 
 def write_measured(measured: Measured, path: Path | str) -> None:
-    """Write a table of ours, and beside it a .json that names unit and segmenter; numbers are kept to the last bit.
+    """Write a table of ours, and beside it a .json that names unit, segmenter and processing; numbers keep every bit.
 
     Columns: participant_id, total intracranial, the regions, `asymmetry REGION`, `qc GROUP`, and those of people.
     """
@@ -187,7 +194,14 @@ def write_measured(measured: Measured, path: Path | str) -> None:
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    about = {"unit": "mm3", "segmenter": measured.segmenter, "regions": measured.regions, "missing": measured.missing}
+    about: dict[str, Any] = {
+        "unit": "mm3",
+        "segmenter": measured.segmenter,
+        "regions": measured.regions,
+        "missing": measured.missing,
+    }
+    if measured.processing is not None:
+        about["processing"] = asdict(measured.processing)
     try:
         for file, content in ((path, text.getvalue()), (path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")):
             with replace_file(file) as partial:
@@ -246,6 +260,7 @@ def _read_own(grid: Grid, path: Path) -> Measured:
         segmenter=about["segmenter"],
         missing=tuple(about.get("missing", ())),
         source=str(path),
+        processing=_processing(about.get("processing"), path.with_suffix(".json")),
     )
 
 
@@ -263,6 +278,12 @@ def _sidecar(path: Path) -> dict[str, Any]:
         )
     told: dict[str, Any] = about
     return told
+
+
+def _processing(stated: Any, path: Path) -> Processing | None:
+    if stated is None or isinstance(stated, dict):
+        return None if stated is None else read_processing(stated, str(path))
+    raise InputError(f"{path}: its processing is no mapping; segment the images again")
 
 
 def _columns(structure: Structure, grid: Grid) -> dict[Side, list[int]] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.anatomy.labels import Side
+from tenfold.anatomy.sidecars import Processing
 from tenfold.core.errors import InputError
 
 __all__ = ["Measured", "combine_sides"]
@@ -32,6 +33,7 @@ class Measured:
             "muse", "labels" (voxels counted in label files of FreeSurfer's numbers), or another word.
         missing: Structures of the paper that the source does not have.
         source: Where it was read.
+        processing: How the images were processed, as far as it is known.
 
     Raises:
         InputError: Shapes do not fit, a name is there twice, or a value is out of its range.
@@ -48,6 +50,7 @@ class Measured:
     segmenter: str = ""
     missing: tuple[str, ...] = ()
     source: str = "volumes"
+    processing: Processing | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.subjects), len(self.regions))

@@ -2,6 +2,7 @@
 
 # X right · Y anterior · Z superior
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 from tenfold.anatomy.generators import load_generator
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import check_same, read_json, read_processing, read_sidecar, write_sidecar
+from tenfold.anatomy.sidecars import check_same, claim, read_json, read_processing, read_sidecar, write_sidecar
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
 __all__ = ["about_images", "sample_into"]
+
+_ABOUT = "samples.json"
 
 
 def about_images(images: ImageSet) -> dict[str, object]:
@@ -32,7 +35,7 @@ def sample_into(
 
     Args:
         model: A generator's model folder.
-        out: Folder to fill; what is there already is kept.
+        out: Folder to fill; what the same model and seed made before is kept.
         count: Images.
         first: The first one's number.
         seed: Image i depends on the seed and i alone.
@@ -42,12 +45,16 @@ def sample_into(
         How many were not there before.
 
     Raises:
-        InputError: No generator in the folder; the folder holds images of another processing or cannot be written.
+        InputError: No generator in the folder; the folder holds images of another model, seed or processing, or
+            cannot be written.
     """
     generator, about = load_generator(model), read_json(model / "config.json").get("about", {})
     affine, written = _affine(about, model), 0
+    if first < 0 or seed < 0:
+        raise InputError(f"first {first}, seed {seed}: give 0 or more")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        claim(out, _ABOUT, {"seed": seed, "weights_sha256": _sha256(model)}, "generated_sample_*")
         _describe(about, out)
         for number in range(first, first + count):
             target = out / f"generated_sample_{number}.nii.gz"
@@ -58,6 +65,14 @@ def sample_into(
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
     return written
+
+
+def _sha256(model: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(model.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _affine(about: Mapping[str, Any], model: Path) -> np.ndarray:
