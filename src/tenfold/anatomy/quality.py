@@ -292,7 +292,7 @@ def _card(segmenter: str, found: Agreement) -> ModelCard:
         title="Predicted Dice scores of lite",
         room="anatomy",
         summary=f"Predicts how well {segmenter} has segmented an image, in eight groups of structures.",
-        data={"images made of label maps, most of them spoilt; calibrated and checked on people of its own": "as those"},
+        data={"images made of label maps, most spoilt; calibrated and checked on people of its own": "as those"},
         metrics=errors | ranks,
         intended_use="To leave out images whose segmentation cannot be relied on, above 0.65 or not.",
         limits="Taught on made images only; for another segmenter, or other weights, it says nothing.",
