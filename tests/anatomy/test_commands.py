@@ -106,3 +106,17 @@ def test_the_verbs_alone_import_nothing_heavy() -> None:
     code = f"import sys, tenfold.anatomy.commands; print([one for one in {heavy} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_report_shows_again_what_evaluate_has_written(tables: Path, capsys) -> None:
+    sets = ("--generated", f"mine={tables}/people.tsv", "--replicates", 20)
+    _, shown, _ = run(capsys, "evaluate", "--real", tables / "real.tsv", *sets, "--out", tables / "report")
+    status, again, _ = run(capsys, "report", tables / "report")
+    assert status == 0
+    assert [line for line in shown.splitlines() if "hippocampus" in line] == [
+        line for line in again.splitlines() if "hippocampus" in line
+    ]
+    status, out, _ = run(capsys, "report", tables / "report", "--json")
+    assert json.loads(out)["tables"] == json.loads((tables / "report/anatomy.json").read_text())["tables"]
+    status, _, err = run(capsys, "report", tables)
+    assert status == 2 and "is not there" in err and err.count("\n") == 1

@@ -5,11 +5,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenfold.anatomy.gate import gate
+from tenfold.anatomy.generators.interface import Generator
 from tenfold.anatomy.headsize import Adjust
+from tenfold.anatomy.images import write_image
 from tenfold.anatomy.people import people_tables
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.ranking import Rank, rank
 from tenfold.anatomy.report import make_report, write_report
+from tenfold.anatomy.segmenters import Segmenter, segment
+from tenfold.anatomy.sets import ImageSet, open_images
+from tenfold.anatomy.sidecars import write_sidecar
 from tenfold.anatomy.tables import read_measured
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
@@ -18,8 +23,11 @@ from tenfold.core.reports import Plot, Report, Table
 
 __all__ = ["Bench", "Evaluation"]
 
-Volumes = Measured | Path | str
-"""Volumes that were read, or where they are: what `read_measured` takes."""
+Volumes = Measured | ImageSet | Generator | Path | str
+"""Volumes that were read; where they are, what `read_measured` takes; or what a bench with a segmenter segments:
+images, the folder they are in, or a generator that has learned."""
+
+_TABLE = "volumes.tsv"
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,11 @@ class Bench:
         voxel_mm: The edge of a voxel of generated label files without an affine.
         replicates: Resamples for intervals and ranks.
         seed: Of the resamples.
-        progress: Told of the phase "comparing".
+        segmenter: For sets that are images; without one all sets are volumes.
+        work: Folder for segmentations and samples, `NAME_segmented` and `NAME_samples`; what a killed call had
+            segmented is kept. Needed with a segmenter.
+        samples: Images that a generator makes; their affine and processing are the real images'.
+        progress: Told of the phases "comparing", "segmenting" and "sampling".
     """
 
     real: Volumes
@@ -86,22 +98,26 @@ class Bench:
     voxel_mm: float | None = None
     replicates: int = 1000
     seed: int = 0
+    segmenter: Segmenter | None = None
+    work: Path | str | None = None
+    samples: int = 100
     progress: Progress = field(default=no_progress, repr=False)
 
     def evaluate(self, generated: Mapping[str, Volumes]) -> Evaluation:
         """Compare each generator with the real people, and rank those that have reliable images.
 
         Raises:
-            InputError: As `compare` and `read_measured`; or no generator was given.
+            InputError: As `compare`, `read_measured` and `segment`; no generator was given; or a set needs a segmenter
+                and there is none.
         """
         if not generated:
             raise InputError("no generator was given; give at least one, by name")
-        real = self._read(self.real, None)
-        training = None if self.training is None else self._read(self.training, None)
+        real = self._read("real", self.real, None)
+        training = None if self.training is None else self._read("training", self.training, None)
         sets, found = {}, {}
         for number, (name, volumes) in enumerate(generated.items()):
             self.progress("comparing", number, len(generated))
-            sets[name] = self._read(volumes, self.voxel_mm)
+            sets[name] = self._read(name, volumes, self.voxel_mm)
             found[name] = compare(
                 real, sets[name], self.adjust, training=training, legacy=self.legacy, replicates=self.replicates,
                 seed=self.seed,
@@ -119,13 +135,52 @@ class Bench:
         ]
         return Evaluation(found, ranks, people, notes)
 
-    def _read(self, volumes: Volumes, voxel_mm: float | None) -> Measured:
-        measured = volumes if isinstance(volumes, Measured) else read_measured(volumes, voxel_mm=voxel_mm)
+    def _read(self, name: str, volumes: Volumes, voxel_mm: float | None) -> Measured:
+        measured = volumes if isinstance(volumes, Measured) else self._measure(name, volumes, voxel_mm)
         kept = [name for name in measured.regions if name not in self.without]
         if not kept:
             raise InputError(f"{measured.source}: without {', '.join(self.without)} no region is left")
         left = measured if len(kept) == len(measured.regions) else measured.only(kept)
         return replace(left, missing=tuple(name for name in left.missing if name not in self.without))
+
+    def _measure(self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None) -> Measured:
+        """Volumes of a set that is not measured yet, or that lies in a file."""
+        images = self._images(name, source, voxel_mm)
+        if images is None:
+            assert isinstance(source, Path | str)
+            return read_measured(source, voxel_mm=voxel_mm)
+        if self.segmenter is None or self.work is None:
+            raise InputError(f"{name}: is a set of images; give the bench a segmenter, and a folder to work in")
+        return segment(images, self.segmenter, Path(self.work) / f"{name}_segmented", self.progress)
+
+    def _images(self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None) -> ImageSet | None:
+        if isinstance(source, ImageSet):
+            return source
+        if isinstance(source, Generator):
+            return self._sample(name, source)
+        folder = Path(source)
+        is_images = self.segmenter is not None and folder.is_dir() and not (folder / _TABLE).exists()
+        return open_images(folder, name, voxel_mm) if is_images else None
+
+    def _sample(self, name: str, generator: Generator) -> ImageSet:
+        like = None if isinstance(self.real, Measured | Generator) else self._images("real", self.real, None)
+        if like is None or self.work is None:
+            raise InputError(
+                f"{name}: is a generator; give the bench real images, a segmenter, and a folder to work in"
+            )
+        folder, affine = Path(self.work) / f"{name}_samples", like[0].affine
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(self.samples):  # always anew: the generator may have learned since
+                target = folder / f"generated_sample_{number}.nii.gz"
+                write_image(target, generator.sample(1, self.seed, first=number)[0], affine)
+                self.progress("sampling", number + 1, self.samples)
+            if like.processing is not None:
+                write_sidecar(folder, like.processing)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot hold samples ({error.strerror}); choose another place") from None
+        made = open_images(folder, name)
+        return replace(made, paths=made.paths[: self.samples], names=made.names[: self.samples])
 
 
 def _reliable(measured: Measured) -> Measured:

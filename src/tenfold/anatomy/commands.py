@@ -73,7 +73,7 @@ def evaluate(
         raise InputError("image metrics need both: --real-images FOLDER and --images NAME=FOLDER, one or more")
     sources, folders = _named(generated, "--generated"), _named(images, "--images")
     with progress_bar() as progress:
-        bench = Bench(real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress)
+        bench = Bench(real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress=progress)
         evaluation = bench.evaluate(sources)
         tables, drawings = _appearance(real_images, folders, {**sources, "real": real}, bench, draw=out is not None)
     written = evaluation.write(out, tables, drawings) if out is not None else []
@@ -114,6 +114,25 @@ def qc(
         print(table.to_json())
         return
     turn(table).print()
+
+
+def report(folder: Path, json: bool = False) -> None:
+    """Show again what evaluate has written into a folder.
+
+    Example: tenfold anatomy report report
+
+    Args:
+        folder: The OUT of evaluate.
+        json: Print its JSON object instead of tables.
+    """
+    from tenfold.anatomy.report import for_terminal, read_report
+
+    found = read_report(folder)
+    if json:
+        print(found.to_json())
+        return
+    for_terminal(found).print()
+    print(f"Page: {folder / 'anatomy.html'}")
 
 
 def measure(
@@ -262,6 +281,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "measure": measure,
     "qc": qc,
     "evaluate": evaluate,
+    "report": report,
     "images": images,
     **MAKING,
 }

@@ -16,11 +16,12 @@ from tenfold.anatomy.figures import box_plots, heat_map
 from tenfold.anatomy.gate import Gate, gate_table
 from tenfold.anatomy.plausibility import Plausibility, Region
 from tenfold.anatomy.ranking import Rank
+from tenfold.anatomy.sidecars import read_json
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 from tenfold.core.reports import Cell, Plot, Report, Table
 
-__all__ = ["for_terminal", "make_report", "turn", "write_report"]
+__all__ = ["for_terminal", "make_report", "read_report", "turn", "write_report"]
 
 _NARROW = {
     "Verdicts": ("generator", "passes", "rejected", "gate", "anatomy", "memorised", "collapsed", "plausible regions"),
@@ -103,6 +104,27 @@ def write_report(report: Report, found: Mapping[str, Plausibility], folder: Path
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     return [*written, path]
+
+
+def read_report(folder: Path) -> Report:
+    """The tables that `write_report` has written into a folder, without the drawings.
+
+    Raises:
+        InputError: There is no anatomy.json, or it is damaged.
+    """
+    path = folder / "anatomy.json"
+    if not path.exists():
+        raise InputError(f"{path}: is not there; give the folder that evaluate --out has written")
+    found = read_json(path)
+    try:
+        tables = [
+            Table(one["title"], list(one["rows"][0]), [list(row.values()) for row in one["rows"]], one["notes"])
+            for one in found["tables"]
+            if one["rows"]
+        ]
+        return Report(found["title"], tables, (), found["notes"])
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise InputError(f"{path}: is damaged or no report of evaluate; write it again") from None
 
 
 def _verdicts(found: Mapping[str, Plausibility]) -> Table:
