@@ -120,3 +120,11 @@ def test_report_shows_again_what_evaluate_has_written(tables: Path, capsys) -> N
     assert json.loads(out)["tables"] == json.loads((tables / "report/anatomy.json").read_text())["tables"]
     status, _, err = run(capsys, "report", tables)
     assert status == 2 and "is not there" in err and err.count("\n") == 1
+
+
+def test_a_generator_without_reliable_images_does_not_hide_the_training_images(tables: Path, capsys) -> None:
+    people = read_measured(tables / "people.tsv")
+    write_measured(replace(people, qc_SG=np.zeros((len(people), 8)), groups=QC_GROUPS), tables / "noise.tsv")
+    sets = ("--generated", f"noise={tables}/noise.tsv", "--training", tables / "training.tsv", "--replicates", 20)
+    status, out, _ = run(capsys, "evaluate", "--real", tables / "real.tsv", *sets)
+    assert status == 0 and "unreliable" in out and "without training images" not in out

@@ -127,7 +127,7 @@ class Bench:
         adjust: Adjust = "pooled" if self.legacy else self.adjust
         ranks = rank(_reliable(real), reliable, adjust, self.replicates, self.seed) if len(reliable) > 1 else []
         notes = [
-            f"real: {len(real)} images of {Path(real.source).name}",
+            f"real: {len(real)} images of {'/'.join(Path(real.source).parts[-2:])}",
             f"seed {self.seed}, {self.replicates} resamples",
         ]
         people = [

@@ -140,7 +140,7 @@ def _verdicts(found: Mapping[str, Plausibility]) -> Table:
     if any(one.generated_gate for one in found.values()):
         notes.append("rejected: images whose segmentation is not reliable in some group; they are not measured")
     notes.append("a region is plausible with |d| < 0.5")
-    if any(one.copies is None for one in found.values()):
+    if any(one.copies is None and one.regions for one in found.values()):
         notes.append("without training images nothing is said about memorisation")
     return Table("Verdicts", columns, rows, notes)
 
