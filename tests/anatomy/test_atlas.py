@@ -114,7 +114,7 @@ def test_groups_hold_the_structures_of_synthsegs_table() -> None:
 
 
 def test_folders_that_cannot_serve_are_refused(anatomy_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="has no label maps"):
         AtlasSegmenter(tmp_path / "nowhere")
     for number in ("02", "03"):
         shutil.copy(anatomy_data / f"labelmaps/labels_{number}.nii.gz", tmp_path)

@@ -276,7 +276,9 @@ def agreement(predicted_NG: NDArray[np.floating], dice_NG: NDArray[np.floating])
     from scipy.stats import spearmanr  # noqa: PLC0415
 
     errors_G = np.abs(predicted_NG - dice_NG).mean(0).astype(np.float64)
-    ranks = [float(spearmanr(predicted_NG[:, group], dice_NG[:, group])[0]) for group in range(predicted_NG.shape[1])]
+    varies_G = (np.ptp(predicted_NG, 0) > 0) & (np.ptp(dice_NG, 0) > 0)  # elsewhere there is no order
+    ranks = [float(spearmanr(predicted_NG[:, group], dice_NG[:, group])[0]) if varies else float("nan")
+             for group, varies in enumerate(varies_G)]  # fmt: skip
     return Agreement(errors_G, np.array(ranks))
 
 
