@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
-from tenfold.core.artifacts import ModelCard, find, load_into, load_weights, save_model, write_tensors
+from tenfold.core.artifacts import ModelCard, find, load_into, load_weights, read_state, save_model, write_tensors
 from tenfold.core.errors import InputError
 
 CARD = ModelCard(
@@ -422,3 +422,17 @@ def test_write_tensors_keeps_the_callers_tensors(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"w": weight, "row": weight[0]})
     assert weight.requires_grad
     assert weight[0].data_ptr() == weight.data_ptr()
+
+
+def test_published_weights_are_read_out_of_what_they_are_wrapped_in(tmp_path: Path) -> None:
+    """Of torch's kind or safetensors, with "module." or not; a program, a list and a missing file are refused."""
+    state = {"layer.weight": torch.arange(3.0)}
+    torch.save({"model": {f"module.{name}": value for name, value in state.items()}, "step": 3}, tmp_path / "a.pth")
+    write_tensors(tmp_path / "b.safetensors", state)
+    for name in ("a.pth", "b.safetensors"):
+        assert torch.equal(read_state(tmp_path / name)["layer.weight"], state["layer.weight"])
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, what in (("list", "holds no weights by name"), ("text", "no file of tensors"), ("none", "no such file")):
+        with pytest.raises(InputError, match=what):
+            read_state(tmp_path / f"{name}.pth")

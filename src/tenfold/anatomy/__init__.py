@@ -3,8 +3,9 @@
 Images are segmented here, or volumes of other segmenters are read; six generators can be trained to be judged.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from tenfold.core.lazy import lazily
 
 if TYPE_CHECKING:
     from tenfold.anatomy.appearance import Appearance, compare_appearance
@@ -199,13 +200,4 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # a checker that sees __getattr__ takes every misspelt name for one of the package
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazily(__name__, _HOMES, globals())

@@ -8,23 +8,21 @@ The paper's code takes its FID features from it, on images in [-1, 1]. Parameter
 # N images · C channels · X Y Z voxels · D = 2048
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tenfold.core.artifacts import load_into
-from tenfold.core.errors import InputError
+from tenfold.core.artifacts import load_into, read_state
 
 __all__ = ["MedicalNet", "ResNet3D"]
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _WIDTHS, _STRIDES, _DILATIONS = (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)
 _WIDENED = 4
+_HEAD = ("conv_seg.", "fc.")  # in the files, not needed for features
 
 
 class Bottleneck(nn.Module):
@@ -85,7 +83,7 @@ class MedicalNet:
     """
 
     def __init__(self, path: Path) -> None:
-        state = _read(path)
+        state = {name: tensor for name, tensor in read_state(path).items() if not name.startswith(_HEAD)}
         depth = 101 if any(name.startswith("layer3.6.") for name in state) else 50
         self._network = ResNet3D(depth)
         for name, tensor in self._network.state_dict().items():
@@ -102,19 +100,3 @@ class MedicalNet:
         """Features (2048,)."""
         made = self._network(torch.from_numpy(np.ascontiguousarray(voxels_XYZ))[None, None])
         return np.asarray(made[0].double().numpy())
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Weights by name, without "module." and without the head."""
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; get resnet_50.pth from MedicalNet's page") from None
-    except Exception as error:  # torch.load raises what the bytes make it raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise InputError(f"{path}: is no file of weights alone ({reason}); get resnet_50.pth again") from None
-    found = found.get("state_dict", found) if isinstance(found, Mapping) else found
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path}: holds no state_dict; get resnet_50.pth from MedicalNet's page")
-    named = {str(name).removeprefix("module."): value for name, value in found.items()}
-    return {name: value for name, value in named.items() if not name.startswith(("conv_seg.", "fc."))}

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_folder
 
-__all__ = ["ModelCard", "find", "load_into", "load_weights", "read_tensors", "save_model", "write_tensors"]
+__all__ = [
+    "ModelCard",
+    "find",
+    "load_into",
+    "load_weights",
+    "read_state",
+    "read_tensors",
+    "save_model",
+    "write_tensors",
+]
 
 _CONFIG, _WEIGHTS, _INDEX, _CARD = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 _KINDS = (".json", ".safetensors", ".txt", ".md")
@@ -27,6 +36,7 @@ _PACKAGES = ("tenfold", "torch", "safetensors", "numpy")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*\.safetensors")
 _NAMES_SHOWN = 3
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 # --- the model card --------------------------------------------------------------------------------------------------
@@ -275,6 +285,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: is no whole safetensors file ({reason}); fetch or save it again") from None
     aliases.pop("format", None)
     return {name: tensors[kept] for name, kept in aliases.items() if kept in tensors} | tensors
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The weights by name of a file that others have published: .safetensors, or torch's own kind, never a program.
+
+    What people wrap them in ("state_dict", "model_state_dict", "model") is taken off, and so is the "module." that a
+    parallel run puts before the names. Raises InputError where the file is missing, or holds anything else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    state: Any = read_tensors(path) if path.suffix == ".safetensors" else _load_tensors_only(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds no weights by name; save a state dict")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _load_tensors_only(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zip files and torch
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{path}: is no file of tensors alone ({reason}); pickles of other things are not opened, convert it to "
+            ".safetensors where you trust it"
+        ) from None
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:

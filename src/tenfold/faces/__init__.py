@@ -1,7 +1,8 @@
 """Bridge distillation: a tiny embedder for faces of few pixels, taught by a big one, and galleries kept lawfully."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from tenfold.core.lazy import lazily
 
 if TYPE_CHECKING:
     from tenfold.faces.alignment import HaarDetector, YuNetDetector, portrait
@@ -100,13 +101,4 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # a checker that sees __getattr__ takes every misspelt name for one of the package
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazily(__name__, _HOMES, globals())

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from tenfold.core.artifacts import load_into, read_tensors
+from tenfold.core.artifacts import load_into, read_state
 from tenfold.core.errors import InputError
 from tenfold.faces.dlib_teacher import DlibTeacher
 from tenfold.faces.inception_resnet import InceptionResnetV1
@@ -53,7 +53,6 @@ __all__ = [
 
 _DECLARATION = "teacher.json"
 _BATCH = 32
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _TEXTS = ("file", "preset", "licence", "output")
 _INPUTS = ("size", "colour", "mean", "scale")
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
@@ -119,38 +118,13 @@ def _load_published(kind: type[nn.Module], path: Path, classifier: str, config: 
     """The network with a file's weights, and its identity."""
     with torch.device("meta"):  # no first weights, which the file's would replace
         net = kind().to_empty(device="cpu")
-    given = {name: tensor for name, tensor in _read_state(path).items() if not name.startswith(classifier)}
+    given = {name: tensor for name, tensor in read_state(path).items() if not name.startswith(classifier)}
     counters = [name for name in net.state_dict() if name.endswith("num_batches_tracked")]
     load_into(net, dict.fromkeys(counters, torch.tensor(0)) | given, path)  # old files have no counters
     for name, tensor in net.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} holds values that are not finite; fetch the file again")
     return net, fingerprint({"kind": kind.__name__, **asdict(config)}, net.state_dict())
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a .safetensors file or of torch's own kind, out of what people wrap them in."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
-    state: Any = read_tensors(path) if path.suffix == ".safetensors" else _load_tensors_only(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no weights by name; save a state dict")
-    if all(str(name).startswith("module.") for name in state):  # saved from a parallel run
-        return {str(name).removeprefix("module."): value for name, value in state.items()}
-    return {str(name): value for name, value in state.items()}
-
-
-def _load_tensors_only(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickle, zip files and torch
-        raise InputError(
-            f"{path}: is no file of tensors alone ({first_line(error)}); pickles of other things are not opened, "
-            "convert it to .safetensors where you trust it"
-        ) from None
 
 
 class SmallTeacher(_TorchTeacher):
@@ -239,7 +213,7 @@ def _declared_onnx(path: Path, declared: Mapping[str, Any]) -> OnnxTeacher:
 
 
 def _published(path: Path, licence: str) -> Teacher:
-    names = _read_state(path)
+    names = read_state(path)
     if "conv2d_1a.conv.weight" in names:
         return InceptionResnetV1Teacher(path, licence)
     if "layer1.0.conv1.weight" in names:

@@ -94,8 +94,11 @@ def test_images_are_those_of_the_file_s_layers(name, parallel, tmp_path: Path):
 
 
 def test_files_without_counters_are_read(tmp_path: Path):
-    torch.save({key: value for key, value in _state("vae-gan").items() if "tracked" not in key}, tmp_path / "G.pth")
-    load_published("vae-gan", tmp_path / "G.pth", GRID, "miniature")
+    state = _state("vae-gan")
+    torch.save(state, tmp_path / "whole.pth")
+    torch.save({key: value for key, value in state.items() if "tracked" not in key}, tmp_path / "G.pth")
+    whole, without = (load_published("vae-gan", tmp_path / name, GRID, "miniature") for name in ("whole.pth", "G.pth"))
+    np.testing.assert_array_equal(whole.sample(1), without.sample(1))
 
 
 def test_what_is_missing_left_over_or_of_another_shape_is_named(tmp_path: Path):
@@ -130,7 +133,7 @@ def test_other_files_are_refused_and_nothing_in_them_is_run(content, tmp_path: P
         (tmp_path / "G.pth").write_bytes(content)
     else:
         torch.save(content, tmp_path / "G.pth")
-    with pytest.raises(InputError, match=r"G\.pth: (is no file of weights alone|holds no weights by name)"):
+    with pytest.raises(InputError, match=r"G\.pth: (is no file of tensors alone|holds no weights by name)"):
         load_published("vae-gan", tmp_path / "G.pth", GRID, "miniature")
     assert not (tmp_path / "touched").exists()
     with pytest.raises(InputError, match="no such file"):

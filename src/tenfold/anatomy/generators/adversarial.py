@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tenfold.anatomy.generators.blocks import UpsamplingGenerator, check_sides
 from tenfold.anatomy.generators.interface import Budget, Cost, Generator, Grid, Size
 from tenfold.anatomy.generators.training import (
     check_grid,
@@ -33,7 +34,7 @@ from tenfold.anatomy.sets import ImageSet
 from tenfold.core.artifacts import load_into
 from tenfold.core.errors import InputError
 
-__all__ = ["Adversarial", "held", "unrecorded"]
+__all__ = ["Adversarial", "Upsampling", "held", "unrecorded"]
 
 _NARROWER = 8  # a miniature's widths are the paper's by this
 
@@ -148,6 +149,28 @@ class Adversarial(Generator):
         if self._network is None:
             raise InputError(f"{self.name}: has not learned yet; fit it, or load a saved one")
         return self._network
+
+
+class Upsampling(Adversarial):
+    """A generator that starts from a small volume and doubles it, as those of VAE-GAN and alpha-WGAN do.
+
+    Attributes:
+        bias: Whether its convolutions have one.
+    """
+
+    bias: ClassVar[bool]
+
+    @property
+    def latent(self) -> int:
+        """1000 in the paper."""
+        return self._width(1000)
+
+    def _check_grid(self) -> None:
+        check_sides(self.name, self.grid)
+
+    def build_generator(self) -> nn.Module:
+        """See `UpsamplingGenerator`."""
+        return UpsamplingGenerator(self.latent, self._width(64), self.grid, self.size, bias=self.bias)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tenfold.anatomy.generators.adversarial import Adversarial, held, unrecorded
-from tenfold.anatomy.generators.blocks import ConvolutionalCritic, UpsamplingGenerator, check_sides, gradient_penalty
+from tenfold.anatomy.generators.adversarial import Upsampling, held, unrecorded
+from tenfold.anatomy.generators.blocks import ConvolutionalCritic, gradient_penalty
 from tenfold.core.errors import InputError
 
 __all__ = ["AlphaWGAN"]
@@ -27,24 +27,13 @@ __all__ = ["AlphaWGAN"]
 _L1, _PENALTY = 10.0, 10.0
 
 
-class AlphaWGAN(Adversarial):
+class AlphaWGAN(Upsampling):
     """The generator; needs sides of 32 voxels or more, and learns from two images or more at once."""
 
     name = "alpha-wgan"
+    bias = False
     batch_size: ClassVar[int] = 8
     rates: ClassVar[dict[str, float]] = {"generator": 2e-4, "encoder": 2e-4, "critic": 2e-4, "code_critic": 2e-4}
-
-    @property
-    def latent(self) -> int:
-        """1000 in the paper."""
-        return self._width(1000)
-
-    def _check_grid(self) -> None:
-        check_sides(self.name, self.grid)
-
-    def build_generator(self) -> nn.Module:
-        """See `UpsamplingGenerator`."""
-        return UpsamplingGenerator(self.latent, self._width(64), self.grid, self.size, bias=False)
 
     def build_players(self) -> nn.ModuleDict:
         """Generator, encoder, critic of images, critic of codes."""

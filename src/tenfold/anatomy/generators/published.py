@@ -13,7 +13,6 @@ images, which nothing states: look at one before you give it an affine.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from tenfold.anatomy.generators import generator_class
 from tenfold.anatomy.generators.adversarial import Adversarial
 from tenfold.anatomy.generators.interface import Grid, Size
+from tenfold.core.artifacts import read_state
 from tenfold.core.errors import InputError
 
 __all__ = ["NAMES", "PAPER_GRID", "load_published"]
@@ -85,7 +85,7 @@ def load_published(name: str, path: Path | str, grid: Grid = PAPER_GRID, size: S
         raise TypeError(f"{name} is no adversarial generator")
     with torch.device("meta"):
         wanted = made.build_generator().state_dict()
-    published = _read(Path(path))
+    published = read_state(Path(path))
     layers = {here: there for there, here in NAMES[name].items()}
     names = {here: _published_name(here, layers) for here in wanted}
     counters = {here for here in names if here.endswith("num_batches_tracked")}
@@ -133,18 +133,3 @@ def _times(tensor: Tensor) -> str:
 def _some(names: list[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The weights by their names without "module."."""
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; get it from the page of the paper's code") from None
-    except Exception as error:  # torch.load raises what the bytes make it raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise InputError(f"{path}: is no file of weights alone ({reason}); get it again") from None
-    found = found.get("model", found) if isinstance(found, Mapping) else found
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path}: holds no weights by name; give the file of G")
-    return {str(name).removeprefix("module."): value for name, value in found.items()}

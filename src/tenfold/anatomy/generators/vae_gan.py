@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tenfold.anatomy.generators.adversarial import Adversarial, held, unrecorded
-from tenfold.anatomy.generators.blocks import ConvolutionalCritic, UpsamplingGenerator, check_sides, convolutional_trunk
+from tenfold.anatomy.generators.adversarial import Upsampling, held, unrecorded
+from tenfold.anatomy.generators.blocks import ConvolutionalCritic, convolutional_trunk
 from tenfold.anatomy.generators.interface import Grid
 
 __all__ = ["VAEGAN"]
@@ -28,24 +28,13 @@ _GENERATOR_SQUARES, _ENCODER_SQUARES = 20.0, 10.0
 _POOLED = 4
 
 
-class VAEGAN(Adversarial):
+class VAEGAN(Upsampling):
     """A variational autoencoder whose decoder also plays against a discriminator; needs sides of 32 voxels or more."""
 
     name = "vae-gan"
+    bias = True
     batch_size: ClassVar[int] = 4
     rates: ClassVar[dict[str, float]] = {"generator": 1e-4, "encoder": 1e-4, "discriminator": 1e-4}
-
-    @property
-    def latent(self) -> int:
-        """1000 in the paper."""
-        return self._width(1000)
-
-    def _check_grid(self) -> None:
-        check_sides(self.name, self.grid)
-
-    def build_generator(self) -> nn.Module:
-        """See `UpsamplingGenerator`."""
-        return UpsamplingGenerator(self.latent, self._width(64), self.grid, self.size, bias=True)
 
     def build_players(self) -> nn.ModuleDict:
         """Generator, encoder, discriminator."""
