@@ -182,10 +182,9 @@ def _generator_table(generators: Sequence[GeneratorOutcome]) -> Table:
     for one in generators:
         rejected = None if one.found.generated_gate is None else one.found.generated_gate.rejected
         passes = "passes" if one.found.passes else "fails"
-        rows.append([
-            one.name, one.parameters, one.seconds, one.blank, rejected, one.found.verdict, one.found.share,
-            one.found.wasabi, one.fid, one.nearest, passes,
-        ])  # fmt: skip
+        measured = (one.found.share, one.found.wasabi, one.fid, one.nearest)
+        known = [None if np.isnan(value) else value for value in measured]
+        rows.append([one.name, one.parameters, one.seconds, one.blank, rejected, one.found.verdict, *known, passes])
     columns = ["generator", "parameters", "seconds", "blank", "rejected", "verdict", "plausible regions",
                "joint distance", "FID, handcrafted", "distance to nearest real", "bench"]  # fmt: skip
     notes = [f"rank correlation of the share rejected with the distance to the nearest real: {_order(generators):.2f}"]
