@@ -36,6 +36,7 @@ CLASSES = ("background", *(one.name for one in SUBCORTICAL + GLOBAL))
 
 _FINER = 2  # labels are painted on a grid twice as fine: its averages have borders as a scanner sees them
 _HIGHEST = 2**15
+_BRIGHTEST = 99.5  # percentile of all voxels that becomes 1
 _CSF = 24
 _BULK = ("cerebral white matter", "cerebral cortex", "cerebellum white matter", "cerebellum cortex")
 _INSIDE = (30, 62, 72, 85)  # vessels, a cavity, the optic chiasm: inside the brain's mask, no structure of ours
@@ -74,7 +75,9 @@ class Synthesis:
         heads: Share of images with the skull.
         bias: Largest spread of the logarithm of the bias field.
         noise: Largest standard deviation of the noise, of a range of 0 to 1.
-        thick: Share of images that are blurred along one axis, as by thick slices.
+        blur: Largest standard deviation of a blur, in voxels: images come from other grids.
+        thick: Share of images that are blurred along one axis more, as by thick slices.
+        clipped: Share of images whose brightest voxels are clipped, a tenth of them at most, as `prepare` does.
         gamma: Spread of the logarithm of the exponent.
     """
 
@@ -85,7 +88,9 @@ class Synthesis:
     heads: float = 0.3
     bias: float = 0.4
     noise: float = 0.06
+    blur: float = 0.5
     thick: float = 0.3
+    clipped: float = 0.5
     gamma: float = 0.25
 
 
@@ -218,17 +223,18 @@ def _shares(fine_XYZ: NDArray[np.int64], grid: tuple[int, int, int]) -> NDArray[
 
 
 def _scan(image_XYZ: NDArray[np.float32], settings: Synthesis, draw: np.random.Generator) -> NDArray[np.float32]:
-    """What a scanner adds: thick slices, a bias field, noise, a curve of brightness. The range is 0 to 1 then."""
+    """What a scanner adds: blur, a bias field, noise, a curve of brightness; and clipping. The range is 0 to 1 then."""
     from scipy import ndimage  # noqa: PLC0415
 
+    widths = np.full(3, draw.uniform(0, settings.blur))
     if draw.random() < settings.thick:
-        widths = draw.uniform(0, 0.4, 3)
         widths[draw.integers(3)] = draw.uniform(0.4, 1.2)
-        image_XYZ = ndimage.gaussian_filter(image_XYZ, widths)
+    image_XYZ = ndimage.gaussian_filter(image_XYZ, widths)
     field = torch.from_numpy(draw.standard_normal((1, 1, 4, 4, 4), np.float32)) * float(draw.uniform(0, settings.bias))
     smooth = functional.interpolate(field, image_XYZ.shape, mode="trilinear", align_corners=True)[0, 0]
     image_XYZ = image_XYZ * np.exp(smooth.numpy())
-    image_XYZ = image_XYZ / max(float(np.percentile(image_XYZ, 99.5)), 1e-6)
+    highest = draw.uniform(90, _BRIGHTEST) if draw.random() < settings.clipped else _BRIGHTEST
+    image_XYZ = image_XYZ / max(float(np.percentile(image_XYZ, highest)), 1e-6)
     noise = draw.uniform(0, settings.noise)
     noisy = image_XYZ + noise * draw.standard_normal(image_XYZ.shape, np.float32)
     empty = image_XYZ == 0  # a stripped background has no noise
