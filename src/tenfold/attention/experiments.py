@@ -26,6 +26,9 @@ __all__ = [
     "sized_alike",
 ]
 
+_RECALL_RATES = (1e-2, 3e-3, 1e-3)
+_NEARLY_ALL = 0.99
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -118,8 +121,18 @@ def measure_recall(mixer: MixerName, effort: Effort, seed: int, *, pairs: int = 
     """Train two layers of width 64 on MQAR: the share of queries of fresh samples that are answered.
 
     As in Zoology's own experiments there are zeros between queries, and every mixer has a short convolution, without
-    which recurrent ones take very long to learn to look at the token before.
+    which recurrent ones take very long to learn to look at the token before; and every mixer has the learning rate that
+    is best for it. Rates are tried until one answers nearly all.
     """
+    share = 0.0
+    for rate in _RECALL_RATES:
+        share = max(share, _recall_at(rate, mixer, effort, seed, pairs, length))
+        if share >= _NEARLY_ALL:
+            break
+    return share
+
+
+def _recall_at(rate: float, mixer: MixerName, effort: Effort, seed: int, pairs: int, length: int) -> float:
     vocab, batch = 256, 256
     config = GSAConfig(
         vocab_size=vocab, hidden_size=64, num_hidden_layers=2, num_heads=1, num_slots=64, mixer=mixer,
@@ -127,7 +140,7 @@ def measure_recall(mixer: MixerName, effort: Effort, seed: int, *, pairs: int = 
     )  # fmt: skip
     model = make_model(config, seed)
     samples = MQAR(batch * effort.recall_steps, length, pairs, vocab, seed, filler="zeros")  # none comes twice
-    _train(model, samples, effort.recall_steps, batch, 1e-2, seed)
+    _train(model, samples, effort.recall_steps, batch, rate, seed)
     return evaluate_mqar(model, MQAR(1000, length, pairs, vocab, seed, test=True, filler="zeros"))
 
 
