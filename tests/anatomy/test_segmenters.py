@@ -13,7 +13,7 @@ from tenfold.anatomy.images import Image, write_image
 from tenfold.anatomy.labels import QC_GROUPS
 from tenfold.anatomy.segmenters import Segmentation, segment
 from tenfold.anatomy.sets import open_images
-from tenfold.anatomy.sidecars import Processing, read_refused, write_sidecar
+from tenfold.anatomy.sidecars import Processing, read_refused, write_refused, write_sidecar
 from tenfold.anatomy.tables import read_measured
 from tenfold.core.errors import InputError
 
@@ -57,6 +57,18 @@ def test_a_blank_image_is_named_and_counts_as_not_reliable(folder, tmp_path):
     [(name, message)] = read_refused(tmp_path / "out").items()
     assert name == "generated_sample_1"
     assert "-1 everywhere" in message
+
+
+def test_what_prepare_could_not_process_counts_as_not_reliable(folder, tmp_path):
+    """An image that is named in the refused.tsv of its folder has no file, and yet is in the table, with its age."""
+    write_refused(folder, {"sub-lost": "sub-lost.nii.gz: the file is cut"})
+    (folder / "participants.tsv").write_text("participant_id\tage\nsub-lost\t61\n")
+    measured = segment(open_images(folder), Bright(), tmp_path / "out")
+    assert measured.subjects[3] == "sub-lost"
+    assert measured.people["age"] == ("", "", "", "61")
+    assert gate(measured).reliable_S.tolist() == [True, False, True, False]
+    assert list(read_refused(tmp_path / "out")) == ["generated_sample_1", "sub-lost"]
+    assert len(segment(open_images(folder), Bright(scores=False), tmp_path / "unscored")) == 2
 
 
 def test_without_scores_a_blank_image_is_left_out(folder, tmp_path):

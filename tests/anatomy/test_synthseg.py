@@ -8,10 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from tenfold.anatomy.gate import gate
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.labels import QC_GROUPS
 from tenfold.anatomy.segmentations import count_labels
 from tenfold.anatomy.sets import ImageSet, open_images
+from tenfold.anatomy.sidecars import read_refused
 from tenfold.anatomy.synthseg import find_synthseg, run_synthseg
 from tenfold.anatomy.tables import read_measured
 from tenfold.core.errors import InputError
@@ -87,7 +89,7 @@ def test_a_set_is_handed_over_and_its_tables_read_in_the_order_of_the_set(
     np.testing.assert_allclose(measured.qc_SG[0], 0.9 - 0.01 * np.arange(8))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [f"sub-{number}_dseg.nii.gz" for number in (1, 2, 10)]
-        + ["volumes.csv", "qc.csv", "volumes.tsv", "volumes.json", "segmentation.json"]
+        + ["volumes.csv", "qc.csv", "volumes.tsv", "volumes.json", "segmentation.json", "refused.tsv"]
     )
     assert count_labels(tmp_path / "out/sub-1_dseg.nii.gz")[10] == pytest.approx(8 * 9 * 10 * 8)
     again = read_measured(tmp_path / "out/volumes.tsv")
@@ -138,6 +140,25 @@ def test_failures_say_what_the_program_said_and_leave_no_result(program: str, im
         run_synthseg(images, tmp_path / "forget", f"{program} --forget")
     for name in ("fail", "forget"):
         assert [path.name for path in (tmp_path / name).iterdir()] == ["segmentation.json"]
+
+
+def test_images_that_cannot_be_read_are_named_and_hold_up_no_others(
+    program: str, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have scores of 0; a batch of nothing else is no call of the program. A later call reads the same."""
+    monkeypatch.setattr("tenfold.anatomy.synthseg._BATCH", 2)
+    images.paths[2].write_bytes(b"no image")
+    measured = run_synthseg(images, tmp_path / "out", program)
+    assert measured.subjects == ("sub-1", "sub-2", "sub-10") and measured.people["age"] == ("61", "62", "70")
+    assert gate(measured).reliable_S.tolist() == [True, True, False]
+    assert list(read_refused(tmp_path / "out")) == ["sub-10"]
+    assert (tmp_path / "calls").read_text() == "called\n"
+    again = run_synthseg(images, tmp_path / "out", program)
+    np.testing.assert_array_equal(again.volumes_SR, measured.volumes_SR)
+    for path in images.paths:
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="no image could be read; the first: "):
+        run_synthseg(images, tmp_path / "none", program)
 
 
 def test_a_missing_program_is_one_line_that_says_what_else_there_is(

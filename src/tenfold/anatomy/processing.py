@@ -273,6 +273,7 @@ def _prepare_all(
             write_json(_json_of(target), {**source, **made.facts})
         except InputError as error:
             refused[name] = str(error)
+            target.unlink(missing_ok=True)  # of an earlier, better file
     write_refused(root, refused)
     progress("prepare", len(images), len(images))
     return refused

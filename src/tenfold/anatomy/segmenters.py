@@ -5,8 +5,9 @@
     out/volumes.tsv        the table of all, which `evaluate` reads; `segmentation.json` says by what
     out/refused.tsv        the images that cannot be segmented, and why
 
-An image that cannot be segmented, such as a blank one, does not hold up the others. Where there are QC scores it has a
-row with scores of 0, so that the gate counts it; where there are none it is left out of the table.
+An image that cannot be segmented, such as a blank one, does not hold up the others, nor does one that `prepare` could not
+process. Where there are QC scores it has a row with scores of 0, so that the gate counts it; where there are none it is
+left out of the table.
 
 A run that was interrupted goes on: what was segmented by the same back end from the same file is kept.
 """
@@ -31,7 +32,7 @@ from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
-__all__ = ["Segmentation", "Segmenter", "segment"]
+__all__ = ["Segmentation", "Segmenter", "complete", "segment"]
 
 _ABOUT, _TABLE = "segmentation.json", "volumes.tsv"
 
@@ -91,16 +92,29 @@ def segment(images: ImageSet, segmenter: Segmenter, out: Path | str, progress: P
         for number, name in enumerate(images.names):
             rows.append(_one(images, number, segmenter, place / f"{name}_volumes.json"))
             progress("segmenting", number + 1, len(images))
+        found = {name: row for name, row in zip(images.names, rows, strict=True) if "refused" not in row}
         refused = {name: row["refused"] for name, row in zip(images.names, rows, strict=True) if "refused" in row}
-        write_refused(place, refused)
-        if len(refused) == len(images):
+        write_refused(place, refused | dict(images.refused))
+        if not found:
             why = next(iter(refused.values()))
             raise InputError(f"{images.folder}: no image could be segmented; the first: {why}")
-        measured = _gather(images, rows, segmenter.name)
+        measured = complete(images, _gather(images, found, segmenter.name))
         write_measured(measured, place / _TABLE)
     except OSError as error:
         raise InputError(f"{out}: cannot hold segmentations ({error.strerror}); choose another place") from None
     return measured
+
+
+def complete(images: ImageSet, measured: Measured) -> Measured:
+    """All images in the order of the set, behind them those that `prepare` could not process.
+
+    Those that were not measured are not reliable; where there are no scores, they are left out.
+    """
+    names = tuple(dict.fromkeys([*images.names, *images.refused]))
+    lost = tuple(name for name in names if name not in measured.subjects)
+    whole = measured.add_unreliable(lost, images.people(lost))
+    rows = {name: number for number, name in enumerate(whole.subjects)}
+    return whole.take([rows[name] for name in names if name in rows])
 
 
 def _claim(place: Path, name: str) -> None:
@@ -134,42 +148,28 @@ def _one(images: ImageSet, number: int, segmenter: Segmenter, target: Path) -> M
     return row
 
 
-def _gather(images: ImageSet, rows: Sequence[Mapping[str, Any]], name: str) -> Measured:
-    first = next(row for row in rows if "refused" not in row)
+def _gather(images: ImageSet, rows: Mapping[str, Mapping[str, Any]], name: str) -> Measured:
+    """The table of what was found, by the images' names."""
+    first = next(iter(rows.values()))
     try:
-        counted = [number for number, row in enumerate(rows) if first["qc"] or "refused" not in row]
-        whole = [_nothing_like(first) if "refused" in rows[number] else rows[number] for number in counted]
         known = [one.name for one in STRUCTURES if one.name in first["volumes"]]
         sides = {
-            region: {side: np.array([row["volumes"][region][side] for row in whole], np.float64)
+            region: {side: np.array([row["volumes"][region][side] for row in rows.values()], np.float64)
                      for side in first["volumes"][region]}
             for region in known
         }  # fmt: skip
         groups = tuple(group for group in QC_GROUPS if group in first["qc"])
-        qc_SG = np.array([[row["qc"][group] for group in groups] for row in whole], np.float64) if groups else None
-        icv_S = np.array([row["icv"] for row in whole], np.float64)
+        scores = [[row["qc"][group] for group in groups] for row in rows.values()]
+        qc_SG = np.array(scores, np.float64) if groups else None
+        icv_S = np.array([row["icv"] for row in rows.values()], np.float64)
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{images.name}: a file of volumes is damaged or from elsewhere; empty the folder") from None
     volumes_SR, asymmetry_SR = combine_sides(sides)
     missing = tuple(one.name for one in STRUCTURES if one.name not in known)
     return Measured(
-        tuple(images.names[number] for number in counted), tuple(known), volumes_SR, icv_S, qc_SG, groups,
-        asymmetry_SR, _people(images, counted), name, missing, str(images.folder), images.processing,
+        tuple(rows), tuple(known), volumes_SR, icv_S, qc_SG, groups, asymmetry_SR, images.people(tuple(rows)), name,
+        missing, str(images.folder), images.processing,
     )  # fmt: skip
-
-
-def _nothing_like(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of an image that could not be segmented, with the regions and groups of one that was."""
-    volumes = {region: dict.fromkeys(sides, 0.0) for region, sides in row["volumes"].items()}
-    return {"volumes": volumes, "icv": 1.0, "qc": dict.fromkeys(row["qc"], 0.0)}
-
-
-def _people(images: ImageSet, numbers: Sequence[int]) -> dict[str, tuple[str, ...]]:
-    columns, subjects = next(iter(images.participants.values()), {}), images.subjects()
-    return {
-        column: tuple(images.participants.get(subjects[number], {}).get(column, "") for number in numbers)
-        for column in columns
-    }
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenfold.anatomy.images import Image, LabelMap, read_image, read_labels
-from tenfold.anatomy.sidecars import Processing, read_sidecar
+from tenfold.anatomy.sidecars import Processing, read_refused, read_sidecar
 from tenfold.core.errors import InputError
 
 __all__ = ["ImageSet", "find_labels", "find_masks", "list_label_maps", "open_images", "read_label_maps"]
@@ -31,6 +31,7 @@ class ImageSet:
         voxel_mm: Given for files that state no voxel size.
         processing: What the folder's sidecar says; None where there is none.
         participants: Columns of participants.tsv by participant, such as age and sex; empty where there is no table.
+        refused: Images that `prepare` could not process, by name, and what is wrong with each; they have no file here.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ImageSet:
     voxel_mm: float | Sequence[float] | None = None
     processing: Processing | None = None
     participants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,7 +54,13 @@ class ImageSet:
 
     def subjects(self) -> tuple[str, ...]:
         """The participant of each image: `sub-01` of `sub-01_ses-2`, else the image's name."""
-        return tuple(name.split("_")[0] if name.startswith("sub-") else name for name in self.names)
+        return tuple(map(_subject, self.names))
+
+    def people(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The columns of `participants` for images of these names, by column; "" where nothing is known."""
+        columns = next(iter(self.participants.values()), {})
+        rows = [self.participants.get(_subject(name), {}) for name in names]
+        return {column: tuple(row.get(column, "") for row in rows) for column in columns}
 
 
 def open_images(
@@ -81,7 +89,14 @@ def open_images(
     if twice := next((one for one in names if names.count(one) > 1), None):
         raise InputError(f"{folder}: has two images of {twice}; keep one of them in a folder")
     return ImageSet(
-        name or root.resolve().name, root, tuple(paths), names, voxel_mm, read_sidecar(root), _participants(root)
+        name or root.resolve().name,
+        root,
+        tuple(paths),
+        names,
+        voxel_mm,
+        read_sidecar(root),
+        _participants(root),
+        read_refused(root),
     )
 
 
@@ -135,6 +150,10 @@ def read_label_maps(folder: Path, without: Sequence[str] = ()) -> list[LabelMap]
     if not (left := [path for path in paths if path.name not in without]):
         raise InputError(f"{folder}: has only label maps that the segmenter has learned from; add others")
     return [read_labels(path) for path in left]
+
+
+def _subject(name: str) -> str:
+    return name.split("_")[0] if name.startswith("sub-") else name
 
 
 def _matching(paths: Sequence[Path], ending: re.Pattern[str], images: ImageSet) -> dict[str, Path]:

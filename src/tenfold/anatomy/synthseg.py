@@ -7,6 +7,7 @@
     out/volumes.tsv, .json           the same as a table of ours, which `evaluate` reads; written last
 
 The images are given to it as RAS files with a sound affine, whatever they are stored as: it trusts affines blindly.
+Those that cannot be read, or that `prepare` could not process, are named in refused.tsv and have scores of 0.
 `--robust` is never added: on images without skull it does worse than the plain network.
 """
 
@@ -20,8 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tenfold.anatomy.images import write_image
+from tenfold.anatomy.segmenters import complete
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.sidecars import read_json, read_refused, write_json, write_refused
 from tenfold.anatomy.tables import read_measured, write_measured
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
@@ -84,7 +86,7 @@ def run_synthseg(
         The volumes and QC scores of all, in the order of the set.
 
     Raises:
-        InputError: SynthSeg is not installed, fails, or leaves out an image; an image cannot be read; the folder holds
+        InputError: SynthSeg is not installed, fails, or leaves out an image; no image can be read; the folder holds
             other things or cannot be written.
     """
     place = Path(out)
@@ -118,18 +120,37 @@ def _segment_batch(images: ImageSet, numbers: range, batch: Path, words: Sequenc
     with replace_folder(batch) as partial:
         inputs, labels = partial / "input", partial / "labels"
         inputs.mkdir()
-        for number in numbers:
-            image = images[number]
-            write_image(inputs / f"{images.names[number]}.nii.gz", image.voxels_XYZ, image.affine)
-        _run([*words, *_arguments(partial, parc)], partial / "synthseg.log", batch.parent)
-        for number in numbers:
-            _keep_labels(labels, images.names[number], partial)
+        refused = _hand_over(images, numbers, inputs)
+        write_refused(partial, refused)
+        if len(refused) < len(numbers):
+            _run([*words, *_arguments(partial, parc)], partial / "synthseg.log", batch.parent)
+            for name in (images.names[number] for number in numbers):
+                if name not in refused:
+                    _keep_labels(labels, name, partial)
+            shutil.rmtree(labels)
         shutil.rmtree(inputs)
-        shutil.rmtree(labels)
+
+
+def _hand_over(images: ImageSet, numbers: range, inputs: Path) -> dict[str, str]:
+    """Write the images that can be read into a folder; what is wrong with the others, by name."""
+    refused = {}
+    for number in numbers:
+        try:
+            image = images[number]
+        except InputError as error:
+            refused[images.names[number]] = str(error)
+        else:
+            write_image(inputs / f"{images.names[number]}.nii.gz", image.voxels_XYZ, image.affine)
+    return refused
 
 
 def _join(batches: Sequence[Path], place: Path) -> None:
-    """Tables one under the other, and labels side by side."""
+    """Tables one under the other, and labels side by side. Raises InputError where no batch had a readable image."""
+    refused = {name: why for batch in batches for name, why in read_refused(batch).items()}
+    write_refused(place, refused)
+    batches = [batch for batch in batches if (batch / _TABLES[0]).exists()]
+    if not batches:
+        raise InputError(f"{place}: no image could be read; the first: {next(iter(refused.values()))}")
     for table in _TABLES:
         texts = [(batch / table).read_text(encoding="utf-8").splitlines() for batch in batches]
         if any(lines[:1] != texts[0][:1] for lines in texts):
@@ -193,13 +214,8 @@ def _keep_labels(labels: Path, name: str, place: Path) -> None:
 def _gather(images: ImageSet, place: Path) -> Measured:
     """SynthSeg's tables in the order of the set, with the people's columns."""
     volumes, qc = (place / table for table in _TABLES)
-    measured = read_measured(volumes, qc=qc)
-    rows = {name: number for number, name in enumerate(measured.subjects)}
-    if absent := [name for name in images.names if name not in rows]:
+    measured, refused = read_measured(volumes, qc=qc), read_refused(place)
+    if absent := [name for name in images.names if name not in measured.subjects and name not in refused]:
         raise InputError(f"{volumes.name}: SynthSeg has measured nothing of {absent[0]}; see whether it can read it")
-    people = {
-        column: tuple(images.participants.get(one, {}).get(column, "") for one in images.subjects())
-        for column in next(iter(images.participants.values()), {})
-    }
-    ordered = measured.take([rows[name] for name in images.names])
-    return replace(ordered, people=people, segmenter="synthseg", source=str(images.folder))
+    people = images.people(measured.subjects)
+    return complete(images, replace(measured, people=people, segmenter="synthseg", source=str(images.folder)))

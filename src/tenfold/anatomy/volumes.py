@@ -89,6 +89,29 @@ class Measured:
             people={name: tuple(values[i] for i in chosen) for name, values in self.people.items()},
         )
 
+    def add_unreliable(self, subjects: Sequence[str], people: Mapping[str, tuple[str, ...]]) -> "Measured":
+        """With images of which nothing could be measured: their scores are 0, so that the gate counts them.
+
+        Without scores nothing tells them from measured ones, and they are left out.
+
+        Args:
+            subjects: Their names.
+            people: Their values in the columns of `people`.
+        """
+        if self.qc_SG is None or not subjects:
+            return self
+        more, regions = len(subjects), len(self.regions)
+        asymmetry, unknown = self.asymmetry_SR, np.full((more, regions), np.nan)
+        return replace(
+            self,
+            subjects=(*self.subjects, *subjects),
+            volumes_SR=np.concatenate([self.volumes_SR, np.zeros((more, regions))]),
+            icv_S=np.concatenate([self.icv_S, np.ones(more)]),
+            qc_SG=np.concatenate([self.qc_SG, np.zeros((more, len(self.groups)))]),
+            asymmetry_SR=None if asymmetry is None else np.concatenate([asymmetry, unknown]),
+            people={name: (*values, *people[name]) for name, values in self.people.items()},
+        )
+
     def only(self, regions: Sequence[str]) -> "Measured":
         """Some of the regions, in the order given.
 
