@@ -113,18 +113,28 @@ def test_sets_that_cannot_be_compared_are_refused_in_one_line(tmp_path):
         "low 5.0 in .*, 2.0 in ": open_images(tmp_path / "copy"),
         "18 x 20 x 18 of 8|has 18 x 20 x 18 voxels": _set(tmp_path / "size", 3, 0, shape=(18, 20, 18)),
         "voxels of 6 mm": _set(tmp_path / "mm", 3, 0, mm=6.0),
-        "has one image": _set(tmp_path / "one", 1, 0),
+        "has one usable image": _set(tmp_path / "one", 1, 0),
     }
     for said, made in cases.items():
         with pytest.raises(InputError, match=said) as caught:
             compare_images(open_images(real.folder), made, **SMALL)
         assert "\n" not in str(caught.value)
     shutil.copytree(tmp_path / "mm", tmp_path / "cut")
-    path = tmp_path / "cut/made_2.nii.gz"
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match=r"made_2.nii.gz: .*cut"):
+    for path in (tmp_path / "cut").glob("*.nii.gz"):
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"made_0.nii.gz: .*cut"):
         compare_images(open_images(tmp_path / "mm"), open_images(tmp_path / "cut"), **SMALL)
     assert compare_images(real, replace(real, name="again"), **SMALL).notes[-1]
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named(tmp_path):
+    """All values are those of the set without it."""
+    real, made = _set(tmp_path / "real", 4, 0), _set(tmp_path / "made", 4, 1)
+    without = compare_images(real, made.take(range(3)), **SMALL)
+    made.paths[3].write_bytes(made.paths[3].read_bytes()[:500])
+    found = compare_images(real, made, **SMALL)
+    np.testing.assert_equal([row.value for row in found.rows], [row.value for row in without.rows])
+    assert any("1 left out; the first: " in note and "made_3.nii.gz" in note for note in found.notes)
 
 
 def test_real_brains_beside_a_copy_of_themselves(anatomy_data, tmp_path):

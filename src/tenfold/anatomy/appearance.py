@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenfold.anatomy.features import extract, open_extractor
-from tenfold.anatomy.imagemetrics import ImageMetrics, compare_images
+from tenfold.anatomy.imagemetrics import ImageMetrics, compare_images, usable
 from tenfold.anatomy.scatter import feature_scatter
 from tenfold.anatomy.sets import ImageSet
 from tenfold.anatomy.slices import Pictures, mid_slices
@@ -49,7 +49,7 @@ def compare_appearance(
     """Image metrics of several generators, and drawings of their images beside real ones. Images are streamed.
 
     Args:
-        real: Prepared images.
+        real: Prepared images. Of each set those that are not `usable` are left out.
         generated: By name, in the same space.
         labels: Label files by the names of images, for the sets that have them ("real" for the real one); as
             `sets.find_labels` returns them. Slices are outlined with them.
@@ -66,14 +66,15 @@ def compare_appearance(
     if not generated or "real" in generated:
         raise InputError("images of generators: give one or more, and call none of them 'real'")
     known, drawings = labels or {}, list[Plot]()
+    sets = {name: usable(one, progress) for name, one in sets.items()}
     if draw:
         drawings.append(mid_slices({name: Pictures(one, known.get(name, {})) for name, one in sets.items()}))
     with tempfile.TemporaryDirectory() as cache:  # so that a real image is embedded once
         metrics = {
             name: compare_images(
-                real, one, features=features, legacy=legacy, seed=seed, cache=cache, progress=progress
+                sets["real"], sets[name], features=features, legacy=legacy, seed=seed, cache=cache, progress=progress
             )
-            for name, one in generated.items()
+            for name in generated
         }  # fmt: skip
         for extractor in map(open_extractor, features if draw else ()):
             vectors = {name: extract(one, extractor, cache) for name, one in sets.items()}

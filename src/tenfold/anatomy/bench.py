@@ -179,8 +179,7 @@ class Bench:
                 write_sidecar(folder, like.processing)
         except OSError as error:
             raise InputError(f"{folder}: cannot hold samples ({error.strerror}); choose another place") from None
-        made = open_images(folder, name)
-        return replace(made, paths=made.paths[: self.samples], names=made.names[: self.samples])
+        return open_images(folder, name).take(range(self.samples))
 
 
 def _reliable(measured: Measured) -> Measured:

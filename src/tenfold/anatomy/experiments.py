@@ -327,10 +327,7 @@ def measure_generators(
 
 def _not_blank(samples: ImageSet) -> ImageSet:
     """Without the images of one value: no metric takes them, and a generator that has failed makes them."""
-    kept = [number for number in range(len(samples)) if not _is_blank(samples.paths[number])]
-    return replace(
-        samples, paths=tuple(samples.paths[number] for number in kept), names=tuple(samples.names[n] for n in kept)
-    )
+    return samples.take([number for number in range(len(samples)) if not _is_blank(samples.paths[number])])
 
 
 def _segmented(

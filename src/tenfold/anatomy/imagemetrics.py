@@ -6,7 +6,8 @@ value comes without them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 from tenfold.core.reports import Table
 
-__all__ = ["ImageMetrics", "MetricRow", "compare_images"]
+__all__ = ["ImageMetrics", "MetricRow", "compare_images", "usable"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def compare_images(
     cache: Path | str | None = None,
     progress: Progress = no_progress,
 ) -> ImageMetrics:
-    """MS-SSIM, FID, KID and MMD of a generated set. Images are streamed.
+    """MS-SSIM, FID, KID and MMD of a generated set. Images are streamed; those that are not `usable` are left out.
 
     Args:
         real: Prepared images.
@@ -106,14 +107,15 @@ def compare_images(
         progress: Told of the phases "check", "ms-ssim" and "features".
 
     Raises:
-        InputError: The sets were processed differently or differ in shape or voxel size; an image is bad; a set has
-            fewer than two.
+        InputError: The sets were processed differently or differ in shape or voxel size; a set has fewer than two
+            images that are usable.
     """
     if rounds < 1 or pairs < 1 or seed < 0:
         raise InputError(f"rounds {rounds}, pairs {pairs}, seed {seed}: take 1 or more of each, and a seed from 0 on")
     extractors = [open_extractor(named) for named in features]
+    real, generated = usable(real, progress), usable(generated, progress)
     notes = _check_sets(real, generated)
-    shape = _check_images(real, generated, progress)
+    shape = _shape(real, generated)
     scales = choose_scales(shape, window)
     rows: list[MetricRow] = []
     for setting in (scales, None) if legacy else (scales,):
@@ -134,13 +136,40 @@ def compare_images(
     return ImageMetrics(real.name, generated.name, tuple(rows), tuple(notes))
 
 
+def usable(images: ImageSet, progress: Progress = no_progress) -> ImageSet:
+    """The images of a set that can be read and are prepared; `refused` has the others then, too.
+
+    Args:
+        images: Each is read once, before long work.
+        progress: Told of the phase "check".
+
+    Raises:
+        InputError: None is usable; says what is wrong with the first.
+    """
+    kept, refused = list[int](), dict(images.refused)
+    for number, name in enumerate(images.names):
+        try:
+            prepared_voxels(images[number])
+        except InputError as error:
+            refused[name] = str(error)
+        else:
+            kept.append(number)
+        progress("check", number + 1, len(images))
+    if not kept:
+        raise InputError(refused[images.names[0]])
+    return replace(images.take(kept), refused=refused)
+
+
 def _check_sets(real: ImageSet, generated: ImageSet) -> list[str]:
     notes = []
     for images in (real, generated):
         if len(images) < 2:
-            raise InputError(f"{images.folder}: has one image; a comparison needs at least two in each set")
+            raise InputError(f"{images.folder}: has one usable image; a comparison needs at least two in each set")
         if len(images) < FEWEST:
             notes.append(f"{images.name} has only {len(images)} images: no p and no standard error of distances")
+        if images.refused:
+            first = next(iter(images.refused.values()))
+            notes.append(f"{images.name}: {len(images.refused)} left out; the first: {first}")
     if real.processing is not None and generated.processing is not None:
         check_same(real.processing, generated.processing, str(real.folder), str(generated.folder))
         return notes
@@ -148,20 +177,16 @@ def _check_sets(real: ImageSet, generated: ImageSet) -> list[str]:
     return [*notes, f"{' and '.join(without)}: no sidecar says how it was processed; taken as processed alike"]
 
 
-def _check_images(real: ImageSet, generated: ImageSet, progress: Progress) -> tuple[int, ...]:
-    """Read every image once, before long work; the common shape."""
-    first, number, total = real[0], 0, len(real) + len(generated)
-    for images in (real, generated):
-        for image in images:
-            prepared_voxels(image)
-            if image.voxels_XYZ.shape != first.voxels_XYZ.shape or not np.allclose(image.zooms, first.zooms, rtol=0.01):
-                raise InputError(
-                    f"{image.path}: has {_size(image.voxels_XYZ.shape)} voxels of {image.zooms[0]:g} mm, "
-                    f"{first.path.name} has {_size(first.voxels_XYZ.shape)} of {first.zooms[0]:g} mm; "
-                    "prepare both alike"
-                )
-            number += 1
-            progress("check", number, total)
+def _shape(real: ImageSet, generated: ImageSet) -> tuple[int, ...]:
+    """The common shape of all images. Raises InputError where one differs, or has other voxels."""
+    first = real[0]
+    for image in chain(real, generated):
+        if image.voxels_XYZ.shape != first.voxels_XYZ.shape or not np.allclose(image.zooms, first.zooms, rtol=0.01):
+            raise InputError(
+                f"{image.path}: has {_size(image.voxels_XYZ.shape)} voxels of {image.zooms[0]:g} mm, "
+                f"{first.path.name} has {_size(first.voxels_XYZ.shape)} of {first.zooms[0]:g} mm; "
+                "prepare both alike"
+            )
     return first.voxels_XYZ.shape
 
 

@@ -93,8 +93,7 @@ def make_people(
             progress("people", number + 1, count)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
-    found = open_images(place)
-    return replace(found, paths=found.paths[:count], names=found.names[:count])
+    return open_images(place).take(range(count))
 
 
 def _maker(seed: int, change: Change | None, spoil: Spoil | None) -> dict[str, Any]:

@@ -5,9 +5,9 @@
     out/volumes.tsv        the table of all, which `evaluate` reads; `segmentation.json` says by what
     out/refused.tsv        the images that cannot be segmented, and why
 
-An image that cannot be segmented, such as a blank one, does not hold up the others, nor does one that `prepare` could not
-process. Where there are QC scores it has a row with scores of 0, so that the gate counts it; where there are none it is
-left out of the table.
+An image that cannot be segmented, such as a blank one, does not hold up the others, nor does one that `prepare` could
+not process. Where there are QC scores it has a row with scores of 0, so that the gate counts it; where there are none
+it is left out of the table.
 
 A run that was interrupted goes on: what was segmented by the same back end from the same file is kept.
 """
@@ -15,7 +15,7 @@ A run that was interrupted goes on: what was segmented by the same back end from
 # X right · Y anterior · Z superior · S subjects · R regions · G QC groups
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenfold.anatomy.images import Image, LabelMap, read_image, read_labels
@@ -51,6 +51,11 @@ class ImageSet:
 
     def __iter__(self) -> Iterator[Image]:
         return (read_image(path, self.voxel_mm) for path in self.paths)
+
+    def take(self, numbers: Sequence[int]) -> "ImageSet":
+        """Some of the images, by number."""
+        paths, names = tuple(self.paths[number] for number in numbers), tuple(self.names[number] for number in numbers)
+        return replace(self, paths=paths, names=names)
 
     def subjects(self) -> tuple[str, ...]:
         """The participant of each image: `sub-01` of `sub-01_ses-2`, else the image's name."""
