@@ -39,6 +39,7 @@ Spoil = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]
 
 # People differ less than what a network is taught with, and lie as alignment leaves them.
 _PERSON = RandomWarp(scale=0.06, rotation=3.0, shear=0.005, shift_mm=2.0, elastic_mm=3.0, flip=0.5)
+_VARIETY = 0.5  # of brightness from scanner to scanner: people of a study are scanned alike
 _FINER = 2
 _RANGE = 255.0
 
@@ -139,7 +140,7 @@ def _person(labels: LabelMap, processing: Processing, draw: np.random.Generator)
 
 
 def _image(person: LabelMap, draw: np.random.Generator) -> NDArray[np.float32]:
-    painted = torch.from_numpy(paint(person.labels_XYZ, draw))
+    painted = torch.from_numpy(paint(person.labels_XYZ, draw, variety=_VARIETY))
     image = functional.avg_pool3d(painted[None, None], _FINER)[0, 0].numpy()
     field = torch.from_numpy(draw.standard_normal((1, 1, 4, 4, 4), np.float32)) * 0.08
     bias = functional.interpolate(field, image.shape, mode="trilinear", align_corners=True)[0, 0].numpy()

@@ -153,7 +153,12 @@ def synthesise(labels: LabelMap, draw: np.random.Generator, settings: Synthesis 
 
 
 def paint(
-    labels_XYZ: NDArray[np.int16], draw: np.random.Generator, *, t1: bool = True, black: bool = True
+    labels_XYZ: NDArray[np.int16],
+    draw: np.random.Generator,
+    *,
+    t1: bool = True,
+    black: bool = True,
+    variety: float = 1.5,
 ) -> NDArray[np.float32]:
     """Give every structure a mean brightness and every voxel a deviation from it.
 
@@ -162,6 +167,8 @@ def paint(
         draw: Draws means, spreads and deviations.
         t1: Brightness as in T1-weighted images; else any, 0 to 255.
         black: Whether the background is exactly 0.
+        variety: Spread of T1 brightness from image to image, of that from scanner to scanner. More than 1 is for
+            networks that shall stand other scanners.
 
     Returns:
         float32 (X, Y, Z), about 0 to 255.
@@ -170,7 +177,7 @@ def paint(
     for codes, (mean, of_mean, spread, of_spread) in _BRIGHTNESS.items():
         for group in [codes] if t1 else _pairs(codes):
             here = list(group)
-            means[here] = draw.normal(mean, 1.5 * of_mean) if t1 else draw.uniform(0, 255)
+            means[here] = draw.normal(mean, variety * of_mean) if t1 else draw.uniform(0, 255)
             spreads[here] = abs(draw.normal(spread, of_spread)) * 0.8 if t1 else draw.uniform(0, 35)
     if black:
         means[0] = spreads[0] = 0
