@@ -29,7 +29,7 @@ __all__ = ["QUALITY", "LiteSegmenter"]
 
 QUALITY = "quality"  # the folder of the predictor of Dice scores, in the model's folder
 _MULTIPLE = 8
-_MARGIN = 2  # voxels around the brain
+_MARGIN = 2  # voxels around a brain that is larger than those learned from
 _WIDER = 12  # voxels by which a head is wider than what the network was taught on, a brain is not
 _BRIGHTEST = 99.5  # percentile of all voxels that becomes 1, as in training
 
@@ -74,34 +74,37 @@ class LiteSegmenter:
     def __call__(self, image: Image) -> Segmentation:
         """Segment an image on any grid; the labels are on its own."""
         found = self.probabilities(image)
-        left_xyz, scores = left_share(found), {} if self.quality is None else self.quality(found)
+        left_xyz = left_share(found)
+        # Scores were learned on this grid; on a larger one, with more background, they would be too low.
+        scores = {} if self.quality is None else self.quality(found.middle(self.grid))
         return Segmentation(likeliest(found, left_xyz, image), volumes(found, left_xyz), icv(found), scores)
 
     def on_grid(self, image_xyz: NDArray[np.float32]) -> Probabilities:
         """What the network says of voxels that are on its grid already, 0 in the background."""
-        return Probabilities(_largest_piece(self._run(image_xyz)), image_xyz, np.diag([self.mm, self.mm, self.mm, 1.0]))
+        return self._found(image_xyz, np.diag([self.mm, self.mm, self.mm, 1.0]))
 
     def probabilities(self, image: Image) -> Probabilities:
         """What the network says, on its own grid of 3 mm around the brain."""
         voxels, affine = _resampled(image, self.mm)
         inside = np.argwhere(voxels > 0.02 * voxels.max())
-        low, high = inside.min(0) - _MARGIN, inside.max(0) + 1 + _MARGIN
-        if (high - low > np.array(self.grid) + _WIDER).any():  # a whole head: look where its brain is first
+        low, high = inside.min(0), inside.max(0) + 1
+        if (high - low + 2 * _MARGIN > np.array(self.grid) + _WIDER).any():  # a head: look where its brain is first
             whole, start = _cut(voxels, low, high, (0, 0, 0))
-            brain = np.argwhere(self._run(whole)[0] < 0.5)
+            brain = np.argwhere(self._run(_shown(whole))[0] < 0.5)
             if len(brain):
-                low, high = start + brain.min(0) - _MARGIN, start + brain.max(0) + 1 + _MARGIN
+                low, high = start + brain.min(0), start + brain.max(0) + 1
         box, start = _cut(voxels, low, high, self.grid)
-        shares_Kxyz = _largest_piece(self._run(box))
         moved = affine.copy()
         moved[:3, 3] += affine[:3, :3] @ start
-        return Probabilities(shares_Kxyz, box, moved)
+        return self._found(box, moved)
+
+    def _found(self, voxels_xyz: NDArray[np.float32], affine: NDArray[np.float64]) -> Probabilities:
+        shown_xyz = _shown(voxels_xyz)
+        return Probabilities(_largest_piece(self._run(shown_xyz)), shown_xyz, affine)
 
     @torch.inference_mode()
-    def _run(self, voxels_xyz: NDArray[np.float32]) -> NDArray[np.float32]:
-        bright = max(float(np.percentile(voxels_xyz, _BRIGHTEST)), 1e-6)
-        shown = torch.from_numpy((voxels_xyz / bright).clip(0, 1).astype(np.float32))[None, None]
-        return np.asarray(self.network(shown)[0].softmax(0).numpy())
+    def _run(self, shown_xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self.network(torch.from_numpy(shown_xyz)[None, None])[0].softmax(0).numpy())
 
 
 # --- grids ------------------------------------------------------------------------------------------------------------
@@ -127,12 +130,21 @@ def _resampled(image: Image, mm: float) -> tuple[NDArray[np.float32], NDArray[np
     return take(smooth, places) - np.float32(image.voxels_XYZ.min()), affine
 
 
+def _shown(voxels_xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The brightness that the network is shown, 0 to 1."""
+    bright = max(float(np.percentile(voxels_xyz, _BRIGHTEST)), 1e-6)
+    return (voxels_xyz / bright).clip(0, 1).astype(np.float32)
+
+
 def _cut(
     voxels_xyz: NDArray[np.float32], low: NDArray[np.int64], high: NDArray[np.int64], least: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A box around `low` to `high`, as large as `least` and a multiple of 8, filled with 0 outside; and its corner."""
-    sizes = np.maximum(high - low, least)
-    sizes = -(-sizes // _MULTIPLE) * _MULTIPLE
+    """A box around `low` to `high`, filled with 0 outside, and its corner.
+
+    It has the `least` size, with which the network was taught, where that is enough; else some voxels more than needed.
+    """
+    wider = -(-(high - low + 2 * _MARGIN) // _MULTIPLE) * _MULTIPLE
+    sizes = np.where(high - low <= np.array(least), least, wider)
     start = (low + high) // 2 - sizes // 2
     box = np.zeros(sizes, np.float32)
     source = tuple(slice(max(0, one), max(0, min(one + size, limit)))

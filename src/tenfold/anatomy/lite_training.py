@@ -46,7 +46,7 @@ class LiteConfig:
 
     features: int = 16
     levels: int = 4
-    steps: int = 3000
+    steps: int = 5000
     learning_rate: float = 2e-3
     synthesis: Synthesis = Synthesis()  # noqa: RUF009 - it is frozen
     seed: int = 0

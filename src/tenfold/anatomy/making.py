@@ -106,7 +106,7 @@ def train(
     size: Literal["miniature", "paper"] = "miniature",
     budget: int = 4000,
     batch_size: int = 0,
-    steps: int = 3000,
+    steps: int = 5000,
     pairs: int = 1200,
     held_out: Files = (),
     licence: str = "the user's own",

@@ -2,6 +2,7 @@
 
 # X right · Y anterior · Z superior · xyz the same on the segmenter's grid · K classes
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,16 @@ class Probabilities:
     shares_Kxyz: NDArray[np.float32]
     image_xyz: NDArray[np.float32]
     affine: NDArray[np.float64]
+
+    def middle(self, largest: Sequence[int]) -> "Probabilities":
+        """The voxels in the middle, no more along each axis than the largest number."""
+        sizes = self.image_xyz.shape
+        starts = [max(0, size - most) // 2 for size, most in zip(sizes, largest, strict=True)]
+        x, y, z = (slice(start, start + min(size, most))
+                   for start, size, most in zip(starts, sizes, largest, strict=True))  # fmt: skip
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ starts
+        return Probabilities(self.shares_Kxyz[:, x, y, z], self.image_xyz[x, y, z], affine)
 
 
 def volumes(found: Probabilities, left_xyz: NDArray[np.float32]) -> dict[str, dict[Side, float]]:

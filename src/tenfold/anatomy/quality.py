@@ -116,7 +116,7 @@ def describe(found: Probabilities) -> tuple[NDArray[np.float16], NDArray[np.floa
         found.shares_Kxyz[_group_of() == number].sum(0) for number in range(1, len(QC_GROUPS) + 1)
     ])  # fmt: skip
     entropy_xyz = -(found.shares_Kxyz * np.log(np.maximum(found.shares_Kxyz, 1e-6))).sum(0)
-    image_xyz = found.image_xyz / max(float(found.image_xyz.max()), 1e-6)
+    image_xyz = found.image_xyz
     maps_Cxyz = functional.avg_pool3d(torch.from_numpy(np.stack([image_xyz, entropy_xyz, *groups_Gxyz]))[None], 2)[0]
     sizes_G = groups_Gxyz.sum((1, 2, 3))
     safe_G = np.maximum(sizes_G, 1)
