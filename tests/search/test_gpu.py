@@ -323,7 +323,7 @@ def test_a_device_without_room_is_refused_with_numbers(
         Index.open(folder(), device="cuda")
 
 
-def test_codes_go_to_one_device_if_they_can_and_to_all_if_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_go_to_one_device_if_they_can_and_to_as_few_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_MOST_SCRATCH", 1 << 30)
     free = {"cuda:0": 8 << 30, "cuda:1": 6 << 30}
     assert gpu._choose(3 << 30, 1 << 30, free)[0] == ["cuda:0"]
@@ -331,6 +331,9 @@ def test_codes_go_to_one_device_if_they_can_and_to_all_if_they_must(monkeypatch:
         ["cuda:0", "cuda:1"],
         384 << 20,
     )  # a quarter of what is left on the smaller
+    busy = {"cuda:0": 1 << 20, "cuda:1": 6 << 30, "cuda:2": 8 << 30}  # somebody else has the first one
+    assert gpu._choose(3 << 30, 1 << 30, busy)[0] == ["cuda:2"]
+    assert gpu._choose(9 << 30, 0, busy)[0] == ["cuda:2", "cuda:1"]
     with pytest.raises(InputError, match=r"take 15\.03 GB .* cuda:0 has 8\.59 GB free, cuda:1 has 6\.44 GB free"):
         gpu._choose(13 << 30, 1 << 30, free)
 
