@@ -130,6 +130,7 @@ def test_the_command_measures_every_claim_and_writes_the_report(
     ("spoil", "said"),
     [
         (lambda folder: (folder / "query.u8bin").unlink(), "0 files are called query"),
+        (lambda folder: write(folder / "base.u8bin", make_vectors(9, 16, "uint8")[:0]), "base holds no vectors"),
         (lambda folder: write(folder / "base.fbin", make_vectors(9, 16, "float32")), "2 files are called base"),
         (lambda folder: write(folder / "query.u8bin", make_vectors(120, 8, "uint8")), "must be alike"),
         (lambda folder: write(folder / "query.u8bin", make_vectors(9, 16, "uint8")), "give 100 or more"),
