@@ -44,9 +44,8 @@ _PAGED = (1e5, 1e6, 1e7)  # rows, and pages by recall@10:
 # Ten million were measured with an earlier re-ranking, which read 1 to 11 % more at a million.
 _PAGES = {0.90: (7.06, 8.63, 13.10), 0.95: (8.00, 10.13, 17.10), 0.99: (11.47, 15.58, 24.70)}
 _PAGED_ROWS = 32  # to a page there
-# Bits of code to a number of a vector, and pages for one with 2 bits, at a million rows; 1.5 from 100,000 rows.
-_SHORT_BITS = (0.75, 1.0, 1.5, 2.0)
-_SHORTENED = {0.90: (2.30, 1.62, 1.16, 1), 0.95: (3.00, 1.85, 1.25, 1), 0.99: (4.95, 2.94, 1.37, 1)}
+_SHORT_BITS = (0.75, 1.0, 1.5, 2.0)  # of code to a number of a vector, and pages for one with 2 bits, a million rows:
+_SHORTENED = {0.90: (2.30, 1.62, 1.19, 1), 0.95: (3.00, 1.85, 1.29, 1), 0.99: (4.95, 2.94, 1.30, 1)}
 _SPREAD = 0.17  # more for every halving of these rows: 30 % at 8 (the same as float32); 90 % at 1, a candidate a page
 _CORE_SECONDS = 26 * 2 / (1e6 * 128)  # for a number of a vector: a million in 26 s on 2 cores, AMD EPYC (Zen 4)
 
