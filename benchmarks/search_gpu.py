@@ -4,7 +4,7 @@
     TRITON_INTERPRET=1 python benchmarks/search_gpu.py --out build/gpu --interpret
 
 DIR holds base.u8bin and query.u8bin; without it clustered vectors of 128 bytes are made (seed 0). Every size
-is measured as far as --limit seconds allow, results so far are written after each: search_gpu.md and .json.
+is measured step by step while --limit seconds allow; results are written after each: search_gpu.md and .json.
 --interpret runs every step on a few vectors in Triton's interpreter; its times mean nothing.
 """
 
@@ -43,21 +43,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine.describe(), "versions": versions(), "sizes": []}
     results["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    last_rows, last_seconds = 0, 0.0
-    for rows in options.rows:
-        expected = last_seconds * rows / max(1, last_rows)
-        if time.monotonic() - START + expected > options.limit:
-            say(f"{rows:,} rows: left out, they would take about {expected:.0f} s")
-            continue
-        begun = time.monotonic()
+    there = len(read_u8bin(options.data / "base.u8bin")) if options.data else max(options.rows)
+    for rows in dict.fromkeys(min(rows, there) for rows in options.rows):
         try:
-            results["sizes"].append(measure(rows, options, results))
+            measure(rows, options, results)
         except InputError as error:
             sys.exit(f"nothing measured: {error}")
-        last_rows, last_seconds = rows, time.monotonic() - begun
-        (options.out / "search_gpu.json").write_text(json.dumps(results, indent=1) + "\n")
-        (options.out / "search_gpu.md").write_text(page(results))
-    say(f"wrote {options.out / 'search_gpu.md'}")
+    say(f"wrote {options.out / 'search_gpu.md'}" if results["sizes"] else "nothing measured: --limit is too short")
 
 
 def parse() -> argparse.Namespace:
@@ -77,30 +69,70 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def measure(rows: int, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
-    """Everything about one size."""
+def measure(rows: int, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Everything about one size, step by step while time is left; results are written after every step."""
+    size: dict[str, Any] = {"rows": rows, "data": str(options.data or "synthetic"), "seconds": {}, "left_out": []}
+
+    def step(name: str, work: Callable[[], Any]) -> Any:
+        if time.monotonic() - START + expected(name, rows, results["sizes"]) > options.limit:
+            say(f"{rows:,} rows: {name} left out, the time is up")
+            size["left_out"].append(name)
+            return None
+        begun = time.monotonic()
+        answer = work()
+        size["seconds"][name] = time.monotonic() - begun
+        return answer
+
+    prepared = step("index", lambda: prepare(rows, options, size))
+    if prepared is None:
+        return
+    base, queries, cpu, gpu = prepared
+    results.setdefault("card", card(options.interpret))
+    results["sizes"].append(size)
+    truth = step("truth", lambda: exact_search(as_source(base), queries[:1000], K, "l2")[0])
+    steps: dict[str, Callable[[], Any]] = {
+        "same": lambda: compare(cpu, gpu, queries[:512]),
+        "scan": lambda: scans(cpu, gpu, queries, options),
+        "search": lambda: searches(cpu.path, truth, queries, options),
+        "callers": lambda: callers(cpu, gpu, queries, options),
+        "kernels": lambda: kernel_seconds(gpu, queries, options.interpret),
+        "peers": lambda: peers(base, truth, queries, options),
+        "shapes": lambda: sweep(gpu, queries, options),
+    }
+    for name, work in steps.items():
+        if truth is not None or name not in ("search", "peers"):
+            size[name] = step(name, work)
+        else:
+            size["left_out"].append(name)
+        (options.out / "search_gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+        (options.out / "search_gpu.md").write_text(page(results))
+    say(f"{rows:,} rows: {size['same']}")
+
+
+def expected(name: str, rows: int, sizes: list[dict[str, Any]]) -> float:
+    """Seconds of a step, from the size before; what goes through all vectors in proportion to their number."""
+    before = next((size for size in reversed(sizes) if size["rows"] != rows and name in size["seconds"]), None)
+    if before is None:
+        return 0.0
+    seconds: float = before["seconds"][name]
+    return seconds * rows / before["rows"] if name in ("index", "truth", "peers") else seconds
+
+
+def prepare(
+    rows: int, options: argparse.Namespace, size: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, Index, Index]:
+    """Vectors, queries, and their index, built where it is missing, on the CPU and on the GPU."""
     base, queries = vectors(rows, options)
     path = options.out / f"index-{len(base)}"
-    size: dict[str, Any] = {"rows": len(base), "queries": len(queries), "data": str(options.data or "synthetic")}
+    size |= {"rows": len(base), "queries": len(queries)}
     if not (path / "manifest.json").exists():
         say(f"{len(base):,} rows: building")
         size["build_seconds"], _ = timed(lambda: Index.build(base, path, memory_budget="16GB"), 1)
     cpu = Index.open(path)
     size["open_seconds"], gpu = timed(lambda: Index.open(path, device="cuda"), 1)
-    assert gpu.device is not None
-    results["card"] = card(options.interpret)
     size |= {name: gpu.stats()[name] for name in ("lists", "code_bytes", "entries_per_row", "device", "device_bytes")}
     say(f"{len(base):,} rows: on {size['device']}, {size['device_bytes'] / 1e9:.2f} GB there")
-    size["same"] = compare(cpu, gpu, queries[:512])
-    say(f"  same answers: {size['same']}")
-    size["scan"] = scans(cpu, gpu, queries, options)
-    size["kernels"] = kernel_seconds(gpu, queries, options.interpret)
-    size["shapes"] = sweep(gpu, queries, options)
-    truth, _ = exact_search(as_source(base), queries[:1000], K, "l2")
-    size["search"] = searches(path, truth, queries, options)
-    size["callers"] = callers(cpu, gpu, queries, options)
-    size["peers"] = peers(base, truth, queries, options)
-    return size
+    return base, queries, cpu, gpu
 
 
 # --- work ---------------------------------------------------------------------------------------------------
@@ -364,13 +396,10 @@ def page(results: dict[str, Any]) -> str:
         f"{about['copy_gigabytes_per_second']:,.0f} GB/s; {results['machine']['processor']}, {cores} cores; {named}.\n"
     ]
     for size in results["sizes"]:
-        same = ", ".join(f"{name} {value:,}" for name, value in size["same"].items())
-        rate = size["kernels"]["scan_gigabytes_per_second"]
         parts.append(
             f"## {size['rows']:,} vectors ({size['data']}), {size['queries']:,} queries\n\n"
             f"{size['lists']:,} lists, {size['code_bytes']} bytes of code, {size['entries_per_row']:.2f} entries per "
-            f"vector; {size['device_bytes'] / 1e9:.2f} GB on {size['device']}. Against the CPU: {same}. The scan "
-            f"kernel reads {'?' if rate is None else f'{rate:,.1f}'} GB/s of codes.\n"
+            f"vector; {size['device_bytes'] / 1e9:.2f} GB on {size['device']}. " + " ".join(remarks(size)) + "\n"
         )
         titles = {
             "scan": "Scan alone",
@@ -380,12 +409,26 @@ def page(results: dict[str, Any]) -> str:
             "peers": "Other libraries, everything in GPU memory",
         }
         for name, title in titles.items():
-            if size[name]:
+            if size.get(name):
                 rows = [list(row.values()) for row in size[name]]
                 parts.append(Table(title, list(size[name][0]), rows).to_markdown())
-        kernels = [[name, 1e3 * value] for name, value in size["kernels"]["seconds"].items()]
-        parts.append(Table("Kernels, all queries once", ["kernel", "ms"], kernels).to_markdown())
+        if size.get("kernels"):
+            kernels = [[name, 1e3 * value] for name, value in size["kernels"]["seconds"].items()]
+            parts.append(Table("Kernels, all queries once", ["kernel", "ms"], kernels).to_markdown())
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def remarks(size: dict[str, Any]) -> list[str]:
+    """What else there is to say of a size."""
+    found = []
+    if size.get("same"):
+        found.append(f"Against the CPU: {', '.join(f'{name} {value:,}' for name, value in size['same'].items())}.")
+    rate = size["kernels"]["scan_gigabytes_per_second"] if size.get("kernels") else None
+    if rate is not None:
+        found.append(f"The scan kernel reads {rate:,.1f} GB/s of codes.")
+    if size["left_out"]:
+        found.append(f"Left out, because the time was up: {', '.join(size['left_out'])}.")
+    return found
 
 
 def say(text: str) -> None:

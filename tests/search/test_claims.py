@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from oracles import make_vectors
 from tenfold.cli import main
 from tenfold.core.progress import no_progress
 from tenfold.search import claims
+from tenfold.search.baselines import NO_LIST, ListIndex
 from tenfold.search.data import write_vectors
-from tenfold.search.experiments import Curve, Point, moved_bytes
+from tenfold.search.experiments import Curve, Point, SpannConfig, moved_bytes, spann_curve
 from tenfold.search.index import Index
 from tenfold.search.workload import Workload, load_workload, mixed_queries
 
@@ -62,6 +64,41 @@ def test_moved_bytes_are_those_of_the_lists_that_hold_the_neighbours(folder: Pat
     assert math.isclose(moved_bytes(index, work, 1.0, 1, 2), expected)
 
 
+def test_spann_reads_the_same_lists_only_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slacks that prune nothing more are one setting; what is left gives the same trade-off as all would."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    config, probed, searches = SpannConfig(None, 1.0, (0.1, 50.0, 100.0)), (1, 2, 4, 8), []
+    search = ListIndex.search
+
+    def counted(lists: ListIndex, *given: Any) -> Any:
+        searches.append(given)
+        return search(lists, *given)
+
+    monkeypatch.setattr(ListIndex, "search", counted)
+    curve, opened = spann_curve(index, work, [config], probed, 1.0, folder / "spann", 0, 1, no_progress)
+    (lists,) = opened.values()
+    settings = {
+        (probes, slack): lists.route(work.queries, probes, slack, 1) for slack in config.slacks for probes in probed
+    }
+    read = {setting: [own[own != NO_LIST].tolist() for own in routes] for setting, routes in settings.items()}
+    assert read[8, 50.0] == read[8, 100.0] != read[8, 0.1]  # what the test is about occurs
+    assert len(searches) == len(curve.points) == len({str(own) for own in read.values()})
+    monkeypatch.undo()
+    for (probes, slack), own in read.items():
+        pages = lists.search(work.queries, work.k, probes, slack, 1)[2].pages.mean()
+        assert any(str(read[point.setting]) == str(own) and point.pages == pages for point in curve.points)
+
+
+def test_later_seeds_try_what_was_best_on_both_sides_of_a_recall() -> None:
+    """.90 lies between .89 by one pruning and .97 by another: both stay; the way that is never best goes."""
+    good, bad = SpannConfig(8, 1.0), SpannConfig(16, 1.0)
+    settings = [(good, 0.3, 0.89, 10), (good, 0.6, 0.97, 20), (good, 10.0, 0.99, 90), (bad, 0.6, 0.99, 1000)]
+    points = [Point(recall, cost, 0, 1 / cost, 0, str(way), (4, slack)) for way, slack, recall, cost in settings]
+    assert claims._chosen(Curve("SPANN", points), [good, bad]) == (good,)
+    assert claims._chosen(Curve("SPANN", points[:2]), [good, bad]) == (good._replace(slacks=(0.3, 0.6)),)
+
+
 def test_mixed_queries_are_middles() -> None:
     queries = np.array([[0, 10], [4, 20], [8, 30]], np.uint8)
     mixed = mixed_queries(queries)
@@ -93,6 +130,7 @@ def test_the_command_measures_every_claim_and_writes_the_report(
     ("spoil", "said"),
     [
         (lambda folder: (folder / "query.u8bin").unlink(), "0 files are called query"),
+        (lambda folder: write(folder / "base.u8bin", make_vectors(9, 16, "uint8")[:0]), "base holds no vectors"),
         (lambda folder: write(folder / "base.fbin", make_vectors(9, 16, "float32")), "2 files are called base"),
         (lambda folder: write(folder / "query.u8bin", make_vectors(120, 8, "uint8")), "must be alike"),
         (lambda folder: write(folder / "query.u8bin", make_vectors(9, 16, "uint8")), "give 100 or more"),

@@ -1,5 +1,7 @@
 """The scan on a device against the scan on the CPU, bit for bit; Triton's interpreter stands for the device."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -321,7 +323,7 @@ def test_a_device_without_room_is_refused_with_numbers(
         Index.open(folder(), device="cuda")
 
 
-def test_codes_go_to_one_device_if_they_can_and_to_all_if_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_go_to_one_device_if_they_can_and_to_as_few_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_MOST_SCRATCH", 1 << 30)
     free = {"cuda:0": 8 << 30, "cuda:1": 6 << 30}
     assert gpu._choose(3 << 30, 1 << 30, free)[0] == ["cuda:0"]
@@ -329,6 +331,9 @@ def test_codes_go_to_one_device_if_they_can_and_to_all_if_they_must(monkeypatch:
         ["cuda:0", "cuda:1"],
         384 << 20,
     )  # a quarter of what is left on the smaller
+    busy = {"cuda:0": 1 << 20, "cuda:1": 6 << 30, "cuda:2": 8 << 30}  # somebody else has the first one
+    assert gpu._choose(3 << 30, 1 << 30, busy)[0] == ["cuda:2"]
+    assert gpu._choose(9 << 30, 0, busy)[0] == ["cuda:2", "cuda:1"]
     with pytest.raises(InputError, match=r"take 15\.03 GB .* cuda:0 has 8\.59 GB free, cuda:1 has 6\.44 GB free"):
         gpu._choose(13 << 30, 1 << 30, free)
 
@@ -344,6 +349,31 @@ def test_a_query_too_large_for_the_scratch(
     device._forced = False  # as with device="auto": the CPU answers
     expected = Index.open(folder()).search(queries, 5, probes=5, candidates=50)[1]
     np.testing.assert_array_equal(index.search(queries, 5, probes=5, candidates=50)[1], expected)
+
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_the_benchmark_leaves_out_what_has_no_time_left(
+    kernels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncalibrated: None
+) -> None:
+    """Steps that took too long at the size before are named, not run; what was measured is written all the same."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("search_gpu")
+    monkeypatch.setattr(sys, "argv", ["search_gpu.py", "--out", str(tmp_path), "--interpret"])
+    options = benchmark.parse()
+    slow = {"scan": 1e9, "truth": 1e9, "callers": 1e9, "kernels": 1e9, "shapes": 1e9, "same": 0.0, "index": 0.0}
+    before = {"rows": 10, "queries": 1, "data": "", "lists": 1, "code_bytes": 1, "entries_per_row": 1.0}
+    before |= {"device": "cpu", "device_bytes": 1, "seconds": slow, "left_out": []}
+    results = {"machine": benchmark.machine.describe(), "versions": {}, "date": "", "sizes": [before]}
+    benchmark.measure(600, options, results)
+    size = results["sizes"][1]
+    left_out = {"truth", "scan", "search", "callers", "kernels", "peers", "shapes"}
+    assert set(size["left_out"]) == left_out
+    assert size["same"]["estimates_differ"] == size["same"]["ids_differ"] == 0 < size["same"]["compared"]
+    assert json.loads((tmp_path / "search_gpu.json").read_text())["sizes"][1] == size
+    page = (tmp_path / "search_gpu.md").read_text()
+    assert "estimates_differ 0" in page and f"Left out, because the time was up: {', '.join(size['left_out'])}" in page
 
 
 @pytest.mark.parametrize("package", ["torch", "triton"])

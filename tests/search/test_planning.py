@@ -124,6 +124,21 @@ def test_more_of_anything_takes_more() -> None:
     assert [plan.pages_per_query for plan in rows] == sorted(plan.pages_per_query for plan in rows)
 
 
+def test_a_short_budget_costs_pages() -> None:
+    """Codes of 12 bytes at a million SIFT vectors, as docs/results/search-sift.md has them; and never fewer pages."""
+    for recall, full, short in ((0.9, 8.8, 20.0), (0.95, 10.3, 30.5), (0.99, 15.9, 77.3)):
+        plans = [plan_index(10**6, 128, "uint8", recall=recall, code_bytes=size) for size in (64, 32, 24, 16, 12, 6)]
+        pages = [plan.pages_per_query for plan in plans]
+        assert pages[1] == pytest.approx(full, rel=0.1)
+        assert pages[4] == pytest.approx(short, rel=0.1)
+        assert pages == sorted(pages)
+    budgets = [plan_index(10**9, 128, "uint8", memory_budget=budget) for budget in ("64GB", "48GB", "40GB", "28GB")]
+    pages = [plan.pages_per_query for plan in budgets]
+    assert pages == sorted(set(pages))
+    speeds = [plan.most_queries_per_second for plan in budgets]
+    assert speeds == sorted(speeds, reverse=True)
+
+
 def test_few_rows_have_few_pages() -> None:
     plan = plan_index(1, 4, "uint8")
     assert (plan.lists, plan.pages_per_query) == (1, 1)

@@ -17,9 +17,9 @@ from tenfold.search.exact import check_queries
 from tenfold.search.index import Index, IoBackend
 from tenfold.search.storage import PAGE
 
-__all__ = ["ListIndex", "ListStats", "Lists", "moved_rows"]
+__all__ = ["NO_LIST", "ListIndex", "ListStats", "Lists", "moved_rows"]
 
-_NONE = 0xFFFFFFFF
+NO_LIST = 0xFFFFFFFF
 _BLOCK_ROWS = 1 << 16
 _BLOCK_LISTS = 512
 _SAMPLE_ROWS = 2_000_000  # that lists are grown from, at most
@@ -123,6 +123,13 @@ class ListIndex:
         )  # fmt: skip
         self.io_backend = self._searcher.backend
 
+    def route(self, queries: np.ndarray, probes: int, slack: float, threads: int) -> np.ndarray:
+        """The lists that `search` reads, (q, probes) uint32, the nearest first; `NO_LIST` where one is left out."""
+        exact = check_queries(queries, self._index.dim, self._index.dtype)
+        distances, lists = self._searcher.route(self._index.space.queries(exact, threads).space, probes, threads)
+        lists[distances > (1 + slack) ** 2 * distances[:, :1]] = NO_LIST
+        return lists
+
     def search(
         self, queries: np.ndarray, k: int, probes: int, slack: float, threads: int
     ) -> tuple[np.ndarray, np.ndarray, ListStats]:
@@ -140,9 +147,7 @@ class ListIndex:
             Distances (q, k) float32, ids (q, k) int64, and what each query cost.
         """
         exact = check_queries(queries, self._index.dim, self._index.dtype)
-        distances, lists = self._searcher.route(self._index.space.queries(exact, threads).space, probes, threads)
-        lists[distances > (1 + slack) ** 2 * distances[:, :1]] = _NONE
-        found, ids, stats = self._searcher.search(exact, lists, k, threads)
+        found, ids, stats = self._searcher.search(exact, self.route(exact, probes, slack, threads), k, threads)
         return found, ids, ListStats(*np.ascontiguousarray(stats.T))
 
 
@@ -168,7 +173,7 @@ def _list_entries(
     for block in index.stored.blocks(_BLOCK_ROWS):
         rows, own = index.space.rows(block, threads), lists.own[first : first + len(block)]
         copies = _native.replicate(rows, own, lists.centroids, lists.neighbours, _COPIES, _EPSILON, spacing, threads)
-        row, place = np.nonzero(copies != _NONE)
+        row, place = np.nonzero(copies != NO_LIST)
         which, numbers = np.concatenate([np.arange(len(rows)), row]), np.concatenate([own, copies[row, place]])
         parts.append((numbers, (first + which).astype(np.uint32), _gaps(rows, lists.centroids, which, numbers)))
         first += len(rows)

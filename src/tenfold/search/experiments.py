@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tenfold.core.progress import Progress
-from tenfold.search.baselines import ListIndex, Lists, moved_rows
+from tenfold.search.baselines import NO_LIST, ListIndex, Lists, moved_rows
 from tenfold.search.calibration import EVERYTHING
 from tenfold.search.exact import recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
@@ -48,10 +48,14 @@ _ID_BYTES = 4  # of a list entry, sent to the device
 
 
 class SpannConfig(NamedTuple):
-    """How SPANN's lists are made: rows per list before copies (None: the lists of our index), and spacing."""
+    """How SPANN's lists are made: rows per list before copies (None: the lists of our index), and spacing.
+
+    `slacks` are tried when they are pruned.
+    """
 
     rows_per_list: int | None
     spacing: float
+    slacks: tuple[float, ...] = _SPANN_SLACKS
 
     def __str__(self) -> str:
         lists = "our lists" if self.rows_per_list is None else f"{self.rows_per_list} rows per list"
@@ -126,6 +130,8 @@ def spann_curve(
 ) -> tuple[Curve, dict[str, ListIndex]]:  # fmt: skip
     """SPANN tuned over how its lists are made, how many are probed and how hard they are pruned.
 
+    Settings that come to the same lists for every query, because nothing more was pruned, are measured once.
+
     Args:
         index: Gives vectors, search space and I/O back end.
         work: What is searched.
@@ -144,18 +150,27 @@ def spann_curve(
     opened = {}
     for number, config in enumerate(configs):
         lists = opened[str(config)] = open_spann(index, config, path.with_suffix(f".{number}"), seed, threads)
-        for slack in _SPANN_SLACKS:
+        recalls: dict[bytes, float] = {}  # by the lists that are read
+        for slack in config.slacks:
             for probes in probed:
-                start = time.perf_counter()
-                distances, _, stats = lists.search(work.queries, work.k, probes, slack, threads)
-                qps = len(work.queries) / (time.perf_counter() - start)
-                recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
-                pages, reads, scored = _mean(stats.pages), _mean(stats.reads), _mean(stats.rows_scored)
-                points.append(Point(recall, pages, reads, qps, scored, str(config), (probes, slack)))
-                if recall > enough:
+                read = lists.route(work.queries, probes, slack, threads)
+                key = b"".join(own[own != NO_LIST].tobytes() + b"," for own in read)
+                if key not in recalls:
+                    points.append(_spann_point(lists, work, str(config), probes, slack, threads))
+                    recalls[key] = points[-1].recall
+                if recalls[key] > enough:
                     break
         progress("tuning SPANN", number + 1, len(configs))
     return Curve("SPANN", points), opened
+
+
+def _spann_point(lists: ListIndex, work: Workload, method: str, probes: int, slack: float, threads: int) -> Point:
+    start = time.perf_counter()
+    distances, _, stats = lists.search(work.queries, work.k, probes, slack, threads)
+    qps = len(work.queries) / (time.perf_counter() - start)
+    recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
+    pages, reads, scored = _mean(stats.pages), _mean(stats.reads), _mean(stats.rows_scored)
+    return Point(recall, pages, reads, qps, scored, method, (probes, slack))
 
 
 def alternate(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:

@@ -116,8 +116,8 @@ class _Scan:
 class DeviceSearch:
     """An index whose codes lie on one or more devices; any number of threads may search at once.
 
-    Where one device lacks the memory, lists are dealt out to all of them; each scans its share of the lists
-    that a query probes.
+    Where one device lacks the memory, lists are dealt out to several; each scans its share of the lists that a
+    query probes.
 
     Attributes:
         names: The devices, as torch calls them.
@@ -316,8 +316,12 @@ class DeviceSearch:
 
 
 def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], int]:
-    """The devices that hold the codes together, the first alone if it can, and the scratch on each; all in bytes."""
-    for names in ([next(iter(free))], list(free)):
+    """The devices that hold the codes together, and the scratch on each; all in bytes.
+
+    The first alone if it can, else as few as possible of those with most room.
+    """
+    roomiest = sorted(free, key=lambda name: -free[name])
+    for names in ([next(iter(free))], *(roomiest[:count] for count in range(1, len(free) + 1))):
         left = min(free[name] for name in names) - lists - codes // len(names)
         if left // 4 >= LEAST_SCRATCH:
             return names, min(_MOST_SCRATCH, left // 4)

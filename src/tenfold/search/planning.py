@@ -41,8 +41,11 @@ _ANY_BUDGET = 1 << 62
 _LISTS_MADE = 1.10  # lists for every one asked for: 858 of 781, 8,575 of 7,812; 57,170 of 53,742 at 10,000,000 rows
 _ENTRIES_PER_ROW = {9e3: 1.076, 1e5: 1.121, 1e6: 1.138, 1e7: 1.129}  # by rows
 _PAGED = (1e5, 1e6, 1e7)  # rows, and pages by recall@10:
-_PAGES = {0.90: (8.28, 9.56, 13.10), 0.95: (8.75, 10.71, 17.10), 0.99: (11.81, 15.78, 24.70)}
+# Ten million were measured with an earlier re-ranking, which read 1 to 11 % more at a million.
+_PAGES = {0.90: (7.06, 8.63, 13.10), 0.95: (8.00, 10.13, 17.10), 0.99: (11.47, 15.58, 24.70)}
 _PAGED_ROWS = 32  # to a page there
+_SHORT_BITS = (0.75, 1.0, 1.5, 2.0)  # of code to a number of a vector, and pages for one with 2 bits, a million rows:
+_SHORTENED = {0.90: (2.30, 1.62, 1.19, 1), 0.95: (3.00, 1.85, 1.29, 1), 0.99: (4.95, 2.94, 1.30, 1)}
 _SPREAD = 0.17  # more for every halving of these rows: 30 % at 8 (the same as float32); 90 % at 1, a candidate a page
 _CORE_SECONDS = 26 * 2 / (1e6 * 128)  # for a number of a vector: a million in 26 s on 2 cores, AMD EPYC (Zen 4)
 
@@ -150,7 +153,8 @@ def plan_index(
         raise InputError(f"entries_per_row is {entries_per_row!r}; it is from 1 to {1 + config.replicas}")
     layout = _Layout.make(source, config, budget, entries_per_row)
     sections, files = layout.sections(), layout.files()
-    pages = _pages_per_query(source, recall)
+    code_bytes = layout.codec.subs(layout.space_dim) // 2
+    pages = _pages_per_query(source, code_bytes, recall)
     reads_per_second = check_count("reads_per_second", reads_per_second, _ANY_BUDGET)
     cores = _native.usable_cores() if cores is None else check_count("cores", cores)
     held = sum(sum(sizes.values()) for sizes in sections.values()) + layout.router_bytes()
@@ -160,7 +164,7 @@ def plan_index(
         dtype=dtype,
         metric=metric,
         codec=config.codec,
-        code_bytes=layout.codec.subs(layout.space_dim) // 2,
+        code_bytes=code_bytes,
         memory_budget=budget,
         lists=layout.lists,
         entries_per_row=entries_per_row,
@@ -314,13 +318,18 @@ class _Layout:
         return round(sum(files.values()) - packed + common + max(spilled_rows, packed))
 
 
-def _pages_per_query(source: VectorSource, recall: float) -> float:
-    """Pages that a query asks for: between measured recalls and rows in proportion, beyond these rows as over all."""
+def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> float:
+    """Pages that a query asks for: between measured recalls, rows and codes in proportion, beyond them likewise."""
     if not isinstance(recall, Real) or not min(_PAGES) <= recall <= max(_PAGES):
         raise InputError(f"recall is {recall!r}; page reads are known from {min(_PAGES)} to {max(_PAGES)}")
     per_page, _ = page_layout(source.dim * source.dtype.itemsize)
+    bits = math.log(min(8 * code_bytes / source.dim, _SHORT_BITS[-1]))
     missed = [-math.log(1 - level) for level in _PAGES]
-    logs = [_along(np.log(_PAGED), np.log(pages), math.log(source.rows)) for pages in _PAGES.values()]
+    logs = [
+        _along(np.log(_PAGED), np.log(_PAGES[level]), math.log(source.rows))
+        + _along(np.log(_SHORT_BITS), np.log(_SHORTENED[level]), bits)
+        for level in _PAGES
+    ]
     pages = math.exp(float(np.interp(-math.log(1 - recall), missed, logs)))
     pages *= 1 + _SPREAD * math.log2(_PAGED_ROWS / min(per_page, _PAGED_ROWS))
     return min(pages, -(-source.rows // per_page))

@@ -69,7 +69,7 @@ def load_workload(folder: Path | None, most_rows: int | None, most_queries: int,
         progress: Called while truth is computed.
 
     Raises:
-        InputError: A file is missing, ambiguous or unusable, or there are fewer than 100 queries.
+        InputError: A file is missing, ambiguous or unusable, or there are no vectors or fewer than 100 queries.
     """
     metric: Metric = "cosine"
     if folder is None:
@@ -86,6 +86,8 @@ def load_workload(folder: Path | None, most_rows: int | None, most_queries: int,
             )
         if most_rows is not None and base.rows > most_rows:
             base = as_source(_first_rows(base, most_rows))
+    if base.rows == 0:
+        raise InputError(f"{name}: base holds no vectors; give some to search")
     queries = queries[:most_queries]
     if len(queries) < _FEWEST_QUERIES:
         raise InputError(f"{name}: {len(queries)} queries tell too little about recall; give {_FEWEST_QUERIES} or more")
