@@ -112,11 +112,11 @@ def test_real_brains_against_dlmuse(lite, anatomy_data):
     assert np.mean(means["brain-stem"]) >= 0.80
 
 
-def test_a_turned_brain_gives_the_same_volumes_and_thick_slices_change_large_ones_by_a_tenth_at_most(
+def test_a_turned_brain_gives_the_same_volumes_and_thick_slices_change_them_by_a_tenth_at_most(
     lite, anatomy_data, tmp_path
 ):
-    """A real brain, flipped and turned on disk: left stays left, to the last mm³. In slices of 5 mm small structures
-    change by more than a tenth, but then the scores say so: the image is not reliable."""
+    """A real brain, flipped and turned on disk: left stays left, to the last mm³. In slices of 5 mm all but the four
+    smallest structures have the volumes of the original within a tenth."""
     import nibabel  # noqa: PLC0415
     from scipy import ndimage  # noqa: PLC0415
 
@@ -134,7 +134,6 @@ def test_a_turned_brain_gives_the_same_volumes_and_thick_slices_change_large_one
     )
     for name, sides in one.volumes.items():
         assert turned.volumes[name] == pytest.approx(sides, rel=1e-3), name
-    for name in ("lateral ventricle", "brain-stem", "cerebellum cortex", "cerebral white matter", "cerebral cortex"):
+    for name in set(one.volumes) - {"inferior lateral ventricle", "amygdala", "accumbens area", "hippocampus"}:
         volumes = [sum(found.volumes[name].values()) for found in (one, sliced)]
         assert volumes[1] == pytest.approx(volumes[0], rel=0.1), name
-    assert min(one.qc.values()) > 0.65 > min(sliced.qc.values())

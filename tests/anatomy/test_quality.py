@@ -101,13 +101,13 @@ def _passes(lite: LiteSegmenter, image: Image) -> bool:
 
 
 def test_clean_real_brains_pass_and_ruined_ones_do_not(lite, anatomy_data):
-    """Six real brains as they are; blurred by 6 mm; with 40 % cut out."""
+    """Six real brains as they are, one of them longer than the grid of training; blurred by 6 mm; with 40 % cut out."""
     brains = _brains(anatomy_data, 6)
     draw = np.random.default_rng(0)
     clean = [_passes(lite, image) for image in brains]
     blurred = [_passes(lite, Image(blur(one.voxels_XYZ, 6.0, 2.0), one.affine, one.path)) for one in brains]
     cut = [_passes(lite, Image(cut_out(one.voxels_XYZ, 0.4, draw), one.affine, one.path)) for one in brains]
-    assert np.mean(clean) >= 0.8
+    assert all(clean)
     assert np.mean(blurred) <= 0.2
     assert np.mean(cut) <= 0.2
 
