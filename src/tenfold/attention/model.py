@@ -162,6 +162,7 @@ class GSAOutput(ModelOutput):
         last_hidden_state: (B, T, D) behind the last norm.
         cache: What the model remembers, for the next call; None without use_cache.
         hidden_states: Of every block's beginning, and the last, if asked for.
+        attentions: None, for tokens are weighted by no matrix here; generation looks for it.
     """
 
     loss: Tensor | None = None
@@ -169,6 +170,7 @@ class GSAOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     cache: SlotCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: None = None
 
     @property
     def past_key_values(self) -> SlotCache | None:
@@ -427,7 +429,7 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
         cache: SlotCache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **options: Any,
@@ -440,7 +442,7 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
             cache: As in GSAModel.
             inputs_embeds: (B, T, D) instead of input_ids.
             labels: (B, T): the tokens themselves (they are shifted here, as in transformers), -100 where none counts.
-            logits_to_keep: Logits of the last tokens only; 0 is all.
+            logits_to_keep: Logits of the last tokens only, 0 is all; or of the tokens at these places, (n,) integers.
             return_dict: False returns a tuple.
             num_items_in_batch: Divide the sum of losses by this instead of taking the mean, as transformers' Trainer
                 wants it where several batches make one step.
@@ -450,10 +452,11 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
         """
         inner = self.model(input_ids, attention_mask, cache, inputs_embeds, **options)
         x_BTD = inner.last_hidden_state
-        logits_BTN = self.lm_head(x_BTD[:, -logits_to_keep:] if logits_to_keep else x_BTD)
+        is_number = isinstance(logits_to_keep, int)
+        logits_BTN = self.lm_head(x_BTD[:, slice(-logits_to_keep, None) if is_number else logits_to_keep])
         loss = None
         if labels is not None:
-            if logits_to_keep:
+            if not is_number or logits_to_keep:
                 raise InputError("labels goes without logits_to_keep; give one of them")
             loss = self._loss(logits_BTN, labels, num_items_in_batch)
         output = GSAOutput(loss=loss, logits=logits_BTN, cache=inner.cache, hidden_states=inner.hidden_states)
