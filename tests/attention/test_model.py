@@ -167,6 +167,13 @@ def test_embeddings_can_grow() -> None:
     assert model(torch.tensor([[49]])).logits.shape == (1, 1, 50)
 
 
+def test_a_padding_token_of_minus_1_is_none() -> None:
+    """As configs of Llama have it; the last token's embedding is trained like any other's."""
+    model = small(pad_token_id=-1)
+    model(torch.tensor([[39, 5, 39]]), labels=torch.tensor([[39, 5, 39]])).loss.backward()
+    assert model.get_input_embeddings().weight.grad[39].abs().sum() > 0
+
+
 def test_tied_embeddings_are_one_tensor() -> None:
     model = small(tie_word_embeddings=True)
     assert model.lm_head.weight is model.model.embeddings.weight
