@@ -203,6 +203,27 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "rotary": (lambda at: change_config(at, use_rope=True), "the config has use_rope"),
     "expansion": (lambda at: change_config(at, expand_v=2), "expand_v 2; only 1 is supported"),
     "size as text": (lambda at: change_config(at, hidden_size="32"), "hidden_size is '32'"),
+    "more layers than weights": (
+        lambda at: change_config(at, num_hidden_layers=10**9),
+        "tiny: has weights of 2 layers, its config says 1000000000",
+    ),
+    "a size beyond all memory": (
+        lambda at: change_config(at, intermediate_size=10**18),
+        r"config\.json: cannot be used \(RuntimeError: Storage size",
+    ),
+    "eps as text": (lambda at: change_config(at, norm_eps="x"), "norm_eps is 'x'; it must be a number above 0"),
+    "eps that is no number": (lambda at: change_config(at, norm_eps=float("nan")), "norm_eps is nan"),
+    "labels": (lambda at: change_config(at, id2label=7), r"config\.json: cannot be used \(AttributeError"),
+    "padding outside": (
+        lambda at: change_config(at, pad_token_id=96),
+        "pad_token_id is 96; the vocabulary has 96",
+    ),
+    "ends as text": (lambda at: change_config(at, eos_token_id=[2, "x"]), r"eos_token_id is \[2, 'x'\]"),
+    "mixers": (lambda at: change_config(at, mixer=["gsa"]), r"mixer '\['gsa'\]' is not known"),
+    "broken settings of generation": (
+        lambda at: (at / "generation_config.json").write_text("{"),
+        r"generation_config\.json: cannot be used \(OSError",
+    ),
     "unknown mixer": (lambda at: change_config(at, mixer="delta"), "mixer 'delta' is not known"),
     "a missing shard": (
         lambda at: (at / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}'),

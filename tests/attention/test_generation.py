@@ -153,6 +153,7 @@ def test_an_empty_prompt_begins_with_bos() -> None:
         ({"temperature": float("nan")}, "temperature nan"),
         ({"top_p": 0}, "top_p 0"),
         ({"top_p": 1.5}, "top_p 1.5"),
+        ({"seed": 1 << 63}, "seed is 9223372036854775808"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_asked_for(change: dict[str, Any], said: str) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from known_models import tiny_llama
 
 from tenfold.attention.data import read_texts
 from tenfold.attention.harness import evaluate_tasks, harness_model
 from tenfold.attention.losses import evaluating, token_losses
+from tenfold.attention.model import GSAConfig, GSAForCausalLM
 from tenfold.attention.tokens import byte_tokenizer
 from tenfold.core.errors import InputError
 
@@ -34,13 +34,29 @@ ROLLING = (
 )
 
 
+def tiny_model() -> GSAForCausalLM:
+    config = GSAConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, num_hidden_layers=2, num_heads=4, num_kv_heads=2, num_slots=8,
+        initializer_range=0.3, bos_token_id=TOKENIZER.bos_token_id, eos_token_id=TOKENIZER.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return GSAForCausalLM(config).eval()
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install tenfold[harness]")
     folder = tmp_path_factory.mktemp("model")
-    tiny_llama(len(TOKENIZER)).save_pretrained(folder)
+    tiny_model().save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return folder
+
+
+WRITING = (
+    "output_type: generate_until\ndoc_to_text: '{{start}}'\ndoc_to_target: '{{end}}'\n"
+    "generation_kwargs:\n  max_gen_toks: 5\n  until: []\n  do_sample: false\n"
+    "metric_list:\n  - metric: exact_match\n"
+)
 
 
 def task(folder: Path, name: str, rows: list[dict[str, object]], kind: str) -> None:
@@ -50,7 +66,7 @@ def task(folder: Path, name: str, rows: list[dict[str, object]], kind: str) -> N
 
 def nats(text: str, start: int) -> float:
     """The loss of the bytes of `text` from `start` on, by the model itself."""
-    model = tiny_llama(len(TOKENIZER))
+    model = tiny_model()
     ids = torch.tensor([TOKENIZER(text)["input_ids"]])
     with evaluating(model):
         return float(token_losses(model, ids[:, :-1], ids[:, 1:])[0, start - 1 :].sum())
@@ -75,12 +91,25 @@ def test_bits_per_byte_of_real_text(saved: Path, tmp_path: Path, attention_data:
     found = evaluate_tasks(saved, ["tenfold_text"], task_folder=tmp_path, batch_size=1, max_length=1024, device="cpu")[
         "results"
     ]
-    model = tiny_llama(len(TOKENIZER))
+    model = tiny_model()
     starts = [harness_model(saved, device="cpu").prefix_token_id]
     ids = torch.tensor([starts + TOKENIZER(text)["input_ids"]])
     with evaluating(model):
         expected = float(token_losses(model, ids[:, :-1], ids[:, 1:]).sum()) / 0.6931471805599453 / len(text.encode())
     assert found["tenfold_text"]["bits_per_byte,none"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_prompts_of_different_lengths_are_completed_as_each_alone(saved: Path, tmp_path: Path) -> None:
+    """The harness pads a batch on the left, which must not touch the memory of its models."""
+    starts, model = ["ab", "The cat sat on the", "x y z", "1"], tiny_model()
+    rows: list[dict[str, object]] = []
+    for start in starts:
+        ids = torch.tensor([TOKENIZER(start)["input_ids"]])
+        written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+        rows.append({"start": start, "end": TOKENIZER.decode(written[0, ids.shape[1] :], skip_special_tokens=True)})
+    task(tmp_path, "tenfold_write", rows, WRITING)
+    found = evaluate_tasks(saved, ["tenfold_write"], task_folder=tmp_path, batch_size=4, device="cpu")["results"]
+    assert found["tenfold_write"]["exact_match,none"] == 1
 
 
 def test_unknown_tasks_are_refused(saved: Path) -> None:
@@ -93,8 +122,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         harness_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"), [('{"steps": 5}', "names no model_type; .* of a run its best or last"), ("{", "is no JSON")]
+)
+def test_the_folder_of_a_run_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=rf"config\.json: {words}"):
+        harness_model(tmp_path)
+
+
 def test_without_the_harness_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "gsa"}')
     for module in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "lm_eval", None)

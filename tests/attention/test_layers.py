@@ -142,6 +142,19 @@ def test_padding(name: str, convolution: bool, mask: list[list[int]]) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_padding_that_is_no_number(name: str, convolution: bool, strange: float) -> None:
+    """In outputs, gradients of weights, and what follows: as if something else stood there."""
+    made, mask_BT, results = layer(name, convolution), torch.tensor(MASKS["interior"]).bool(), []
+    for other in (0.0, strange):
+        state: State = {}
+        y = made(tokens(2, 9).masked_fill(~mask_BT[..., None], other), mask_BT, state)[mask_BT]
+        behind = made(tokens(2, 5, seed=2), None, state)
+        results.append([y, behind, *torch.autograd.grad(y.sin().sum() + behind.sin().sum(), made.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@every_kind
 @given(cuts=st.lists(st.integers(0, 38), max_size=4), padded=st.sets(st.tuples(st.integers(0, 1), st.integers(0, 39))))
 @settings(deadline=None, max_examples=10)
 def test_prefill_in_pieces(name: str, convolution: bool, cuts: list[int], padded: set[tuple[int, int]]) -> None:

@@ -130,6 +130,7 @@ def test_outputs_that_were_asked_for() -> None:
     assert wanted.cache is None and len(wanted.hidden_states) == 3
     torch.testing.assert_close(model.lm_head(wanted.hidden_states[-1]), wanted.logits)
     assert torch.equal(model(ids, logits_to_keep=2).logits, wanted.logits[:, -2:])
+    assert torch.equal(model(ids, logits_to_keep=torch.tensor([0, 5])).logits, wanted.logits[:, [0, 5]])
     assert torch.equal(model(ids, return_dict=False)[0], wanted.logits)
     assert torch.equal(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, wanted.logits)
     older = model(ids[:, 6:], past_key_values=model(ids[:, :6]).past_key_values)
@@ -164,6 +165,13 @@ def test_embeddings_can_grow() -> None:
     assert model.config.vocab_size == 50
     torch.testing.assert_close(model(ids).logits[..., :40], before)
     assert model(torch.tensor([[49]])).logits.shape == (1, 1, 50)
+
+
+def test_a_padding_token_of_minus_1_is_none() -> None:
+    """As configs of Llama have it; the last token's embedding is trained like any other's."""
+    model = small(pad_token_id=-1)
+    model(torch.tensor([[39, 5, 39]]), labels=torch.tensor([[39, 5, 39]])).loss.backward()
+    assert model.get_input_embeddings().weight.grad[39].abs().sum() > 0
 
 
 def test_tied_embeddings_are_one_tensor() -> None:
@@ -212,6 +220,19 @@ def test_beams(options: dict[str, Any]) -> None:
         found = generate(small(), **left_padded(), num_beams=4, use_cache=use_cache, **options)
         results.append(found)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_all_that_generation_can_return(beams: int) -> None:
+    """Scores are those of the tokens chosen; there are no attention maps to give."""
+    found: Any = generate(
+        small(), input_ids=prompt(), num_beams=beams, return_dict_in_generate=True, output_scores=True,
+        output_hidden_states=True, output_attentions=True,
+    )  # fmt: skip
+    assert len(found.scores) == len(found.hidden_states) == 8 and isinstance(found.past_key_values, SlotCache)
+    if beams == 1:
+        picked = torch.stack([scores.argmax(-1) for scores in found.scores], 1)
+        assert torch.equal(picked, found.sequences[:, 9:])
 
 
 def test_sampling() -> None:

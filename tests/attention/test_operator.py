@@ -472,6 +472,13 @@ BAD = {
     "packed, no whole numbers": (bad(cu_seqlens=torch.tensor([0.0, 6.0])), "torch.float32"),
     "packed, fractions": (bad(cu_seqlens=[0, 2.5, 6]), "holds fractions"),
     "packed, several rows": (tensors(6, B=2) | {"cu_seqlens": [0, 6]}, r"\(2, 6, 2, 4\)"),
+    "packed, a number": (bad(cu_seqlens=6), "cu_seqlens is 6; give whole numbers"),
+    "packed, no numbers": (bad(cu_seqlens=[0, None, 6]), r"cu_seqlens is \[0, None, 6\]; give whole numbers"),
+    "state's type": (bad(initial_state=ZEROS(2, 1, 2, 4, 5)), "initial_state is a Tensor; give two tensors"),
+    "state of nothing": (bad(initial_state=(None, None)), "initial_state holds a NoneType"),
+    "gates for their logarithms": (bad(g=ZEROS(1, 6, 2, 5) + 0.9), r"g holds 0\.9; it is the logarithm"),
+    "no scale": (bad(scale=None), "scale is None; give a number"),
+    "scale as text": (bad(scale="1"), "scale is '1'; give a number"),
     "chunk size": (bad(chunk_size=0), "chunk_size is 0"),
     "chunk size of parts": (bad(chunk_size=8.5), "chunk_size is 8.5"),
     "backend": (bad(backend="cuda"), "backend 'cuda' is not known"),
@@ -482,6 +489,14 @@ BAD = {
 def test_bad_input(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         gsa(**given)
+
+
+def test_kernels_of_a_gpu_are_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless Triton interprets them, as it does in these tests."""
+    kernels = pytest.importorskip("tenfold.attention.kernels", reason="triton is not installed")
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    with pytest.raises(InputError, match="'triton' needs tensors on a GPU, q is on the CPU"):
+        gsa(**bad(backend="triton"))
 
 
 @pytest.mark.parametrize("first", [state(1, 2, 4, 3, 5), state(2, 2, 4, 3, 1), state(2, 2, 4, 4, 5)])
@@ -501,7 +516,9 @@ def test_bad_state_of_a_step(first: tuple[Tensor, Tensor]) -> None:
         ({"v": ZEROS(2, 1, 3)}, r"v \(2, 1, 3\)"),
         ({"g": ZEROS(2, 2, 4)}, "and g with s"),
         ({"s": ZEROS(2, 2, 5, device="meta")}, "on meta"),
-        ({"state": (ZEROS(2, 2, 4, 5),)}, "state has 1 parts"),
+        ({"state": None}, "state is no pair of tensors"),
+        ({"state": (ZEROS(2, 2, 4, 5),)}, "state is no pair of tensors"),
+        ({"state": (ZEROS(2, 2, 4, 5), ZEROS(2, 2, 5, 3).double())}, "state is torch.float32 and torch.float64"),
         ({"state": (ZEROS(2, 2, 4, 5).int(), ZEROS(2, 2, 5, 3))}, "state is torch.int32"),
     ],
 )

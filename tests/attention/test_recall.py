@@ -43,18 +43,25 @@ def test_prompts_of_keys(tmp_path: Path, name: str) -> None:
 def test_prompts_of_sentences_and_questions(tmp_path: Path) -> None:
     path = rows(
         tmp_path / "a.jsonl",
-        {"text": " The duke won. The winner was the ", "question": None, "value": "duke"},
+        {"text": " The duke won. The winner was the ", "question": None, "all_values": ["duke"]},
         {"context": "[DOC] [TLE] Rome. The capital is", "question": "The capital is", "answers": ["Rome", "Roma"]},
         {"text": "A b.", "question": "What? ", "value": "b", "all_values": ["b", "B"], "length": 2000, "id": 7},
     )
     with pytest.raises(InputError, match="line 1: has no 'question'"):
         read_recall(path)
     objects = [json.loads(line) for line in path.read_text().splitlines()]
-    del objects[0]["question"]
+    objects[0] = {"text": " The duke won. The winner was the ", "value": "duke"}
     first, second, third = read_recall(rows(path, *objects))
     assert first.prompt == "The duke won. The winner was the" and first.values == ("duke",) and first.id == "1"
     assert second.prompt == "Rome. The capital is" and second.values == ("Rome", "Roma")
     assert third == RecallItem("A b.\n\nQuestion: What?\nAnswer:", ("b", "B"), "7", 2000)
+
+
+def test_the_text_of_based_squad_is_the_prompt(tmp_path: Path) -> None:
+    """Its rows name the question, too, that the text's last sentence puts in other words."""
+    row = {"doc_id": "x", "title": "War", "context": "The duke won.", "question": "Who won?", "value": "duke"}
+    (item,) = read_recall(rows(tmp_path / "a.parquet", row | {"text": "The duke won. The winner was the "}))
+    assert item.prompt == "The duke won. The winner was the" and item.values == ("duke",)
 
 
 def test_squad_as_it_is_published(attention_data: Path) -> None:

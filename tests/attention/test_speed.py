@@ -44,6 +44,7 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
         ({"lengths": (4, 0)}, "lengths"),
         ({"repeats": 0}, "0 repeats"),
         ({"num_heads": 3}, "num_heads 3"),
+        ({"num_heads": 0}, "num_heads is 0"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(change: dict[str, Any], said: str) -> None:

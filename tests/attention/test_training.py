@@ -91,6 +91,28 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(tmp_path: Path) -> None:
     assert (resumed.steps, resumed.best) == (result.steps, result.best)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_heads": 4}, "num_heads was 2 and is now 4"),
+        ({"mixer": "abc"}, "mixer was 'gsa' and is now 'abc'"),
+        ({"text": TEXT.replace("make", "give")}, "text was '[0-9a-f]+' and is now"),
+    ],
+)
+def test_a_run_of_another_model_or_text_is_not_gone_on_with(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    """Also where all weights have the same shapes, and the text the same length."""
+    run(tmp_path / "run", 4)
+    last = (tmp_path / "run/last/training.safetensors").read_bytes()
+    text = changes.pop("text", TEXT)
+    model = make(**{"num_slots": 16 // changes.get("num_heads", 2)} | changes)
+    assert [x.shape for x in model.state_dict().values()] == [x.shape for x in make().state_dict().values()]
+    with pytest.raises(InputError, match=f"is of another run: {words}"):
+        train_language_model(model, pack([text], WORDS, 32).split(0.1)[0], tmp_path / "run", settings(8), quiet=True)
+    assert (tmp_path / "run/last/training.safetensors").read_bytes() == last
+
+
 def test_a_run_leaves_model_folders(tmp_path: Path) -> None:
     """They open with transformers' own classes; the card of `best` tells what was measured of it."""
     model, result = run(tmp_path / "run", 10)

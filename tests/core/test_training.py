@@ -593,6 +593,15 @@ def test_a_checkpoint_of_another_model_is_refused_by_its_shapes(tmp_path: Path) 
         train(other, Augmented(23), cross_entropy, tmp_path / "run", TrainingConfig(12, 4, learning_rate=0.05))
 
 
+def test_a_checkpoint_of_what_no_shape_tells_is_refused(tmp_path: Path) -> None:
+    """What a room says of its model and its samples counts like a setting."""
+    run(tmp_path / "run", more={"identity": {"heads": 2, "widths": (4, 8)}})
+    again, _ = run(tmp_path / "run", more={"identity": {"heads": 2, "widths": [4, 8]}})
+    assert digest(again) == digest(run(None)[0])
+    with pytest.raises(InputError, match="last: is of another run: heads was 2 and is now 4"):
+        run(tmp_path / "run", more={"identity": {"heads": 4}})
+
+
 @pytest.mark.parametrize("damage", ["json", "tensors", "missing"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
     run(tmp_path / "run")
@@ -616,6 +625,15 @@ def test_folders_that_no_run_made_are_kept(tmp_path: Path, name: str) -> None:
         with pytest.raises(InputError, match="is not of a training run"):
             run(tmp_path, more={"resume": resume})
     assert (tmp_path / name / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_model_folder_is_not_taken_for_the_folder_of_a_run(tmp_path: Path) -> None:
+    """Its config.json would be replaced by that of the run, and the model with it be lost."""
+    (tmp_path / "config.json").write_text('{"model_type": "gsa"}')
+    for resume in (True, False):
+        with pytest.raises(InputError, match=r"config\.json: is not of a training run"):
+            run(tmp_path, more={"resume": resume})
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "gsa"}'
 
 
 @pytest.mark.parametrize(

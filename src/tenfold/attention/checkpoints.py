@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from tenfold.core.artifacts import find, load_weights
 from tenfold.core.errors import InputError
 
-__all__ = ["fit", "open_checkpoint", "rename_old_layout"]
+__all__ = ["check_depth", "fit", "open_checkpoint", "rename_old_layout"]
 
 _SHOWN = 4
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")
 
 
 def open_checkpoint(name: Path | str, revision: str | None = None) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
@@ -48,6 +49,13 @@ def rename_old_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[key] = value
     return renamed
+
+
+def check_depth(state: Mapping[str, Tensor], layers: int, source: Path) -> None:
+    """Raise InputError where a config has more layers than there are weights of, before they are made."""
+    deepest = max((int(found[1]) for key in state if (found := _LAYER.search(key))), default=-1)
+    if state and layers > deepest + 1:
+        raise InputError(f"{source}: has weights of {deepest + 1} layers, its config says {layers}; fetch it again")
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module, source: Path) -> dict[str, Tensor]:

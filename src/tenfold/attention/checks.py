@@ -2,15 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from tenfold.core.errors import InputError
 
-__all__ = ["check_chunk_size", "check_heads", "check_starts", "check_state", "check_step", "check_tensors"]
+__all__ = [
+    "check_chunk_size",
+    "check_gates",
+    "check_heads",
+    "check_scale",
+    "check_starts",
+    "check_state",
+    "check_step",
+    "check_tensors",
+]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_ROUNDING = 1e-3  # by which a gate may be above 0, as differences of large sums are
 
 
 def check_tensors(given: Mapping[str, Tensor]) -> None:
@@ -47,8 +58,24 @@ def check_heads(q: Tensor, k: Tensor, others: Mapping[str, Tensor]) -> None:
             raise InputError(f"{name} has shape {tuple(x.shape)}, k {tuple(k.shape)}; the numbers of heads must agree")
 
 
+def check_gates(g: Tensor) -> None:
+    """Logarithms, at most 0: factors, or a wrong sign, make slots grow without end. A GPU would have to wait for it."""
+    if torch.compiler.is_compiling() or g.device.type != "cpu" or not g.numel():
+        return
+    if (most := float(g.detach().max())) > _ROUNDING:
+        raise InputError(f"g holds {most:.3g}; it is the logarithm of a forget gate, so at most 0")
+
+
+def check_scale(scale: float) -> None:
+    """A number, not None, which elsewhere stands for K^-0.5."""
+    if not isinstance(scale, Real | torch.SymFloat):
+        raise InputError(f"scale is {scale!r}; give a number, such as 1.0, or the size of a head to the power of -0.5")
+
+
 def check_state(state: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
     """An initial state of that shape, beside q."""
+    if not isinstance(state, Tensor):
+        raise InputError(f"initial_state holds a {type(state).__name__}; give two tensors, the slots' keys and values")
     if tuple(state.shape) != shape:
         raise InputError(f"initial_state has shape {tuple(state.shape)} where {shape} is needed")
     if state.dtype not in _DTYPES:
@@ -77,8 +104,10 @@ def check_step(given: Mapping[str, Tensor], state: tuple[Tensor, Tensor]) -> Non
     if v.shape[1] != k.shape[1] or s.shape[1] != k.shape[1] or g.shape != s.shape:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
         raise InputError(f"the shapes are {shapes}; heads of k, v, s and g must agree, and g with s")
-    if len(state) != 2:
-        raise InputError(f"state has {len(state)} parts; give two tensors, the slots' keys and values")
+    if not isinstance(state, tuple | list) or len(state) != 2 or not all(isinstance(part, Tensor) for part in state):
+        raise InputError("state is no pair of tensors; give the slots' keys and values, zeros at the beginning")
+    if state[0].dtype != state[1].dtype:
+        raise InputError(f"state is {state[0].dtype} and {state[1].dtype}; give both in one dtype")
     for part, shape in zip(state, ((*k.shape, s.shape[2]), (*s.shape, v.shape[2])), strict=True):
         if part.shape != shape:
             raise InputError(f"state has shape {tuple(part.shape)} where {tuple(shape)} is needed")
@@ -101,7 +130,12 @@ def check_starts(cu_seqlens: Tensor | Sequence[int] | None, q: Tensor) -> list[i
             shape = tuple(cu_seqlens.shape)
             raise InputError(f"cu_seqlens has shape {shape}, {cu_seqlens.dtype}; give whole numbers in one dimension")
         cu_seqlens = cu_seqlens.tolist()
-    starts = [int(start) for start in cu_seqlens]
+    try:
+        starts = [int(start) for start in cu_seqlens]
+    except (TypeError, ValueError):
+        raise InputError(
+            f"cu_seqlens is {cu_seqlens!r}; give whole numbers, 0 first and the number of tokens last"
+        ) from None
     if any(start != given for start, given in zip(starts, cu_seqlens, strict=True)):
         raise InputError("cu_seqlens holds fractions; give whole numbers")
     if q.shape[0] != 1:

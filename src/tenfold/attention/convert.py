@@ -126,8 +126,8 @@ def from_transformer(
     if mixer not in ("gsa", "gla"):
         raise InputError(f"mixer {mixer!r} is not what a transformer is converted to; choose gsa or gla")
     for name, size in (("num_slots", num_slots), ("vocab_size", vocab_size)):
-        if size is not None and size < 1:
-            raise InputError(f"{name} is {size}; it must be at least 1")
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise InputError(f"{name} is {size!r}; it must be a whole number, at least 1")
     given = read_pretrained(source)
     _check_gates(gate_init, mixer, num_slots, given.config.head_dim)
     config = _config(given, num_slots, mixer, gate_logit_normalizer, vocab_size)

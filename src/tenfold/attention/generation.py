@@ -14,6 +14,7 @@ from tenfold.core.errors import InputError
 
 __all__ = ["generate_tokens", "stream_text"]
 
+_SEEDS = 1 << 63
 _PREFILL = 4096  # tokens of a prompt read at a time
 _CONTEXT = 16  # tokens that are decoded before new ones
 _LONGEST_CHARACTER = 8  # tokens that wait for the rest of a character at most
@@ -48,6 +49,8 @@ def generate_tokens(
             f"{max_new_tokens} tokens, temperature {temperature:g}, top_p {top_p:g}: need 0 or more, 0 or more, and a "
             "share above 0"
         )
+    if not -_SEEDS <= seed < _SEEDS:
+        raise InputError(f"seed is {seed}; take one of 64 bits")
     return _generate(model, prompt, max_new_tokens, temperature, top_p, torch.Generator().manual_seed(seed))
 
 

@@ -7,6 +7,7 @@ The harness fetches the data sets of its tasks itself; tasks on local files are 
 """
 
 import importlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,7 @@ def harness_model(
     Raises:
         InputError: The harness is not installed, or there is no model.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise InputError(f"{path}: has no config.json; give the folder of a saved model")
+    _check_folder(Path(path))
     _require_harness()
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - takes seconds and hundreds of megabytes
 
@@ -77,6 +77,18 @@ def evaluate_tasks(
     return dict(
         lm_eval.simple_evaluate(model, tasks=list(tasks), task_manager=manager, limit=limit, num_fewshot=few_shot)
     )
+
+
+def _check_folder(folder: Path) -> None:
+    """A saved model; the folder of a run has a config.json too, of its training."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except OSError:
+        raise InputError(f"{folder}: has no config.json; give the folder of a saved model") from None
+    except ValueError:
+        raise InputError(f"{folder}/config.json: is no JSON; save the model again") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise InputError(f"{folder}/config.json: names no model_type; give a model's folder, of a run its best or last")
 
 
 def _require_harness() -> None:

@@ -113,6 +113,8 @@ class Mixer(nn.Module):
             if mask_BT is not None or state is not None:
                 raise InputError("cu_seqlens goes without mask and state")
             cu_seqlens = check_starts(cu_seqlens, x_BTD)
+        if mask_BT is not None:  # 0 times infinity is no number, so that no weight of 0 would keep it out
+            x_BTD = x_BTD.masked_fill(~mask_BT[..., None], 0)
         return self._mix(x_BTD, mask_BT, state, cu_seqlens) if x_BTD.numel() else x_BTD.clone()
 
     def _mix(

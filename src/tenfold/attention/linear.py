@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from tenfold.attention import chunked
-from tenfold.attention.checks import check_chunk_size, check_heads, check_starts, check_state, check_tensors
+from tenfold.attention.checks import (
+    check_chunk_size,
+    check_gates,
+    check_heads,
+    check_scale,
+    check_starts,
+    check_state,
+    check_tensors,
+)
 from tenfold.attention.operator import LOWEST_GATE, full_precision
 from tenfold.core.errors import InputError
 
@@ -49,6 +57,8 @@ def gla(
     check_heads(q, k, {"v": v})
     if g.shape != k.shape:
         raise InputError(f"g has shape {tuple(g.shape)}, k {tuple(k.shape)}; they must agree")
+    check_gates(g)
+    check_scale(scale)
     check_chunk_size(chunk_size)
     starts = check_starts(cu_seqlens, q)
     work = torch.promote_types(torch.float32, q.dtype)

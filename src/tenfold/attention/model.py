@@ -4,8 +4,11 @@ Shapes: B batch, T time, D width, N vocabulary.
 """
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,10 +23,10 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import GENERATION_CONFIG_NAME, ModelOutput
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, ModelOutput
 
 from tenfold.attention.cache import SlotCache
-from tenfold.attention.checkpoints import fit, open_checkpoint
+from tenfold.attention.checkpoints import check_depth, fit, open_checkpoint
 from tenfold.attention.checks import check_starts
 from tenfold.attention.layers import MIXERS, MixerConfig, State
 from tenfold.core.errors import InputError
@@ -98,12 +101,15 @@ class GSAConfig(PreTrainedConfig):
         pad_token_id: int | None = None,
         **others: Any,
     ) -> None:
-        if mixer not in MIXERS:
+        if mixer not in [*MIXERS]:
             raise InputError(f"mixer '{mixer}' is not known; choose {', '.join(MIXERS)}")
         sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers}
         _check_sizes(sizes | {"num_heads": num_heads, "gate_logit_normalizer": gate_logit_normalizer})
         optional = {"num_kv_heads": num_kv_heads, "num_slots": num_slots, "intermediate_size": intermediate_size}
         _check_sizes({name: size for name, size in optional.items() if size is not None})
+        _check_numbers({"norm_eps": norm_eps, "rope_theta": rope_theta, "hidden_ratio": hidden_ratio or 4})
+        tokens = {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        _check_tokens(tokens, vocab_size)
         _check_foreign(others | {"expand_k": expand_k, "expand_v": expand_v}, mixer)
         self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
@@ -138,6 +144,21 @@ def _check_sizes(sizes: dict[str, Any]) -> None:
             raise InputError(f"{name} is {size!r}; it must be a whole number, at least 1")
 
 
+def _check_numbers(numbers: dict[str, Any]) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, int | float) or not 0 < number < math.inf:
+            raise InputError(f"{name} is {number!r}; it must be a number above 0")
+
+
+def _check_tokens(tokens: dict[str, Any], vocab_size: int) -> None:
+    for name, given in tokens.items():
+        for token in given if isinstance(given, list) else [given]:
+            if token is not None and not isinstance(token, int):
+                raise InputError(f"{name} is {given!r}; it must be a whole number, or none")
+    if (tokens["pad_token_id"] or 0) >= vocab_size:
+        raise InputError(f"pad_token_id is {tokens['pad_token_id']}; the vocabulary has {vocab_size} tokens")
+
+
 def _check_foreign(settings: dict[str, Any], mixer: str) -> None:
     """Published settings that would change what a model computes, and that the layers here do not have."""
     for name in ("expand_k", "expand_v", "exapnd_k", "exapnd_v"):  # the published code misspells them
@@ -162,6 +183,7 @@ class GSAOutput(ModelOutput):
         last_hidden_state: (B, T, D) behind the last norm.
         cache: What the model remembers, for the next call; None without use_cache.
         hidden_states: Of every block's beginning, and the last, if asked for.
+        attentions: None, for tokens are weighted by no matrix here; generation looks for it.
     """
 
     loss: Tensor | None = None
@@ -169,6 +191,7 @@ class GSAOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     cache: SlotCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: None = None
 
     @property
     def past_key_values(self) -> SlotCache | None:
@@ -207,6 +230,20 @@ class Block(nn.Module):
         """Same shape as given."""
         x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), mask_BT, state, cu_seqlens)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+
+
+@contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """InputError that names the file whatever fails: values of the wrong kind fail in many ways."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{file}: cannot be used ({type(error).__name__}: {reason}); mend it, or fetch it again"
+        ) from None
 
 
 class GSAPreTrainedModel(PreTrainedModel):
@@ -249,10 +286,11 @@ class GSAPreTrainedModel(PreTrainedModel):
             if options.pop(unread, None):
                 raise InputError(f"{name}: {unread} is not supported; give the folder that holds model.safetensors")
         folder, settings, state = open_checkpoint(name, revision)
-        if config is None:
-            known = inspect.signature(cls.config_class).parameters
-            config = cls.config_class(**settings | {key: options.pop(key) for key in list(options) if key in known})
-        with torch.device("meta"):
+        known = inspect.signature(cls.config_class).parameters
+        changes = {key: options.pop(key) for key in list(options) if key in known} if config is None else {}
+        with _told_of(folder / CONFIG_NAME), torch.device("meta"):
+            config = cls.config_class(**settings | changes) if config is None else config
+            check_depth(state, config.num_hidden_layers, folder)
             model = cls(config)
         state = fit(state, model, folder)
         if options.get("dtype", options.get("torch_dtype")) in (None, "auto"):
@@ -261,7 +299,8 @@ class GSAPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.config.name_or_path = str(name)
         if model.can_generate() and (folder / GENERATION_CONFIG_NAME).exists():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
+            with _told_of(folder / GENERATION_CONFIG_NAME):
+                model.generation_config = GenerationConfig.from_pretrained(folder)
         return loaded
 
     @classmethod
@@ -274,7 +313,9 @@ class GSAModel(GSAPreTrainedModel):
 
     def __init__(self, config: GSAConfig) -> None:
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        padding = config.pad_token_id
+        padding = None if padding is None or padding < 0 else padding  # -1 is none, and to torch the last token
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.gradient_checkpointing = False
@@ -427,7 +468,7 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
         cache: SlotCache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **options: Any,
@@ -440,7 +481,7 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
             cache: As in GSAModel.
             inputs_embeds: (B, T, D) instead of input_ids.
             labels: (B, T): the tokens themselves (they are shifted here, as in transformers), -100 where none counts.
-            logits_to_keep: Logits of the last tokens only; 0 is all.
+            logits_to_keep: Logits of the last tokens only, 0 is all; or of the tokens at these places, (n,) integers.
             return_dict: False returns a tuple.
             num_items_in_batch: Divide the sum of losses by this instead of taking the mean, as transformers' Trainer
                 wants it where several batches make one step.
@@ -450,10 +491,11 @@ class GSAForCausalLM(GSAPreTrainedModel, GenerationMixin):
         """
         inner = self.model(input_ids, attention_mask, cache, inputs_embeds, **options)
         x_BTD = inner.last_hidden_state
-        logits_BTN = self.lm_head(x_BTD[:, -logits_to_keep:] if logits_to_keep else x_BTD)
+        is_number = isinstance(logits_to_keep, int)
+        logits_BTN = self.lm_head(x_BTD[:, slice(-logits_to_keep, None) if is_number else logits_to_keep])
         loss = None
         if labels is not None:
-            if logits_to_keep:
+            if not is_number or logits_to_keep:
                 raise InputError("labels goes without logits_to_keep; give one of them")
             loss = self._loss(logits_BTN, labels, num_items_in_batch)
         output = GSAOutput(loss=loss, logits=logits_BTN, cache=inner.cache, hidden_states=inner.hidden_states)

@@ -16,7 +16,9 @@ from torch import Tensor
 from tenfold.attention import chunked, naive
 from tenfold.attention.checks import (
     check_chunk_size,
+    check_gates,
     check_heads,
+    check_scale,
     check_starts,
     check_state,
     check_step,
@@ -74,7 +76,7 @@ def gsa(
     Raises:
         InputError: Shapes, dtypes or devices that do not fit together, or a backend that is not there.
     """
-    starts = _check(q, k, v, s, g, initial_state, cu_seqlens, chunk_size)
+    starts = _check(q, k, v, s, g, scale, initial_state, cu_seqlens, chunk_size)
     if g is None:
         if initial_state is not None:
             raise InputError("initial_state goes with gates: without g, use abc_gates, which also carries its sums")
@@ -190,6 +192,7 @@ def _check(
     v: Tensor,
     s: Tensor,
     g: Tensor | None,
+    scale: float,
     state: tuple[Tensor, Tensor] | None,
     cu_seqlens: Tensor | Sequence[int] | None,
     chunk_size: int,
@@ -197,11 +200,16 @@ def _check(
     """Raise InputError for what does not fit together; cu_seqlens as numbers."""
     check_tensors({"q": q, "k": k, "v": v, "s": s} | ({} if g is None else {"g": g}))
     check_heads(q, k, {"v": v, "s": s})
-    if g is not None and g.shape != s.shape:
-        raise InputError(f"g has shape {tuple(g.shape)}, s {tuple(s.shape)}; they must agree")
+    if g is not None:
+        if g.shape != s.shape:
+            raise InputError(f"g has shape {tuple(g.shape)}, s {tuple(s.shape)}; they must agree")
+        check_gates(g)
+    check_scale(scale)
     check_chunk_size(chunk_size)
     starts = check_starts(cu_seqlens, q)
     if state is not None:
+        if not isinstance(state, tuple | list):
+            raise InputError(f"initial_state is a {type(state).__name__}; give two tensors, the slots' keys and values")
         if len(state) != 2:
             raise InputError(f"initial_state has {len(state)} parts; give two tensors, the slots' keys and values")
         sequences = q.shape[0] if starts is None else len(starts) - 1
@@ -217,6 +225,8 @@ def _choose(backend: Backend, q: Tensor) -> str:
         raise InputError(f"backend '{backend}' is not known; choose auto, naive, torch or triton")
     if backend == "triton" and not _TRITON:
         raise InputError("backend 'triton' needs the package triton: pip install triton")
+    if backend == "triton" and q.device.type == "cpu" and not _kernels().INTERPRETED:
+        raise InputError("backend 'triton' needs tensors on a GPU, q is on the CPU; take 'torch' or 'auto' there")
     return backend
 
 

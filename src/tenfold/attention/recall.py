@@ -76,11 +76,11 @@ def read_recall(path: str | Path) -> list[RecallItem]:
 
     - `text`, `key`, `value` (based-fda, based-swde): the text, where it ends with the key and a colon; else the text
       without its last ".", then ". ", the key with a capital, and ":".
-    - `text`, `value` (based-squad): the text, a sentence without its end.
+    - `text`, `value` (based-squad, which has `question` too): the text, a sentence without its end.
     - `context`, `question`, `answers` (based_nq, based_triviaqa, based_drop): the context without its last ".", then
       ". " and the question, a sentence without its end.
-    - `text`, `question`, and `all_values` or `value`: the text, an empty line, "Question: ", the question, and in a
-      line of its own "Answer:".
+    - `text`, `question`, and a list `all_values` or `answers`: the text, an empty line, "Question: ", the question, and
+      in a line of its own "Answer:".
     - SQuAD's own JSON, 1.1 or 2.0: the same of a paragraph. Questions without an answer are left out.
 
     Args:
@@ -153,7 +153,7 @@ def _item(row: dict[str, Any], where: str) -> RecallItem | None:
         prompt = _keyed(document, _string(row, "key", where))
     elif "context" in row and "text" not in row:
         prompt = _cloze(_TRIVIA_MARKS.sub("", document), _string(row, "question", where))
-    elif "question" in row:
+    elif "question" in row and ("all_values" in row or "value" not in row):
         prompt = _asked(document, _string(row, "question", where))
     else:
         prompt = document.strip()

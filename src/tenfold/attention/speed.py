@@ -68,6 +68,8 @@ def compare_blocks(
     """
     if repeats < 1 or not lengths or min(lengths) < 1:
         raise InputError(f"lengths {list(lengths)}, {repeats} repeats: give at least one length, and 1 or more of each")
+    if num_heads < 1:
+        raise InputError(f"num_heads is {num_heads}; it must be at least 1")
     check_device(device)
     found = []
     blocks = {mixer: _block(mixer, hidden_size, num_heads, device) for mixer in mixers}

@@ -1,9 +1,12 @@
 """Training of language models: on text, and on recall (MQAR)."""
 
+import hashlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +25,7 @@ from tenfold.core.training import TrainingConfig, TrainingResult, train
 
 __all__ = ["make_model", "next_token_loss", "save_language_model", "train_language_model", "train_recall"]
 
+_LOOKED_AT = 4096
 _INTENDED = "Research into language models whose memory does not grow with the text."
 _LIMITS = (
     "Not instructed and not aligned: what it writes may be wrong, or repeat what stood in its data. Recall of details "
@@ -101,6 +105,7 @@ def train_language_model(
         config,
         evaluate=evaluate if validation is not None else None,
         save=save,
+        identity=_settings(model.config) | ({"text": _digest(blocks.tokens)} if isinstance(blocks, Blocks) else {}),
         resume=resume,
         quiet=quiet,
     )
@@ -138,9 +143,22 @@ def train_recall(
         best="accuracy",
         higher_is_better=True,
         save=save,
+        identity=_settings(model.config) | {"task": _digest(samples.inputs)},
         resume=resume,
         quiet=quiet,
     )
+
+
+def _settings(config: GSAConfig) -> dict[str, Any]:
+    """What makes a model what it is: weights of the same shapes may belong to several, as with 2 heads or with 4."""
+    names = inspect.signature(GSAConfig).parameters.keys() - {"others", "use_cache"}
+    return {name: getattr(config, name) for name in sorted(names)}
+
+
+def _digest(tokens: np.ndarray) -> str:
+    """Of some thousand tokens, evenly spread: it tells one text from another without reading all of it."""
+    some = tokens.reshape(-1)[:: max(1, tokens.size // _LOOKED_AT)]
+    return hashlib.sha256(some.astype("<u4").tobytes()).hexdigest()[:16]
 
 
 def card(config: GSAConfig, metrics: Mapping[str, float], data: Mapping[str, str], license: str) -> ModelCard:

@@ -1,5 +1,6 @@
 """The training loop that all rooms share."""
 
+import json
 import math
 import signal
 import sys
@@ -76,6 +77,7 @@ def train(
     collate: Callable[[list[Any]], Any] = default_collate,
     parameters: Callable[[nn.Module], Groups] | None = None,
     save: Save = save_weights,
+    identity: Mapping[str, Any] | None = None,
     resume: bool = True,
     quiet: bool = False,
 ) -> TrainingResult:
@@ -98,6 +100,8 @@ def train(
             weights decay that have two dimensions or more and are not of an embedding: a row of an embedding that
             is not seen for long would decay without being trained.
         save: Writes the model into an empty folder; `best` and `last` are made with it.
+        identity: What else makes the run what it is, as JSON values by name: settings of the model that no shape tells,
+            a digest of the samples. A checkpoint with other values is refused.
         resume: Go on behind `folder/last` if it is there. False removes the run in the folder and starts anew.
         quiet: No progress bar. There is none either where stderr is not a terminal.
 
@@ -113,6 +117,7 @@ def train(
         place = Path(folder) if folder is not None else None
         run = _Run(model, loss, place, config, accelerator, len(samples), make_optimizer(model, config, parameters))
         run.save, run.judge = save, _Judge(evaluate, best, higher_is_better)
+        run.identity |= json.loads(json.dumps(dict(identity or {})))
         run.start(resume)
         stack.callback(run.journal.close)
         run.signals = stack.enter_context(noted_signals())

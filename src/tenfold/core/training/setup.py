@@ -19,6 +19,7 @@ from tenfold.core.training.config import TrainingConfig
 __all__ = ["Groups", "forget_accelerator", "make_optimizer", "open_accelerator", "prepare_folder"]
 
 Groups = list[dict[str, Any]]
+_PARTS = ("last", "best", "tensorboard", "config.json")
 _LONGEST_WAIT = timedelta(hours=12)  # the other processes wait while the main one evaluates
 
 
@@ -87,11 +88,11 @@ def prepare_folder(folder: Path, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("last", "best"):
             restore_folder(folder / name)
-        parts = [folder / name for name in ("last", "best", "tensorboard") if (folder / name).exists()]
+        parts = [folder / name for name in _PARTS if (folder / name).exists()]
         if parts and not (folder / "log.jsonl").exists():
             raise InputError(f"{parts[0]}: is not of a training run, which would replace it; choose another folder")
         for part in parts if not resume else ():
-            shutil.rmtree(part)
+            part.unlink() if part.is_file() else shutil.rmtree(part)
         if not resume:
             (folder / "log.jsonl").unlink(missing_ok=True)
     except OSError as error:
