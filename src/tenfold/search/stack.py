@@ -251,12 +251,14 @@ class Stack:
     def clear(self) -> None:
         """Forget all rows: on disk in one step, then for searches."""
         number = self._begin_log()  # first, so that no change is written to a log that the new snapshot passes over
-        empty = replace(self.snapshot, parts=(), first_log=number, next_number=self._next_number, next_id=0)
+        # A search under way may still have to look up the texts of its rows: their numbers are not used again.
+        start = 0 if self.snapshot.ids == "int64" else self.next_id
+        empty = replace(self.snapshot, parts=(), first_log=number, next_number=self._next_number, next_id=start)
         try:
             write_snapshot(self.path, empty)
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror or error}; nothing was deleted") from None
-        self.snapshot, self.parts, self.next_id = empty, (), 0
+        self.snapshot, self.parts, self.next_id = empty, (), start
         self.delta, self.frozen = self.fresh_delta(), None
         self.publish()
         self.tidy()
