@@ -124,7 +124,7 @@ class LivingIndex:
         _check_choice("ids", ids, IdKind)
         named = check_columns(columns or {})
         try:
-            none = ArrayVectors(np.zeros((0, check_count("dim", dim)), dtype), "dtype")
+            none = ArrayVectors(np.zeros((0, check_count("dim", dim, 65535)), dtype), "dtype")
         except TypeError:
             raise InputError(f"dtype is {dtype!r}; choose float32, float16, uint8 or int8") from None
         choose_config(none, parse_size(memory_budget), metric, codec, code_bytes, rows_per_list, seed)
