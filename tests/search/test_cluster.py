@@ -158,6 +158,11 @@ def test_workers_answer_as_one_process_does(sharded: Path, index: ShardedIndex, 
                     one.search(queries[:1], **wrong)
         with pytest.raises(InputError, match="dimension"):
             there.search(queries[:, :5])
+        ids = np.array([8999, 0, 4500, 2250, 2249, 0])
+        np.testing.assert_array_equal(there.get(ids), here.get(ids))
+        np.testing.assert_array_equal(there.get([]), np.zeros((0, 128), np.uint8))
+        with pytest.raises(InputError, match="id 9000 is not there"):
+            there.get([3, 9000])
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
@@ -293,6 +298,9 @@ def test_a_shard_that_cannot_be_opened_again_stays_missing_until_it_can(small: P
         os.kill(pids_of(index, 1)[0], signal.SIGKILL)
         wait_until(lambda: "shard-0001: no such index folder" in index.stats()["shards"][1]["problem"])
         assert index.search(rows).missing == index.missing() == ("shard-0001",)
+        assert len(index.get([0, 149])) == 2
+        with pytest.raises(InputError, match="shard-0001 does not answer now; try again"):
+            index.get([0, 150])
         (small / "elsewhere").rename(small / "shard-0001")
         wait_until(lambda: index.missing() == ())
         assert index.search(rows).missing == ()
@@ -530,9 +538,13 @@ def test_a_server_holds_shards_itself_where_there_is_no_cluster(small: Path) -> 
         answer = json.loads(body)
         assert (answer["partial"], answer["missing_shards"]) == (False, [])
         assert answer["ids"] == index.search(base[:2], recall=1).ids.tolist()
-        for verb, fields, wanted in (("get", {"ids": [1]}, 422), ("delete", {"ids": [1]}, 403)):
+        ids = [299, 1, 150, 1]  # the page searches near the vector of an id
+        np.testing.assert_array_equal(Client(url).index("small").get(ids), base[ids])
+        for verb, fields, wanted, said in (
+            ("get", {"ids": [1, 300]}, 422, b"id 300 is not there"), ("delete", {"ids": [1]}, 403, b"in shards"),
+        ):  # fmt: skip
             status, body, _ = ask(url, "POST", f"/v1/indexes/small/{verb}", json.dumps(fields).encode(), JSON)
-            assert (status, b"in shards" in body) == (wanted, True)
+            assert (status, said in body) == (wanted, True)
 
 
 def test_a_served_index_outlives_its_workers(sharded: Path, cluster: str, queries: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """Filters choose the rows that a row-by-row reading of them chooses, and a search finds the nearest of those."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from oracles import make_vectors, numpy_distances
 
 from tenfold.core.errors import InputError
-from tenfold.search import LivingIndex, maintaining
+from tenfold.search import LivingIndex, maintaining, open_vectors
 from tenfold.search.columns import (
     Columns,
     check_columns,
@@ -248,3 +249,58 @@ def test_filtered_searches_find_the_nearest_of_the_rows_that_match(
             index.close()
             index = LivingIndex.open(tmp_path / "index")
     index.close()
+
+
+def kept_recall(index: LivingIndex, rows: np.ndarray, ids: np.ndarray, queries: np.ndarray, **options: Any) -> float:
+    """Recall@10 at the default setting against brute force over the rows with these ids; no others are found."""
+    distances, found = index.search(queries, 10, **options)
+    assert np.isin(found, ids).all(), "ten of them, where more than ten are there"
+    truth = np.sort(numpy_distances(rows[ids], queries, "l2"), axis=1)[:, 9:10]
+    return float((distances <= truth).mean())
+
+
+@pytest.fixture(scope="module")
+def sided(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray, np.ndarray]:
+    """Real vectors in an index whose attribute is where they lie; the vectors, the attribute, and real queries."""
+    files = (real_data / f"bigann9k_{name}.u8bin" for name in ("base", "query"))
+    rows, queries = (next(open_vectors(file).blocks(9000)) for file in files)
+    centred = rows - rows.mean(axis=0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    side = np.argsort(np.argsort(centred @ axis))
+    far = queries[np.argsort(queries @ axis)[-150:]]
+    path = tmp_path_factory.mktemp("sided") / "index"
+    with LivingIndex.create(path, 128, dtype="uint8", columns={"side": "int"}, rows_per_list=32) as index:
+        index.add(rows, attributes={"side": side})
+        index.compact()
+    return path, rows, side, far
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+@pytest.mark.parametrize("io", ["buffered", "memory"])
+def test_rows_that_match_and_lie_elsewhere_are_found(
+    share: float, io: Any, sided: tuple[Path, np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    """The attribute says on which side of the data a row lies, and the queries are on the other one."""
+    path, rows, side, far = sided
+    with LivingIndex.open(path, read_only=True, io=io) as index:
+        most = int(share * len(rows))
+        ids = np.flatnonzero(side < most)
+        assert kept_recall(index, rows, ids, far, filter={"side": {"$lt": most}}) >= 0.95
+
+
+def test_where_all_rows_near_a_query_are_deleted_others_are_found(
+    sided: tuple[Path, np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """They are a sixth of all, too few for the segment to be written anew; also when it is opened again."""
+    path, rows, _, far = sided
+    with LivingIndex.open(Path(shutil.copytree(path, tmp_path / "index"))) as index:
+        middle = far.astype(np.float64).mean(axis=0)
+        near = np.argsort(((rows - middle) ** 2).sum(axis=1))[:1500]
+        inside = far[np.argsort(((far - middle) ** 2).sum(axis=1))[:40]]
+        for some in np.array_split(near, 3):
+            index.delete(some)
+        assert index.stats()["segments"][0]["deleted"] == 1500
+        ids = np.setdiff1d(np.arange(len(rows)), near)
+        assert kept_recall(index, rows, ids, inside) >= 0.95
+    with LivingIndex.open(tmp_path / "index", read_only=True) as index:
+        assert kept_recall(index, rows, ids, inside) >= 0.95

@@ -266,6 +266,22 @@ def test_a_cleared_index_forgets_its_texts(tmp_path: Path) -> None:
         assert index.all_ids().tolist() == ["a"]
 
 
+def test_a_text_is_never_that_of_another_row(tmp_path: Path, uncalibrated: None) -> None:
+    """A reader sees what was there when it looked; texts are looked up later, when others may have come and gone."""
+    rows = make_vectors(3, 4, "uint8")
+    with LivingIndex.create(tmp_path / "index", 4, dtype="uint8", ids="string") as index:
+        index.add(rows, ["a", "b", "c"])
+        with LivingIndex.open(tmp_path / "index", read_only=True) as reader:
+            index.delete(["a"])
+            index.compact()
+            distances, ids = reader.search(rows[:1], 3, recall=1.0)
+            assert sorted(ids[0, :2]) == ["b", "c"] and ids[0, 2] is None and np.isinf(distances[0, 2])
+            assert len(reader) == 2
+            index.clear()
+            index.add(rows[::-1], ["x", "y", "z"])
+            assert reader.search(rows[:1], 1, recall=1.0)[1].tolist() == [["z"]]
+
+
 def test_an_index_that_cannot_be_cleared_stays_as_it_was(tmp_path: Path) -> None:
     """The snapshot cannot be written; changes made afterwards are kept, too."""
     rows, queries = make_vectors(60, 8, "uint8"), make_vectors(4, 8, "uint8", 1)

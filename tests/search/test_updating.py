@@ -71,6 +71,9 @@ def test_texts_as_ids_and_filters(tmp_path: Path) -> None:
         (("add", "INDEX", "base.npy", "--ids", "words.txt"), "id 1 is 'two', no whole number from 0 on"),
         (("add", "INDEX", "base.npy", "--update"), "give --ids FILE"),
         (("add", "INDEX", "base.npy", "--attributes", "short.txt"), "line 1 is no JSON object"),
+        (("add", "INDEX", "base.npy", "--attributes", "base.npy"), "base.npy: is no text; one JSON object per vector"),
+        (("add", "INDEX", "base.npy", "--attributes", "odd.txt"), "odd.txt: line 2: there is no column 'a'"),
+        (("create", "other", "70000"), "dim is 70000; it must be a whole number, 1 to 65,535"),
         (("add", "INDEX", "wrong.npy"), "but this base holds vectors of dimension 8"),
         (("add", "INDEX", "base.npy", "--ids", "none.txt"), "cannot be read: No such file"),
         (("delete", "INDEX"), "there is nothing to delete: give --ids, or --file FILE"),
@@ -88,6 +91,7 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path: Path, words: tuple[str, .
     np.save(tmp_path / "wrong.npy", make_vectors(2, 9, "float32"))
     (tmp_path / "short.txt").write_text("5\n")
     (tmp_path / "words.txt").write_text("1\ntwo\n")
+    (tmp_path / "odd.txt").write_text('{}\n{"a": 1}\n')
     run("create", tmp_path / "INDEX", 8)
     before = {path: path.read_bytes() for path in (tmp_path / "INDEX").iterdir() if path.name == "living.json"}
     places = [tmp_path / word if word == "INDEX" or "." in word or word == "other" else word for word in words]

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,6 +157,13 @@ class ShardWorker:
         except InputError as error:
             return str(error)
 
+    def get(self, ids: np.ndarray) -> np.ndarray | str:
+        """As `Index.get`."""
+        try:
+            return self._index.get(ids)
+        except InputError as error:
+            return str(error)
+
     def is_there(self) -> Place | None:
         """Nothing: that it answers is what is wanted to know."""
         return None
@@ -180,7 +187,7 @@ class _Replica:
 
 @dataclass(eq=False)
 class _Request:
-    """A search of one shard: the replicas that were asked."""
+    """A call to one shard: the replicas that were asked."""
 
     shard: int
     replica: _Replica
@@ -236,16 +243,26 @@ class Cluster:
     def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> list[Found | None]:
         """What each shard finds, None where none of its replicas answered. Raises InputError as `Index.search` does."""
         sent = self._ray.put(queries) if queries.nbytes > _INLINE_BYTES else queries
-        found: list[Found | None] = [None] * len(self._openings)
+        found = self._ask("search", dict.fromkeys(range(len(self._openings)), (sent, k, options)))
+        return [found[shard] for shard in range(len(self._openings))]
+
+    def get(self, ids: Mapping[int, np.ndarray]) -> dict[int, np.ndarray | None]:
+        """Vectors by shard and ids there, None where none of its replicas answered."""
+        return self._ask("get", {shard: (some,) for shard, some in ids.items()})
+
+    def _ask(self, method: str, arguments: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """What shards answer to a call of a method with arguments by shard, None where no replica does."""
+        found: dict[int, Any] = {}
         waiting: dict[Any, _Request] = {}
 
         def ask(shard: int, asked: set[_Replica]) -> None:
             replica = self._choose(shard, asked)
             if replica is not None:
                 request = _Request(shard, replica, replica.actor, asked | {replica})
-                waiting[request.actor.search.remote(sent, k, options)] = request
+                waiting[getattr(request.actor, method).remote(*arguments[shard])] = request
 
-        for shard in range(len(self._openings)):
+        for shard in arguments:
+            found[shard] = None
             ask(shard, set())
         while waiting:
             ready, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=_BEAT)
@@ -267,9 +284,9 @@ class Cluster:
     def _is_open(self, replica: _Replica, actor: Any) -> bool:
         return replica.actor is actor and replica.state == "open"
 
-    def _answer(self, reference: Any, request: _Request) -> Found | None:
+    def _answer(self, reference: Any, request: _Request) -> Any:
         try:
-            answer: Found | str = self._ray.get(reference)
+            answer = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError:  # a bug, or no memory: the next replica would fail too
             raise
         except self._ray.exceptions.RayError as error:

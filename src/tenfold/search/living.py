@@ -124,7 +124,7 @@ class LivingIndex:
         _check_choice("ids", ids, IdKind)
         named = check_columns(columns or {})
         try:
-            none = ArrayVectors(np.zeros((0, check_count("dim", dim)), dtype), "dtype")
+            none = ArrayVectors(np.zeros((0, check_count("dim", dim, 65535)), dtype), "dtype")
         except TypeError:
             raise InputError(f"dtype is {dtype!r}; choose float32, float16, uint8 or int8") from None
         choose_config(none, parse_size(memory_budget), metric, codec, code_bytes, rows_per_list, seed)
@@ -267,6 +267,14 @@ class LivingIndex:
         for delta in view.deltas:
             delta.search(exact, self.metric, distances, numbers, threads, chosen)
         ids = numbers if self._names is None else self._names.texts(numbers)
+        if self._names is not None and list(ids.flat).count(None) > np.count_nonzero(numbers < 0):
+            # Rows were deleted, and their texts forgotten, since it began, or since this reader looked.
+            self.refresh()
+            if self._stack.view is not view:
+                return self.search(  # type: ignore[call-overload,no-any-return]
+                    queries, k, recall=recall, probes=probes, candidates=candidates, rerank=rerank, filter=filter,
+                    threads=threads, return_stats=return_stats,
+                )  # fmt: skip
         return (distances, ids, SearchStats(*costs)) if return_stats else (distances, ids)
 
     @property

@@ -27,7 +27,30 @@ _RESIDENT_BYTES = 16 << 20  # of vectors; smaller segments are kept in memory, w
 _CHUNK = 1 << 20
 # Microseconds: a page read from disk, a row in memory compared with, a code scanned.
 _PAGE_COST, _ROW_COST, _CODE_COST = 20.0, 0.3, 0.003
-_MASKS = 16  # of late filters, a byte per row each
+_KEPT = 16  # choices of late filters, some 1.2 bytes per row each
+_UNEVEN = 2.0  # variance of a list's share of the rows that may be found, in that of a random choice
+_FURTHER = 4  # so many times as many rows are looked at where a query's own neighbourhood has few of them
+_ROUTED = 1 << 22  # numbers of lists at a time
+_MOST_COPIES = 8  # of a row in lists
+
+
+class Choice(NamedTuple):
+    """Rows of a segment that a search may find.
+
+    Attributes:
+        bits: By position.
+        counts: How many of each list's own rows, (lists,).
+        is_even: Whether they lie about as dense everywhere as a random choice would.
+    """
+
+    bits: np.ndarray
+    counts: np.ndarray
+    is_even: bool
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return int(self.counts.sum())
 
 
 class Segment:
@@ -57,7 +80,8 @@ class Segment:
         if sealed.rows and int(self.positions.max()) >= sealed.rows:
             raise InputError(f"{folder / IDS_FILE}: names rows that are not there; {REPAIR}")
         self.columns = read_columns(folder, columns, sealed.rows)
-        self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._starts = sealed.list_starts().astype(np.int64)
+        self._chosen: OrderedDict[str, tuple[np.ndarray | None, Choice]] = OrderedDict()
         self._file = (folder / IDS_FILE).stat().st_ino
 
     def lies_there(self) -> bool:
@@ -73,15 +97,59 @@ class Segment:
         found[inside] = self.positions[labels[inside]]
         return found
 
-    def mask(self, chosen: Filter) -> np.ndarray:
-        """Which rows match a filter, by position, (rows,) bool; remembered for the filters of late."""
-        masks = self._masks
-        if (found := masks.pop(chosen.text, None)) is None:
-            found = chosen.mask(self.columns, self.index.rows)
-        masks[chosen.text] = found
-        while len(masks) > _MASKS:
-            masks.popitem(last=False)
+    def choice(self, bits: np.ndarray) -> Choice:
+        """The rows whose bits are set."""
+        below = np.concatenate([[0], np.cumsum(_mask_of(bits, self.index.rows))])
+        return self._choice(bits, np.diff(below[self._starts]))
+
+    def less(self, before: Choice | None, positions: np.ndarray) -> Choice:
+        """Those of before (None: all) without the rows at some positions (n,), which are among them."""
+        lists = np.searchsorted(self._starts, positions, "right") - 1
+        counts = np.diff(self._starts) if before is None else before.counts
+        bits = clear(None if before is None else before.bits, positions, self.index.rows)
+        return self._choice(bits, counts - np.bincount(lists, minlength=len(counts)))
+
+    def matching(self, chosen: Filter, among: Choice | None) -> Choice:
+        """Those of some rows (None: all) that match a filter; remembered for the filters of late."""
+        bits = None if among is None else among.bits
+        of, found = self._chosen.pop(chosen.text, (None, None))
+        if found is None or of is not bits:
+            mask = chosen.mask(self.columns, self.index.rows)
+            found = self.choice(bits_of(mask) if bits is None else bits_of(mask) & bits)
+        self._chosen[chosen.text] = bits, found
+        while len(self._chosen) > _KEPT:
+            self._chosen.popitem(last=False)
         return found
+
+    def _choice(self, bits: np.ndarray, counts: np.ndarray) -> Choice:
+        sizes = np.diff(self._starts)
+        share = counts.sum() / max(1, self.index.rows)
+        variances = np.maximum(sizes * share * (1 - share), 1e-9)
+        spread = ((counts - sizes * share) ** 2 / variances).mean() if 0 < share < 1 else 0.0
+        return Choice(bits, counts, bool(spread < _UNEVEN))
+
+    def probes_outside(self, queries: np.ndarray, some: Choice, tuning: Tuning, threads: int) -> np.ndarray:
+        """How many lists to probe for each query (q,) that lies outside of some rows; 0 for those among them.
+
+        A query is outside where its nearest lists hold less than half as many of the rows as lists do on average. Then
+        many of the rows, those at the edge, are about equally near.
+        """
+        index, counts = self.index, np.append(some.counts, 0)  # the last one for lists that there are not
+        space = index.space.queries(queries, threads)[0]
+
+        def held(part: np.ndarray, probes: int) -> np.ndarray:
+            lists = np.minimum(index.engine.route(space[part], probes, threads)[1], index.lists)
+            return np.cumsum(counts[lists], axis=1)
+
+        near, needed = min(tuning.probes, index.lists), np.zeros(len(queries), np.int64)
+        few = held(np.arange(len(queries)), near)[:, -1] < near * some.rows / index.lists / 2
+        step = max(1, _ROUTED // index.lists)
+        for start in range(0, few.sum(), step):
+            part = np.flatnonzero(few)[start : start + step]
+            below = held(part, index.lists)
+            enough = np.minimum(_FURTHER * near * self.index.rows / index.lists, below[:, -1:])
+            needed[part] = 1 << np.ceil(np.log2(1 + (below < enough).sum(axis=1))).astype(np.int64)
+        return needed
 
     def attributes_at(self, positions: np.ndarray) -> Values:
         """Attributes of rows by position (n,), None where a row has none."""
@@ -103,15 +171,13 @@ class Sealed(NamedTuple):
 
     Attributes:
         segment: All of it.
-        bits: Which rows are not deleted, by position; None: all.
-        alive: How many.
+        left: The rows that are not deleted; None: all.
         hidden: The file that says so, if there is one.
-        is_saved: Whether that file says what `bits` does.
+        is_saved: Whether that file says what `left` does.
     """
 
     segment: Segment
-    bits: np.ndarray | None = None
-    alive: int = 0
+    left: Choice | None = None
     hidden: str | None = None
     is_saved: bool = True
 
@@ -120,10 +186,19 @@ class Sealed(NamedTuple):
         """Of the segment, deleted ones included."""
         return self.segment.index.rows
 
+    @property
+    def bits(self) -> np.ndarray | None:
+        """Which rows are not deleted, by position; None: all."""
+        return None if self.left is None else self.left.bits
+
+    @property
+    def alive(self) -> int:
+        """How many are not deleted."""
+        return self.rows if self.left is None else self.left.rows
+
     def without(self, positions: np.ndarray) -> "Sealed":
         """Less rows at further positions (n,), none of which is deleted yet."""
-        bits = clear(self.bits, positions, self.rows)
-        return self._replace(bits=bits, alive=self.alive - len(positions), is_saved=False)
+        return self._replace(left=self.segment.less(self.left, positions), is_saved=False)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Positions (n,) int64 of ids (n,); -1 for those that it does not hold, or no longer."""
@@ -156,37 +231,85 @@ class Sealed(NamedTuple):
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """Distances and labels of the nearest of its rows, those that match a filter, with settings for all rows.
 
-        The k nearest of a share s of the rows are among about k / s nearest of all: so many more lists are probed.
-        Where few rows match, they are all read instead.
+        The k nearest of a share s of the rows are among about k / s nearest of all: so many more lists are probed;
+        and where the rows lie unevenly, as many as it takes for each query. Where few rows match, they are all read
+        instead.
         """
-        index, bits, matching = self.segment.index, self.bits, self.alive
+        index, some = self.segment.index, self.left
         if chosen is not None:
-            mask = self.segment.mask(chosen) & is_set(self.bits, np.arange(self.rows))
-            bits, matching = bits_of(mask), int(mask.sum())
-        k = min(k, matching)
+            some = self.segment.matching(chosen, some)
+        k = min(k, self.rows if some is None else some.rows)
         if k == 0:
             nothing = np.zeros((len(queries), 0))
-            costs = (np.zeros(len(queries), np.uint32) for _ in fields(SearchStats))
-            return nothing.astype(np.float32), nothing.astype(np.int64), SearchStats(*costs)
-        if chosen is None:
-            return index.search_tuned(queries, k, tuning, threads, rerank, allowed=bits)
-        probes = min(index.lists, -(-tuning.probes * self.rows // matching))
-        page = _PAGE_COST if index.engine.backend != "memory" else _ROW_COST
-        if page * matching <= page * tuning.candidates + _CODE_COST * self.rows * probes / index.lists:
-            return index.score(queries, k, np.flatnonzero(mask), threads)
-        found = index.search_tuned(queries, k, tuning._replace(probes=probes), threads, rerank, allowed=bits)
+            free = (np.zeros(len(queries), np.uint32) for _ in fields(SearchStats))
+            return nothing.astype(np.float32), nothing.astype(np.int64), SearchStats(*free)
+        if some is None:
+            return index.search_tuned(queries, k, tuning, threads, rerank)
+        settings = _Settings(k, tuning, rerank, threads, index.lists)
+        even = settings if chosen is None else settings.probing(-(-tuning.probes * self.rows // some.rows))
+        if some.is_even or self._is_read_sooner(some, even):
+            return self._search_some(queries, some, even)
+        needed = self.segment.probes_outside(queries, some, tuning, threads)
+        distances, labels = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        costs = np.empty((len(fields(SearchStats)), len(queries)), np.uint32)
+        for probes in np.unique(needed).tolist():
+            part = np.flatnonzero(needed == probes)
+            found = self._search_some(queries[part], some, settings.outside(probes) if probes else even)
+            distances[part], labels[part] = found[:2]
+            costs[:, part] = [getattr(found[2], field.name) for field in fields(SearchStats)]
+        return distances, labels, SearchStats(*costs)
+
+    def _search_some(
+        self, queries: np.ndarray, some: Choice, settings: "_Settings"
+    ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
+        """The same among some rows, with the same settings for each query."""
+        index, (k, tuning, rerank, threads, lists) = self.segment.index, settings
+        if self._is_read_sooner(some, settings):
+            return index.score(queries, k, np.flatnonzero(_mask_of(some.bits, self.rows)), threads)
+        found = index.search_tuned(queries, k, tuning, threads, rerank, allowed=some.bits)
         short = np.flatnonzero(found[1][:, -1] < 0)
-        if len(short):  # there are more, in lists that were not probed
-            again = index.score(queries[short], k, np.flatnonzero(mask), threads)
-            for some, all_of in zip(again[:2], found[:2], strict=True):
-                all_of[short] = some
+        if len(short):  # there are more, in lists that were not probed, or behind copies
+            wider = tuning._replace(probes=lists, candidates=max(tuning.candidates, _MOST_COPIES * k))
+            again = index.search_tuned(queries[short], k, wider, threads, rerank, allowed=some.bits)
+            for part, all_of in zip(again[:2], found[:2], strict=True):
+                all_of[short] = part
         return found
+
+    def _is_read_sooner(self, some: Choice, settings: "_Settings") -> bool:
+        """Whether to read all of some rows takes less time than to look for the nearest."""
+        page = _PAGE_COST if self.segment.index.engine.backend != "memory" else _ROW_COST
+        scanned = self.rows * settings.tuning.probes / settings.lists
+        return page * some.rows <= page * settings.tuning.candidates + _CODE_COST * scanned
+
+
+class _Settings(NamedTuple):
+    """Of one search, in an index of so many lists."""
+
+    k: int
+    tuning: Tuning
+    rerank: Rerank
+    threads: int
+    lists: int
+
+    def probing(self, probes: int) -> "_Settings":
+        """With another number of probes."""
+        return self._replace(tuning=self.tuning._replace(probes=min(probes, self.lists)))
+
+    def outside(self, probes: int) -> "_Settings":
+        """For a query outside of the rows: distances differ less there, and estimates tell less."""
+        further = self.probing(probes)
+        return further._replace(tuning=further.tuning._replace(candidates=2 * self.tuning.candidates))
 
 
 def bits_of(mask: np.ndarray) -> np.ndarray:
     """Bits (ceil(n / 64),) uint64 of booleans (n,), the lowest first."""
     packed = np.packbits(mask, bitorder="little")
     return np.concatenate([packed, np.zeros(-len(packed) % 8, np.uint8)]).view("<u8")
+
+
+def _mask_of(bits: np.ndarray, rows: int) -> np.ndarray:
+    """Booleans (rows,) of bits."""
+    return np.unpackbits(bits.view(np.uint8), count=rows, bitorder="little").view(bool)
 
 
 def is_set(bits: np.ndarray | None, places: np.ndarray) -> np.ndarray:

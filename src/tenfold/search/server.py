@@ -156,8 +156,6 @@ class Served:
 
     def get(self, ids: Any) -> np.ndarray:
         """Vectors (n, dim) by ids (n,); InputError for an id that is not there."""
-        if isinstance(self.index, ShardedIndex):
-            raise InputError(f"{self.name} is in shards, which are only searched; read its vectors from their source")
         return self.index.get(ids)
 
     def attributes(self, ids: Any) -> Values:

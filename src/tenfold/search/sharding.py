@@ -1,7 +1,7 @@
 """An index in shards: built, opened and searched as one, in this process or by the workers of a Ray cluster."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from tenfold.search.codec import CodecKind
 from tenfold.search.data import as_source, open_vectors
 from tenfold.search.exact import check_count, check_queries, merge_nearest
 from tenfold.search.formats.source import VectorSource
+from tenfold.search.ids import check_numbers
 from tenfold.search.index import Index, IoBackend, Rerank
 from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
@@ -249,6 +250,9 @@ class _Crew(Protocol):
     def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Sequence[Found | None]:
         """What each shard finds, None where it does not answer."""
 
+    def get(self, ids: Mapping[int, np.ndarray]) -> Mapping[int, np.ndarray | None]:
+        """Vectors by shard and ids there, None where it does not answer."""
+
     def states(self) -> list[dict[str, Any]]:
         """Of each shard, as in `Cluster.states`."""
 
@@ -267,6 +271,9 @@ class _Here:
 
     def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Sequence[Found | None]:
         return [index.search(queries, k, **options) for index in self._indexes]
+
+    def get(self, ids: Mapping[int, np.ndarray]) -> Mapping[int, np.ndarray | None]:
+        return {shard: self._indexes[shard].get(some) for shard, some in ids.items()}
 
     def states(self) -> list[dict[str, Any]]:
         return [{"replicas": 1, "open": 1, "workers": [], "problem": ""} for _ in self._indexes]
@@ -385,6 +392,27 @@ class ShardedIndex:
                 parts.append((part[0], np.where(part[1] < 0, -1, part[1] + shard.first)))
         missing = tuple(name for name, part in zip(self.shards, found, strict=True) if part is None)
         return ShardedAnswer(*merge_nearest(k, *parts), missing)
+
+    def get(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Vectors (n, dim) by ids (n,), row numbers.
+
+        Raises InputError for an id that is not there, or whose shard does not answer now.
+        """
+        numbers = check_numbers(ids, unique=False)
+        if self._is_closed:
+            raise InputError(f"{self.path}: is closed; open it again")
+        beyond = np.flatnonzero(numbers >= self.rows)
+        if len(beyond):
+            raise InputError(f"id {numbers[beyond[0]]} is not there")
+        firsts = np.array([shard.first for shard in self._table.shards])
+        shards = np.searchsorted(firsts, numbers, "right") - 1
+        wanted = {shard: numbers[shards == shard] - firsts[shard] for shard in np.unique(shards).tolist()}
+        rows = np.empty((len(numbers), self.dim), self.dtype)
+        for shard, found in self._crew.get(wanted).items():
+            if found is None:
+                raise InputError(f"{self.path}: {self.shards[shard]} does not answer now; try again in some seconds")
+            rows[shards == shard] = found
+        return rows
 
     def missing(self) -> tuple[str, ...]:
         """Names of the shards that no worker holds open now."""

@@ -20,7 +20,7 @@ from tenfold.search.columns import Values
 from tenfold.search.delta import Delta, DeltaView
 from tenfold.search.index import IoBackend
 from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, read_log
-from tenfold.search.segments import Sealed, Segment, is_set, read_hidden, write_hidden
+from tenfold.search.segments import Sealed, Segment, read_hidden, write_hidden
 from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
 from tenfold.search.storage import LIVING_FILE, NO_ROOM
 from tenfold.search.workplace import discard
@@ -158,11 +158,9 @@ class Stack:
         segment = known.get(self.path / part.folder)
         if segment is None or not segment.lies_there():
             segment = Segment(self.path / part.folder, snapshot.columns, self._opening.io, self._opening.cache)
-        rows = segment.index.rows
         if part.hidden is None:
-            return Sealed(segment, None, rows)
-        bits = read_hidden(self.path / part.hidden, rows)
-        return Sealed(segment, bits, int(is_set(bits, np.arange(rows)).sum()), part.hidden)
+            return Sealed(segment)
+        return Sealed(segment, segment.choice(read_hidden(self.path / part.hidden, segment.index.rows)), part.hidden)
 
     def install(self, parts: Sequence[Sealed], first_log: int, frozen: Frozen | None) -> None:
         """Put these segments in place of those there are, and that frozen delta: on disk first, then for searches.
@@ -253,12 +251,14 @@ class Stack:
     def clear(self) -> None:
         """Forget all rows: on disk in one step, then for searches."""
         number = self._begin_log()  # first, so that no change is written to a log that the new snapshot passes over
-        empty = replace(self.snapshot, parts=(), first_log=number, next_number=self._next_number, next_id=0)
+        # A search under way may still have to look up the texts of its rows: their numbers are not used again.
+        start = 0 if self.snapshot.ids == "int64" else self.next_id
+        empty = replace(self.snapshot, parts=(), first_log=number, next_number=self._next_number, next_id=start)
         try:
             write_snapshot(self.path, empty)
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror or error}; nothing was deleted") from None
-        self.snapshot, self.parts, self.next_id = empty, (), 0
+        self.snapshot, self.parts, self.next_id = empty, (), start
         self.delta, self.frozen = self.fresh_delta(), None
         self.publish()
         self.tidy()

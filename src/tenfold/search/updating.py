@@ -264,7 +264,11 @@ def _values(name: str, lines: IO[str], first: int, rows: int, columns: Columns) 
     """The next lines' attributes by column."""
     values: Values = {column: [None] * rows for column in columns}
     for row in range(rows):
-        line = lines.readline()
+        place = f"{name}: line {first + row + 1:,}"
+        try:
+            line = lines.readline()
+        except UnicodeDecodeError:
+            raise InputError(f"{name}: is no text; one JSON object per vector is needed, each on a line") from None
         try:
             given = json_format.loads(line)
             is_object = isinstance(given, dict)
@@ -272,9 +276,11 @@ def _values(name: str, lines: IO[str], first: int, rows: int, columns: Columns) 
             is_object = False
         if not is_object:
             what = "ends there" if not line else "is no JSON object"
-            raise InputError(f"{name}: line {first + row + 1:,} {what}; one object per vector is needed")
+            raise InputError(f"{place} {what}; one object per vector is needed")
         for column, value in given.items():
-            if value is not None:
-                checked = check_value(columns, column, value)
-                values[column][row] = checked
+            try:
+                if value is not None:
+                    values[column][row] = check_value(columns, column, value)
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
     return values
