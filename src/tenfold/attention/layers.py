@@ -36,7 +36,7 @@ class MixerConfig:
         num_slots: Slots M of each key-value head (gsa, abc).
         gate_logit_normalizer: Gates are sigmoid(f)^(1 / this): the larger, the longer slots remember (gsa, gla).
         feature_map: What is applied to queries and keys (gsa, abc); `t2r` is a learned matrix and relu.
-        use_short_conv: A causal convolution over `conv_size` tokens for queries, keys and values (gsa, abc).
+        use_short_conv: A causal convolution over `conv_size` tokens for queries, keys and values.
         conv_size: Tokens of that convolution.
         elementwise_affine: The norm before the output has weights.
         rope_theta: Base of the rotary positions (softmax, retnet).
@@ -125,6 +125,25 @@ class Mixer(nn.Module):
     def _heads(self, x_BTD: Tensor, size: int) -> Tensor:
         return x_BTD.unflatten(-1, (-1, size))
 
+    def _make_convolutions(self, queries: int, keys: int, values: int) -> None:
+        """For queries, keys and values of these widths, with the names of published checkpoints."""
+        if self.config.use_short_conv:
+            sizes = {"q_conv1d": queries, "k_conv1d": keys, "v_conv1d": values}
+            for name, size in sizes.items():
+                self.add_module(name, ShortConvolution(size, self.config.conv_size))
+
+    def _convolve(
+        self, q: Tensor, k: Tensor, v: Tensor, mask_BT: Tensor | None, state: State | None,
+        cu_seqlens: Sequence[int] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        if not self.config.use_short_conv:
+            return q, k, v
+        return (
+            self.q_conv1d.mix(q, mask_BT, state, "conv_q", cu_seqlens),
+            self.k_conv1d.mix(k, mask_BT, state, "conv_k", cu_seqlens),
+            self.v_conv1d.mix(v, mask_BT, state, "conv_v", cu_seqlens),
+        )
+
 
 class FeatureMap(nn.Module):
     """What is applied to queries and keys of each head."""
@@ -191,19 +210,14 @@ class GatedSlotAttention(Mixer):
         self.k_proj, self.v_proj = (nn.Linear(width, narrow, bias=False) for _ in range(2))
         self.f_proj = nn.Linear(width, slots, bias=False)
         self.g_norm = nn.RMSNorm(width, eps=1e-5, elementwise_affine=config.elementwise_affine)
-        if config.use_short_conv:
-            self.q_conv1d = ShortConvolution(width, config.conv_size)
-            self.k_conv1d, self.v_conv1d = (ShortConvolution(narrow, config.conv_size) for _ in range(2))
+        self._make_convolutions(width, narrow, narrow)
         self.feature_map = FeatureMap(config.feature_map, config.head_size)
 
     def _mix(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> Tensor:
         q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
-        if self.config.use_short_conv:
-            q = self.q_conv1d.mix(q, mask_BT, state, "conv_q", cu_seqlens)
-            k = self.k_conv1d.mix(k, mask_BT, state, "conv_k", cu_seqlens)
-            v = self.v_conv1d.mix(v, mask_BT, state, "conv_v", cu_seqlens)
+        q, k, v = self._convolve(q, k, v, mask_BT, state, cu_seqlens)
         q, k, v = (self._heads(x, self.config.head_size) for x in (q, k, v))
         q, k, v = self.feature_map(q), self.feature_map(k), functional.silu(v)
         s, g = self.gates(self._heads(self.f_proj(x_BTD), self.config.num_slots), mask_BT, state, cu_seqlens)
@@ -261,7 +275,8 @@ class UngatedSlotAttention(GatedSlotAttention):
 class GatedLinearAttention(Mixer):
     """Gated linear attention (arXiv 2312.06635): keys of half the size, a state of D^2 / (2 Q) numbers, output gate.
 
-    The state is `s` (B, Q, K, V), and how many tokens it has seen, `count` (B,).
+    The state is `s` (B, Q, K, V), how many tokens it has seen, `count` (B,), and with short convolutions their last
+    inputs.
     """
 
     def __init__(self, config: MixerConfig) -> None:
@@ -270,6 +285,7 @@ class GatedLinearAttention(Mixer):
         self.q_proj, self.k_proj = (nn.Linear(width, keys, bias=False) for _ in range(2))
         self.v_proj, self.g_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.g_norm = nn.RMSNorm(config.head_size, eps=1e-5, elementwise_affine=config.elementwise_affine)
+        self._make_convolutions(keys, keys, width)
         self._make_gates(keys)
 
     @property
@@ -292,9 +308,10 @@ class GatedLinearAttention(Mixer):
     def _mix(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> Tensor:
-        q, k = (self._heads(x, self.key_size) for x in (self.q_proj(x_BTD), self.k_proj(x_BTD)))
-        q, k = (self._positions(x, mask_BT, state, cu_seqlens) for x in (q, k))
-        v, g = self._heads(self.v_proj(x_BTD), self.config.head_size), self._gates(x_BTD)
+        q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        q, k, v = self._convolve(q, k, v, mask_BT, state, cu_seqlens)
+        q, k = (self._positions(self._heads(x, self.key_size), mask_BT, state, cu_seqlens) for x in (q, k))
+        v, g = self._heads(v, self.config.head_size), self._gates(x_BTD)
         if mask_BT is not None:
             k, g = (x.masked_fill(~mask_BT[..., None, None], 0) for x in (k, g))
         before = state.get("s") if state is not None else None
@@ -330,8 +347,8 @@ class Retention(GatedLinearAttention):
 class SoftmaxAttention(Mixer):
     """Softmax attention with rotary positions, as in Llama: memory grows with every token.
 
-    The state is all keys and values, `k` and `v` (B, S, H, K), which of them are no padding, `seen` (B, S), and how
-    many, `count` (B,).
+    The state is all keys and values, `k` and `v` (B, S, H, K), which of them are no padding, `seen` (B, S), how
+    many, `count` (B,), and with short convolutions their last inputs.
     """
 
     def __init__(self, config: MixerConfig) -> None:
@@ -341,11 +358,14 @@ class SoftmaxAttention(Mixer):
         width, narrow = config.hidden_size, config.num_kv_heads * config.head_size
         self.q_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(2))
         self.k_proj, self.v_proj = (nn.Linear(width, narrow, bias=False) for _ in range(2))
+        self._make_convolutions(width, narrow, narrow)
 
     def _mix(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: State | None, cu_seqlens: Sequence[int] | None
     ) -> Tensor:
-        q, k, v = (self._heads(proj(x_BTD), self.config.head_size) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        q, k, v = self._convolve(q, k, v, mask_BT, state, cu_seqlens)
+        q, k, v = (self._heads(x, self.config.head_size) for x in (q, k, v))
         places_BT = positions(q, mask_BT, state, cu_seqlens)
         q, k = (rotate(x, places_BT, self.config.rope_theta) for x in (q, k))
         seen_BS = mask_BT
