@@ -63,7 +63,7 @@ class Effort:
         people: Of each set, at least 10.
         mm: Edge of their voxels.
         learned: People whom generators learn from; 0 leaves generators out.
-        samples: Images of each generator.
+        samples: Images of each generator; of the real people who pass for one there are as many as of the others.
         budget: Images shown to each generator.
     """
 
@@ -299,7 +299,7 @@ def measure_generators(
     learned, real, others = (
         make_people(maps, place / name, count, seed=1000 * seed + number, mm=_COARSE_MM, progress=progress)
         for name, count, number in (
-            (_LEARNED, effort.learned, 500), ("real", effort.people, 501), ("others", effort.samples, 502)
+            (_LEARNED, effort.learned, 500), ("real", effort.people, 501), ("others", effort.people, 502)
         )
     )  # fmt: skip
     known = [segment(images, segmenter, place / f"{images.name}_segmented", progress) for images in (real, learned)]
@@ -308,11 +308,11 @@ def measure_generators(
     for number, name in enumerate([*GENERATORS, "folder"]):
         progress("generators", number, len(GENERATORS) + 1)
         generator: Generator = FolderGenerator(others.folder)
-        cost = Cost(0, 0, 0.0, 0)
+        cost, count = Cost(0, 0, 0.0, 0), len(others)
         if name != "folder":
-            generator = make_generator(name, (x, y, z), "miniature")
+            generator, count = make_generator(name, (x, y, z), "miniature"), effort.samples
             cost = generator.fit(learned, place / name, Budget(effort.budget, _BATCH, seed), quiet=True)
-        samples = _sampled(generator, effort.samples, seed, real, place / f"{name}_samples")
+        samples = _sampled(generator, count, seed, real, place / f"{name}_samples")
         seen = _not_blank(samples)
         volumes = _segmented(samples, len(seen) > 0, segmenter, place / f"{name}_segmented", known[0], progress)
         found = compare(known[0], volumes, training=known[1], seed=seed)
