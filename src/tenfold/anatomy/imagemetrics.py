@@ -7,7 +7,6 @@ value comes without them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from tenfold.anatomy.distances import FEWEST, extrapolated_frechet, frechet, kid, legacy_mmd, mmd_test
 from tenfold.anatomy.features import extract, open_extractor, prepared_voxels
+from tenfold.anatomy.images import Image
 from tenfold.anatomy.pairs import cross_pairs, own_pairs, similarities
 from tenfold.anatomy.sets import ImageSet
 from tenfold.anatomy.sidecars import check_same
@@ -115,8 +115,9 @@ def compare_images(
     extractors = [open_extractor(named) for named in features]
     real, generated = usable(real, progress), usable(generated, progress)
     notes = _check_sets(real, generated)
-    shape = _shape(real, generated)
-    scales = choose_scales(shape, window)
+    first = real[0]
+    _check_size(generated[0], first)
+    scales = choose_scales(first.voxels_XYZ.shape, window)
     rows: list[MetricRow] = []
     for setting in (scales, None) if legacy else (scales,):
         rows += _similarity_rows(real, generated, setting, rounds, pairs, seed, cache, progress)
@@ -144,15 +145,18 @@ def usable(images: ImageSet, progress: Progress = no_progress) -> ImageSet:
         progress: Told of the phase "check".
 
     Raises:
-        InputError: None is usable; says what is wrong with the first.
+        InputError: None is usable; says what is wrong with the first. Or one has other voxels than the first.
     """
-    kept, refused = list[int](), dict(images.refused)
+    kept, refused, first = list[int](), dict(images.refused), None
     for number, name in enumerate(images.names):
         try:
-            prepared_voxels(images[number])
+            image = images[number]
+            prepared_voxels(image)
         except InputError as error:
             refused[name] = str(error)
         else:
+            first = first or image
+            _check_size(image, first)
             kept.append(number)
         progress("check", number + 1, len(images))
     if not kept:
@@ -177,17 +181,14 @@ def _check_sets(real: ImageSet, generated: ImageSet) -> list[str]:
     return [*notes, f"{' and '.join(without)}: no sidecar says how it was processed; taken as processed alike"]
 
 
-def _shape(real: ImageSet, generated: ImageSet) -> tuple[int, ...]:
-    """The common shape of all images. Raises InputError where one differs, or has other voxels."""
-    first = real[0]
-    for image in chain(real, generated):
-        if image.voxels_XYZ.shape != first.voxels_XYZ.shape or not np.allclose(image.zooms, first.zooms, rtol=0.01):
-            raise InputError(
-                f"{image.path}: has {_size(image.voxels_XYZ.shape)} voxels of {image.zooms[0]:g} mm, "
-                f"{first.path.name} has {_size(first.voxels_XYZ.shape)} of {first.zooms[0]:g} mm; "
-                "prepare both alike"
-            )
-    return first.voxels_XYZ.shape
+def _check_size(image: Image, first: Image) -> None:
+    """Raises InputError where two images differ in shape or voxel size."""
+    if image.voxels_XYZ.shape != first.voxels_XYZ.shape or not np.allclose(image.zooms, first.zooms, rtol=0.01):
+        raise InputError(
+            f"{image.path}: has {_size(image.voxels_XYZ.shape)} voxels of {image.zooms[0]:g} mm, "
+            f"{first.path.name} has {_size(first.voxels_XYZ.shape)} of {first.zooms[0]:g} mm; "
+            "prepare both alike"
+        )
 
 
 def _size(shape: Sequence[int]) -> str:
