@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tenfold.anatomy.corruptions import CORRUPTIONS, blur, corrupt, cut_out, duplicate_half, noise
+from tenfold.anatomy.corruptions import CORRUPTIONS, blur, corrupt, cut_out, duplicate_half, hollow, noise
 from tenfold.anatomy.synth import paint, strip
 
 
@@ -54,3 +54,14 @@ def test_what_was_done_is_said(brain):
     names = [part.rsplit(" ", 1)[0] for part in said.split(", ")]
     assert 1 <= len(names) <= 2
     assert set(names) <= {one.name for one in CORRUPTIONS}
+
+
+@pytest.mark.parametrize("smooth_mm", [1.0, 20.0])
+def test_a_hollow_brain_keeps_its_outline_and_nothing_else(brain, smooth_mm):
+    """Background, mean and range stay; inside nothing goes with the image any more."""
+    emptied, inside = hollow(brain, smooth_mm, 3.0, np.random.default_rng(2)), brain > 0
+    assert not emptied[~inside].any()
+    assert emptied[inside].mean() == pytest.approx(brain[inside].mean(), rel=0.1)
+    assert 0 <= emptied.min() <= emptied.max() <= 1
+    assert abs(np.corrcoef(emptied[inside], brain[inside])[0, 1]) < 0.3
+    assert not hollow(np.zeros((4, 5, 6), np.float32), smooth_mm, 3.0, np.random.default_rng(2)).any()

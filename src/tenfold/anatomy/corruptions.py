@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CORRUPTIONS", "Corruption", "blur", "corrupt", "cut_out", "duplicate_half", "ghosts", "noise", "slices"]
+__all__ = [
+    "CORRUPTIONS",
+    "Corruption",
+    "blur",
+    "corrupt",
+    "cut_out",
+    "duplicate_half",
+    "ghosts",
+    "hollow",
+    "noise",
+    "slices",
+]
 
 Voxels = NDArray[np.float32]
 
@@ -50,6 +61,20 @@ def duplicate_half(volume_XYZ: NDArray[np.floating], middle: float, *, keep_left
     taken: NDArray[np.floating] = volume_XYZ[source.clip(0, len(x) - 1)]
     taken[~inside] = volume_XYZ[0, 0, 0]
     return taken
+
+
+def hollow(image_XYZ: Voxels, smooth_mm: float, mm: float, draw: np.random.Generator) -> Voxels:
+    """Noise in the outline of the brain, with its mean and spread, as a generator makes that learned only the outline.
+
+    The noise is Gaussian, blurred with a standard deviation of `smooth_mm`.
+    """
+    inside = image_XYZ > 0
+    if not inside.any():
+        return image_XYZ.copy()
+    noise_XYZ = blur(draw.standard_normal(image_XYZ.shape, np.float32), smooth_mm, mm)
+    noise_XYZ = (noise_XYZ - noise_XYZ[inside].mean()) / max(float(noise_XYZ[inside].std()), 1e-6)
+    filled = image_XYZ[inside].mean() + image_XYZ[inside].std() * noise_XYZ
+    return np.where(inside, filled, 0).clip(0, 1).astype(np.float32)
 
 
 def slices(image_XYZ: Voxels, thick_mm: float, mm: float, axis: int) -> Voxels:

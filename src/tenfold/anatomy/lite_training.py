@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tenfold.anatomy.corruptions import corrupt, duplicate_half
+from tenfold.anatomy.corruptions import blur, corrupt, duplicate_half, hollow
 from tenfold.anatomy.images import LabelMap
 from tenfold.anatomy.lite import QUALITY, LiteSegmenter
 from tenfold.anatomy.quality import Pairs, describe, group_dice, train_quality
@@ -28,6 +28,7 @@ __all__ = ["LiteConfig", "make_pairs", "teach_lite", "train_lite"]
 
 _SPOILT = 0.75  # share of images that are spoilt
 _HALVES = 0.1  # share of images of which one half is a copy of the other
+_EMPTIED = 0.1  # share of images in which nothing but the outline, or large blobs, is left
 _FEWEST_PAIRS = 8  # for the predictor: two that are left check it
 
 
@@ -220,10 +221,21 @@ def _pair(
         image_xyz = np.asarray(duplicate_half(image_xyz, middle, keep_left=keep), np.float32)
         halves = duplicate_half(truth_Kxyz.transpose(1, 2, 3, 0), middle, keep_left=keep)
         truth_Kxyz, said = np.ascontiguousarray(halves.transpose(3, 0, 1, 2), np.float32), "halves"
+    elif draw.random() < _EMPTIED:
+        image_xyz, said = _emptied(image_xyz, synthesis.mm, draw)
     elif draw.random() < _SPOILT:
         image_xyz, said = corrupt(image_xyz, synthesis.mm, draw)
     found = segmenter.on_grid(image_xyz)
     return (*describe(found), group_dice(found.shares_Kxyz, truth_Kxyz), said)
+
+
+def _emptied(image_xyz: NDArray[np.float32], mm: float, draw: np.random.Generator) -> tuple[NDArray[np.float32], str]:
+    """No brain any more, as generators in training make them: noise in its outline, or blurred beyond recognition."""
+    if draw.random() < 0.5:
+        smooth_mm = float(np.exp(draw.uniform(0, np.log(30))))
+        return hollow(image_xyz, smooth_mm, mm, draw), f"hollow {smooth_mm:.1f} mm"
+    sigma_mm = float(draw.uniform(8, 24))
+    return np.where(image_xyz > 0, blur(image_xyz, sigma_mm, mm), 0), f"blur {sigma_mm:.1f} mm"
 
 
 def _middle(truth_Kxyz: NDArray[np.float32]) -> float:
