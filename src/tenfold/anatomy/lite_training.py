@@ -130,7 +130,7 @@ def teach_lite(
     folder: Path | str,
     config: LiteConfig | None = None,
     *,
-    pairs: int = 1200,
+    pairs: int = 2000,
     card_data: Mapping[str, str] | None = None,
     workers: int = 1,
     progress: Progress = no_progress,

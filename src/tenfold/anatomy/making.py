@@ -107,7 +107,7 @@ def train(
     budget: int = 4000,
     batch_size: int = 0,
     steps: int = 5000,
-    pairs: int = 1200,
+    pairs: int = 2000,
     held_out: Files = (),
     licence: str = "the user's own",
     device: Literal["auto", "cpu", "cuda"] = "auto",
