@@ -59,6 +59,22 @@ def test_a_blank_image_is_named_and_counts_as_not_reliable(folder, tmp_path):
     assert "-1 everywhere" in message
 
 
+def test_a_file_that_cannot_be_opened_does_not_hold_up_the_others(folder, tmp_path):
+    """A link to a disk that is not there."""
+    (folder / "generated_sample_3.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    measured = segment(open_images(folder), Bright(), tmp_path / "out")
+    assert gate(measured).reliable_S.tolist() == [True, False, True, False]
+    assert "cannot be read (No such file" in read_refused(tmp_path / "out")["generated_sample_3"]
+
+
+def test_labels_of_an_earlier_file_do_not_stay_beside_an_image_that_is_refused(folder, tmp_path):
+    segment(open_images(folder), Bright(), tmp_path / "out")
+    assert (tmp_path / "out/generated_sample_0_dseg.nii.gz").exists()
+    write_image(folder / "generated_sample_0.nii.gz", np.full((9, 9, 9), -1, np.float32), _AFFINE)
+    segment(open_images(folder), Bright(), tmp_path / "out")
+    assert not (tmp_path / "out/generated_sample_0_dseg.nii.gz").exists()
+
+
 def test_what_prepare_could_not_process_counts_as_not_reliable(folder, tmp_path):
     """An image that is named in the refused.tsv of its folder has no file, and yet is in the table, with its age."""
     write_refused(folder, {"sub-lost": "sub-lost.nii.gz: the file is cut"})

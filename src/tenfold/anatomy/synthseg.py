@@ -11,7 +11,6 @@ Those that cannot be read, or that `prepare` could not process, are named in ref
 `--robust` is never added: on images without skull it does worse than the plain network.
 """
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.segmenters import complete
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, read_refused, write_json, write_refused
+from tenfold.anatomy.sidecars import read_json, read_refused, sha256_of, write_json, write_refused
 from tenfold.anatomy.tables import read_measured, write_measured
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
@@ -171,14 +170,7 @@ def _arguments(place: Path, parc: bool) -> list[str]:
 
 
 def _hashes(images: ImageSet) -> dict[str, str]:
-    found = {}
-    for path, name in zip(images.paths, images.names, strict=True):
-        try:
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return found
+    return {name: sha256_of(path) for path, name in zip(images.paths, images.names, strict=True)}
 
 
 def _check_folder(place: Path, about: Mapping[str, object]) -> None:
