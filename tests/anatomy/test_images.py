@@ -94,6 +94,13 @@ def test_a_voxel_size_that_the_file_contradicts_is_refused(tmp_path):
     assert read_image(path, 2.0).zooms == (2, 2, 2)
 
 
+def test_a_volume_larger_than_any_head_is_refused(tmp_path):
+    """Few voxels of 20 mm would become thousands of times as many of 3 mm."""
+    path = _save(tmp_path / "a.nii.gz", _noise((64, 60, 62)), np.diag([20.0, 20, 20, 1]))
+    assert "is 1280 x 1200 x 1240 mm large" in _refusal(path)
+    assert "mm large" in _refusal(_save(tmp_path / "b.nii.gz", _noise(), None), 99.0)
+
+
 def _bad_voxels() -> dict[str, tuple[np.ndarray, str]]:
     hole, endless, ct = _noise(), _noise(), np.random.default_rng(1).normal(30, 20, (10, 12, 14)).astype(np.float32)
     hole[3, 3, 3], endless[2, 2, 2], ct[:4], ct[8] = np.nan, -np.inf, -1000, 900

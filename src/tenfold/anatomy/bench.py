@@ -112,6 +112,8 @@ class Bench:
         """
         if not generated:
             raise InputError("no generator was given; give at least one, by name")
+        if taken := [name for name in ("real", "training") if name in generated]:
+            raise InputError(f"a generator is called '{taken[0]}', as a set of the bench is; give it another name")
         real = self._read("real", self.real, None)
         training = None if self.training is None else self._read("training", self.training, None)
         sets, found = {}, {}

@@ -26,6 +26,7 @@ _MOST_VOXELS = 2**29  # an 800 x 800 x 800 head; more is no MRI but a damaged he
 _FEWEST_PER_AXIS = 8
 _MOST_OFFSET = 2**24
 _CHUNK = 2**22
+_LARGEST_MM = 1000.0  # of a volume; memory is asked for by millimetres later on
 _HIGHEST_LABEL = 2**15 - 1
 _CT_AIR, _CT_SHARE = -200.0, 0.02  # Hounsfield units: air is -1000, fat -100; of MRI hardly a voxel is that low
 _SAME_AS_NEIGHBOUR = 0.5  # real T1 up to 0.15, label maps from 0.73 on
@@ -142,6 +143,9 @@ def _read(path: Path, voxel_mm: float | Sequence[float] | None) -> Image:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); fetch or save it again") from None
     affine = _affine(header, shape, voxel_mm, path)
+    extents = np.array(shape) * _zooms(affine)
+    if extents.max() > _LARGEST_MM:
+        raise InputError(f"{path}: is {_times(extents)} mm large; is the size of its voxels in mm?")
     turn = nibabel.orientations.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(raw, turn)
     affine = affine @ nibabel.orientations.inv_ornt_aff(turn, shape)
