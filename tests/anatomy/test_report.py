@@ -125,5 +125,5 @@ def test_regions_can_be_left_out_of_the_bench(ixi: Measured) -> None:
         Bench(halves[0]).evaluate({})
     with pytest.raises(
         InputError, match="a generator is called 'real'"
-    ):  # its gate would stand for that of real people
+    ):
         Bench(halves[0]).evaluate({"real": halves[1]})

@@ -12,7 +12,7 @@ from tenfold.anatomy.people import people_tables
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.ranking import Rank, rank
 from tenfold.anatomy.report import make_report, write_report
-from tenfold.anatomy.segmenters import Segmenter, segment
+from tenfold.anatomy.segmenters import Segmenter, none_reliable, segment
 from tenfold.anatomy.sets import ImageSet, open_images
 from tenfold.anatomy.sidecars import write_sidecar
 from tenfold.anatomy.tables import read_measured
@@ -119,7 +119,7 @@ class Bench:
         sets, found = {}, {}
         for number, (name, volumes) in enumerate(generated.items()):
             self.progress("comparing", number, len(generated))
-            sets[name] = self._read(name, volumes, self.voxel_mm)
+            sets[name] = self._read(name, volumes, self.voxel_mm, real)
             found[name] = compare(
                 real, sets[name], self.adjust, training=training, legacy=self.legacy, replicates=self.replicates,
                 seed=self.seed,
@@ -137,15 +137,17 @@ class Bench:
         ]
         return Evaluation(found, ranks, people, notes)
 
-    def _read(self, name: str, volumes: Volumes, voxel_mm: float | None) -> Measured:
-        measured = volumes if isinstance(volumes, Measured) else self._measure(name, volumes, voxel_mm)
+    def _read(self, name: str, volumes: Volumes, voxel_mm: float | None, real: Measured | None = None) -> Measured:
+        measured = volumes if isinstance(volumes, Measured) else self._measure(name, volumes, voxel_mm, real)
         kept = [name for name in measured.regions if name not in self.without]
         if not kept:
             raise InputError(f"{measured.source}: without {', '.join(self.without)} no region is left")
         left = measured if len(kept) == len(measured.regions) else measured.only(kept)
         return replace(left, missing=tuple(name for name in left.missing if name not in self.without))
 
-    def _measure(self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None) -> Measured:
+    def _measure(
+        self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None, real: Measured | None
+    ) -> Measured:
         """Volumes of a set that is not measured yet, or that lies in a file."""
         images = self._images(name, source, voxel_mm)
         if images is None:
@@ -153,6 +155,9 @@ class Bench:
             return read_measured(source, voxel_mm=voxel_mm)
         if self.segmenter is None or self.work is None:
             raise InputError(f"{name}: is a set of images; give the bench a segmenter, and a folder to work in")
+        failed = isinstance(source, Generator) and not len(images.readable())
+        if failed and real is not None and real.qc_SG is not None:
+            return none_reliable(images, real)
         return segment(images, self.segmenter, Path(self.work) / f"{name}_segmented", self.progress)
 
     def _images(self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None) -> ImageSet | None:

@@ -31,7 +31,7 @@ from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
-__all__ = ["Segmentation", "Segmenter", "complete", "segment"]
+__all__ = ["Segmentation", "Segmenter", "complete", "none_reliable", "segment"]
 
 _ABOUT, _TABLE = "segmentation.json", "volumes.tsv"
 
@@ -102,6 +102,21 @@ def segment(images: ImageSet, segmenter: Segmenter, out: Path | str, progress: P
     except OSError as error:
         raise InputError(f"{out}: cannot hold segmentations ({error.strerror}); choose another place") from None
     return measured
+
+
+def none_reliable(images: ImageSet, like: Measured) -> Measured:
+    """Of images none of which can be read: nothing was measured, and the gate rejects all.
+
+    Args:
+        images: The set.
+        like: Volumes with QC scores, for the names of regions and groups.
+    """
+    count = len(images)
+    return Measured(
+        images.names, like.regions, np.zeros((count, len(like.regions))), np.ones(count),
+        np.zeros((count, len(like.groups))), like.groups, segmenter=like.segmenter, source=str(images.folder),
+        processing=images.processing,
+    )  # fmt: skip
 
 
 def complete(images: ImageSet, measured: Measured) -> Measured:

@@ -57,6 +57,17 @@ class ImageSet:
         paths, names = tuple(self.paths[number] for number in numbers), tuple(self.names[number] for number in numbers)
         return replace(self, paths=paths, names=names)
 
+    def readable(self) -> "ImageSet":
+        """Those that can be read; a generator that has failed makes blank ones, or such with NaN."""
+        return self.take([number for number in range(len(self)) if self._is_readable(number)])
+
+    def _is_readable(self, number: int) -> bool:
+        try:
+            self[number]
+        except InputError:
+            return False
+        return True
+
     def subjects(self) -> tuple[str, ...]:
         """The participant of each image: `sub-01` of `sub-01_ses-2`, else the image's name."""
         return tuple(map(_subject, self.names))
