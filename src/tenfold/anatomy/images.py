@@ -143,8 +143,8 @@ def _read(path: Path, voxel_mm: float | Sequence[float] | None) -> Image:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); fetch or save it again") from None
     affine = _affine(header, shape, voxel_mm, path)
-    extents = np.array(shape) * _zooms(affine)
-    if extents.max() > _LARGEST_MM:
+    extents = [size * zoom for size, zoom in zip(shape, _zooms(affine), strict=True)]
+    if max(extents) > _LARGEST_MM:
         raise InputError(f"{path}: is {_times(extents)} mm large; is the size of its voxels in mm?")
     turn = nibabel.orientations.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(raw, turn)
