@@ -8,6 +8,7 @@ from tenfold.anatomy.gate import gate
 from tenfold.anatomy.generators.interface import Generator
 from tenfold.anatomy.headsize import Adjust
 from tenfold.anatomy.images import write_image
+from tenfold.anatomy.labels import STRUCTURES
 from tenfold.anatomy.people import people_tables
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.ranking import Rank, rank
@@ -139,6 +140,9 @@ class Bench:
 
     def _read(self, name: str, volumes: Volumes, voxel_mm: float | None, real: Measured | None = None) -> Measured:
         measured = volumes if isinstance(volumes, Measured) else self._measure(name, volumes, voxel_mm, real)
+        known = {*measured.regions, *(one.name for one in STRUCTURES)}
+        if real is None and (unknown := [one for one in self.without if one not in known]):
+            raise InputError(f"{measured.source}: has no region '{unknown[0]}'; it has {', '.join(measured.regions)}")
         kept = [name for name in measured.regions if name not in self.without]
         if not kept:
             raise InputError(f"{measured.source}: without {', '.join(self.without)} no region is left")

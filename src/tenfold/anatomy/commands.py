@@ -72,6 +72,8 @@ def evaluate(
     if bool(images) != (real_images is not None):
         raise InputError("image metrics need both: --real-images FOLDER and --images NAME=FOLDER, one or more")
     sources, folders = _named(generated, "--generated"), _named(images, "--images")
+    if unknown := [name for name in folders if name not in sources]:
+        raise InputError(f"--images: '{unknown[0]}' is none of --generated, {', '.join(sources)}; give the same names")
     with progress_bar() as progress:
         bench = Bench(real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress=progress)
         evaluation = bench.evaluate(sources)

@@ -123,6 +123,11 @@ def _segment_batch(images: ImageSet, numbers: range, batch: Path, words: Sequenc
         write_refused(partial, refused)
         if len(refused) < len(numbers):
             _run([*words, *_arguments(partial, parc)], partial / "synthseg.log", batch.parent)
+            for table in _TABLES:
+                if not (partial / table).is_file():
+                    raise InputError(
+                        f"{batch.parent}: SynthSeg has written no {table}; take one that knows --vol, --qc"
+                    )
             for name in (images.names[number] for number in numbers):
                 if name not in refused:
                     _keep_labels(labels, name, partial)
