@@ -91,6 +91,12 @@ def test_what_prepare_could_not_process_counts_as_not_reliable(folder, tmp_path)
     assert len(segment(open_images(folder), Bright(scores=False), tmp_path / "unscored")) == 2
 
 
+def test_a_part_of_a_set_has_nothing_to_do_with_what_was_refused_of_the_whole(folder, tmp_path):
+    """Else the gate would count it against each part."""
+    write_refused(folder, {f"sub-lost{number}": "the file is cut" for number in range(9)})
+    assert gate(segment(open_images(folder).take([0, 2]), Bright(), tmp_path / "out")).rejected == 0
+
+
 def test_without_scores_a_blank_image_is_left_out(folder, tmp_path):
     measured = segment(open_images(folder), Bright(scores=False), tmp_path / "out")
     assert measured.subjects == ("generated_sample_0", "generated_sample_2")

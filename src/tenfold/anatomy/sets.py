@@ -53,9 +53,9 @@ class ImageSet:
         return (read_image(path, self.voxel_mm) for path in self.paths)
 
     def take(self, numbers: Sequence[int]) -> "ImageSet":
-        """Some of the images, by number."""
+        """Some of the images, by number; those that were refused are not among them."""
         paths, names = tuple(self.paths[number] for number in numbers), tuple(self.names[number] for number in numbers)
-        return replace(self, paths=paths, names=names)
+        return replace(self, paths=paths, names=names, refused={})
 
     def readable(self) -> "ImageSet":
         """Those that can be read; a generator that has failed makes blank ones, or such with NaN."""
