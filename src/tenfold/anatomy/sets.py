@@ -73,9 +73,14 @@ class ImageSet:
         return tuple(map(_subject, self.names))
 
     def people(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The columns of `participants` for images of these names, by column; "" where nothing is known."""
+        """The columns of `participants` for images of these names, by column; "" where nothing is known.
+
+        The participant IXI012-HH-1211 is found for sub-IXI012HH1211, too, as `prepare` has to call it.
+        """
         columns = next(iter(self.participants.values()), {})
-        rows = [self.participants.get(_subject(name), {}) for name in names]
+        plain = {_plain_name(name): row for name, row in self.participants.items()}
+        subjects = [_subject(name) for name in names]
+        rows = [self.participants.get(name) or plain.get(_plain_name(name), {}) for name in subjects]
         return {column: tuple(row.get(column, "") for row in rows) for column in columns}
 
 
@@ -98,7 +103,7 @@ def open_images(
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{folder}: is no folder; name one with .nii.gz images")
-    paths = _bids(root) or _plain(root)
+    paths = _bids(root) or _plain_folder(root)
     if not paths:
         raise InputError(f"{folder}: has no T1-weighted image (sub-*/anat/*_T1w.nii.gz or *.nii.gz)")
     names = tuple(_OWN_ENTITIES.sub("", _ENDING.sub("", path.name)) for path in paths)
@@ -172,6 +177,10 @@ def _subject(name: str) -> str:
     return name.split("_")[0] if name.startswith("sub-") else name
 
 
+def _plain_name(subject: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", subject.removeprefix("sub-"))
+
+
 def _matching(paths: Sequence[Path], ending: re.Pattern[str], images: ImageSet) -> dict[str, Path]:
     names, found = set(images.names), dict[str, Path]()
     for path in paths:
@@ -192,7 +201,7 @@ def _bids(root: Path) -> list[Path]:
     return sorted(found, key=_by_number)
 
 
-def _plain(root: Path) -> list[Path]:
+def _plain_folder(root: Path) -> list[Path]:
     found = [path for ending in ("nii", "nii.gz") for path in root.glob(f"*.{ending}") if path.name[0] != "."]
     weighted = [path for path in found if "_T1w." in path.name]
     return sorted(weighted or [path for path in found if not _NO_IMAGE.search(path.name)], key=_by_number)
