@@ -54,14 +54,11 @@ def segment(
     from tenfold.anatomy.segmenters import segment as segment_images
     from tenfold.anatomy.sets import open_images
 
-    owners = {
-        "lite": {"model": model},
-        "atlas": {"labelmaps": labelmaps},
-        "synthseg": {"program": program, "parc": parc},
-    }
-    for owner, options in owners.items():
-        if backend != owner and (given := [name for name, value in options.items() if value]):
-            raise InputError(f"--{given[0]}: goes with --backend {owner}, not with {backend}; leave it out")
+    owners = (("model", model, "lite"), ("labelmaps", labelmaps, "atlas"), ("program", program, "synthseg"),
+              ("parc", parc, "synthseg"))  # fmt: skip
+    for option, value, owner in owners:
+        if value and backend != owner:
+            raise InputError(f"--{option}: goes with --backend {owner}, not with {backend}; leave it out")
     opened = open_images(images, voxel_mm=edge(voxel_mm))
     with progress_bar() as progress:
         if backend == "synthseg":
