@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="the extra anatomy is not installed"
 
 from tenfold.anatomy.bench import Bench  # noqa: E402
 from tenfold.anatomy.generators.folder import FolderGenerator  # noqa: E402
+from tenfold.anatomy.labels import QC_GROUPS  # noqa: E402
 from tenfold.anatomy.lite import LiteSegmenter  # noqa: E402
 from tenfold.anatomy.populations import make_people  # noqa: E402
 from tenfold.anatomy.sets import open_images  # noqa: E402
@@ -47,6 +48,21 @@ def test_folders_of_images_and_generators_are_segmented(people, unscored, tmp_pa
     samples = open_images(tmp_path / "generator_samples")
     assert len(samples) == 3
     assert samples.processing == open_images(others).processing
+
+
+def test_a_generator_that_has_failed_does_not_hold_up_the_others(people, tmp_path):
+    """It makes NaN: all is rejected, and the verdict on the other one stands."""
+
+    class Failed(FolderGenerator):
+        def sample(self, count, seed=0, first=0):
+            return np.full((count, *self.grid), np.nan, np.float32)
+
+    segmenter = LiteSegmenter()
+    segmenter.quality = lambda _: dict.fromkeys(QC_GROUPS, 0.9)  # coarse images would not pass
+    bench = Bench(people / "real", segmenter=segmenter, work=tmp_path, samples=3, replicates=2)
+    found = bench.evaluate({"failed": Failed(people / "others"), "others": people / "others"}).found
+    assert found["failed"].verdict == "unreliable" and found["failed"].generated_gate.rejected == 1
+    assert found["others"].regions
 
 
 def test_images_without_a_segmenter_and_generators_without_images_are_refused(people, unscored, tmp_path):

@@ -85,6 +85,14 @@ def test_measure_makes_a_table_of_label_files(anatomy_data: Path, tmp_path: Path
         (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "a=large.tsv"], "names 'a' twice"),
         (["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "--replicates", "1"], "give 2 or more"),
         (["evaluate", "--real", "r.tsv", "--generated", "a=p.tsv", "--images", "a=x"], "image metrics need both"),
+        (
+            ["evaluate", "--real", "r.tsv", "--generated", "a=p.tsv", "--real-images", "x", "--images", "b=x"],
+            "'b' is none of --generated, a",
+        ),
+        (
+            ["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "--without", "hippocamus"],
+            "has no region 'hippocamus'",
+        ),
         (["qc"], "qc needs NAME=PATH"),
         (["images", "x"], "images needs REAL and then NAME=FOLDER"),
         (["images", "x", "a=x"], "x: is no folder"),

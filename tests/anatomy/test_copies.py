@@ -64,5 +64,8 @@ def test_what_cannot_be_compared_is_refused(ixi: Measured) -> None:
         check_copies(rows, rows[:, :3])
     with pytest.raises(InputError, match="2 training and 200 generated"):
         check_copies(rows[:2], rows)
+    twice = replace(ixi, volumes_SR=np.concatenate([rows[:-1], rows[:1]]), icv_S=np.r_[ixi.icv_S[:-1], ixi.icv_S[:1]])
+    with pytest.raises(InputError, match=f"{ixi.subjects[0]} and {ixi.subjects[-1]} have the same volumes"):
+        check_volumes(twice, ixi)
     with pytest.raises(InputError, match="images 1 and 3 of those compared with have the same values"):
         check_copies(np.concatenate([rows[:2], rows[:1]]), rows)

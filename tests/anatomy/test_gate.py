@@ -46,6 +46,13 @@ def test_the_table_shows_every_group_and_the_rejected_share() -> None:
     assert [row[1:3] for row in table.rows] == [["passes", 0.0], ["fails", 1.0], ["no QC scores", None]]
 
 
+def test_groups_that_a_table_does_not_have_are_named() -> None:
+    """A set may pass for want of scores."""
+    some = replace(made_people(10), qc_SG=np.full((10, 6), 0.9), groups=QC_GROUPS[2:])
+    notes = gate_table({"whole": gate(scored(np.full((10, 8), 0.9))), "some": gate(some)}).notes
+    assert notes[1:] == ["some: no scores of general white matter, general grey matter, which were not checked"]
+
+
 def test_without_scores_there_is_no_gate() -> None:
     with pytest.raises(InputError, match="has no QC scores"):
         gate(made_people(5))

@@ -1,6 +1,7 @@
 """Images are read as they lie in the head, and bad files are refused with one line that says what to do."""
 
 import gzip
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -94,6 +95,13 @@ def test_a_voxel_size_that_the_file_contradicts_is_refused(tmp_path):
     assert read_image(path, 2.0).zooms == (2, 2, 2)
 
 
+def test_a_volume_larger_than_any_head_is_refused(tmp_path):
+    """Few voxels of 20 mm would become thousands of times as many of 3 mm."""
+    path = _save(tmp_path / "a.nii.gz", _noise((64, 60, 62)), np.diag([20.0, 20, 20, 1]))
+    assert "is 1280 x 1200 x 1240 mm large" in _refusal(path)
+    assert "mm large" in _refusal(_save(tmp_path / "b.nii.gz", _noise(), None), 99.0)
+
+
 def _bad_voxels() -> dict[str, tuple[np.ndarray, str]]:
     hole, endless, ct = _noise(), _noise(), np.random.default_rng(1).normal(30, 20, (10, 12, 14)).astype(np.float32)
     hole[3, 3, 3], endless[2, 2, 2], ct[:4], ct[8] = np.nan, -np.inf, -1000, 900
@@ -103,6 +111,7 @@ def _bad_voxels() -> dict[str, tuple[np.ndarray, str]]:
         "4d": (_noise((10, 12, 14, 3)), "is 4D, 10 x 12 x 14 x 3"),
         "zero": (np.zeros((10, 12, 14), np.float32), "all zero"),
         "constant": (np.full((10, 12, 14), 0.3, np.float32), "0.3 everywhere"),
+        "endless": (_noise() * np.float32(1e36), "e+35; it is damaged"),
         "ct": (ct, "as a CT has"),
         "slice": (_noise((64, 64, 1)), "at least 8"),
         "complex": (_noise().astype(np.complex64), "one number per voxel"),
@@ -113,6 +122,14 @@ def _bad_voxels() -> dict[str, tuple[np.ndarray, str]]:
 def test_bad_voxels_are_named(tmp_path, kind):
     voxels, said = _bad_voxels()[kind]
     assert said in _refusal(_save(tmp_path / "a.nii.gz", voxels))
+
+
+def test_files_are_closed(tmp_path):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ResourceWarning)
+        for ending in ("nii", "nii.gz"):
+            read_image(_save(tmp_path / f"a.{ending}", _noise()))
+    assert not said
 
 
 def test_an_empty_mask_is_named(tmp_path):

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the extra anatomy is not installed")
 
 from tenfold.anatomy.images import Image, read_image, read_labels  # noqa: E402
 from tenfold.anatomy.labels import GLOBAL, SUBCORTICAL  # noqa: E402
-from tenfold.anatomy.lite import LiteSegmenter  # noqa: E402
+from tenfold.anatomy.lite import LiteSegmenter, _cut  # noqa: E402
 from tenfold.anatomy.lite_training import LiteConfig, train_lite  # noqa: E402
 from tenfold.anatomy.synth import Synthesis, synthesise  # noqa: E402
 from tenfold.core.errors import InputError  # noqa: E402
@@ -137,3 +139,23 @@ def test_a_turned_brain_gives_the_same_volumes_and_thick_slices_change_them_by_a
     for name in set(one.volumes) - {"inferior lateral ventricle", "amygdala", "accumbens area", "hippocampus"}:
         volumes = [sum(found.volumes[name].values()) for found in (one, sliced)]
         assert volumes[1] == pytest.approx(volumes[0], rel=0.1), name
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_a_cut_box_holds_all_that_was_found_at_its_place(seed):
+    """Wherever a brain lies and however large it is: nothing of it is lost, and its corner says where it was."""
+    draw = np.random.default_rng(seed)
+    shape = draw.integers(3, 40, 3)
+    voxels = draw.random(shape).astype(np.float32) + 1
+    low = draw.integers(0, shape)
+    high = draw.integers(low, shape) + 1
+    least = tuple(draw.choice([0, 8, 16, 24], 3).tolist())
+    box, start = _cut(voxels, low, high, least)
+    assert all(size % 8 == 0 and (size >= bound) for size, bound in zip(box.shape, least, strict=True))
+    assert ((start <= low) & (start + box.shape >= high)).all()
+    for place in np.argwhere(box):
+        assert box[tuple(place)] == voxels[tuple(place + start)]
+    kept = tuple(slice(one, other) for one, other in zip(low - start, high - start, strict=True))
+    found = tuple(slice(one, other) for one, other in zip(low, high, strict=True))
+    np.testing.assert_array_equal(box[kept], voxels[found])

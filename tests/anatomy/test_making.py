@@ -106,6 +106,7 @@ def test_train_lite_makes_a_model_that_segments(labelmaps, people, tmp_path):
     [
         (("segment", "nowhere", "out"), "nowhere: is no folder"),
         (("segment", "PEOPLE", "out", "--backend", "atlas"), "needs --labelmaps"),
+        (("segment", "PEOPLE", "out", "--parc"), "--parc: goes with --backend synthseg, not with lite"),
         (("segment", "PEOPLE", "out", "--model", "nowhere"), "nowhere"),
         (("segment", "PEOPLE", "out", "--backend", "synthseg", "--program", "no_such_program"), "no_such_program"),
         (("people", "nowhere", "out"), "nowhere: has no label maps"),

@@ -121,6 +121,13 @@ def test_a_fit_on_all_hides_what_a_fit_on_real_people_shows(ixi: Measured) -> No
         assert found.region(region).d_pooled == pytest.approx(pooled.region(region).d.value, rel=1e-9)
 
 
+def test_without_adjustment_there_is_no_pooled_effect(ixi: Measured) -> None:
+    """Nothing is fitted, so that heads of one size are compared, too."""
+    real, unseen = split(ixi)
+    found = quick(replace(real, icv_S=np.full(100, 1.4e6)), replace(unseen, icv_S=np.full(100, 1.4e6)), adjust="none")
+    assert all(np.isnan(one.d_pooled) and one.d.value == one.d_raw for one in found.regions)
+
+
 def test_a_narrow_generator_passes_the_means_and_fails_the_spread(ixi: Measured) -> None:
     real, unseen = split(ixi)
     middle = unseen.volumes_SR.mean(axis=0)
@@ -230,11 +237,12 @@ def test_the_same_seed_gives_the_same_numbers(ixi: Measured) -> None:
 
 
 def test_sets_that_were_processed_differently_are_refused() -> None:
-    """The paper's first point; where nothing is said of one of them, nothing can be compared."""
+    """The paper's first point; where nothing is said of one of them, a note says so."""
     real, generated = made_people(20), made_people(20, 1)
     one, other = Processing("MNI", "0" * 64), Processing("MNI", "0" * 64, align="rigid")
-    quick(replace(real, processing=one), replace(generated, processing=one))
-    quick(replace(real, processing=one), generated)
+    note = "nothing says how generated images were processed; taken as processed alike"
+    assert note not in quick(replace(real, processing=one), replace(generated, processing=one)).notes
+    assert note in quick(replace(real, processing=one), generated).notes
     with pytest.raises(InputError, match=r"processed differently: align 'affine' in .*'rigid' in"):
         quick(replace(real, processing=one), replace(generated, processing=other))
     with pytest.raises(InputError, match="processed differently"):

@@ -123,3 +123,5 @@ def test_regions_can_be_left_out_of_the_bench(ixi: Measured) -> None:
         Bench(halves[0], without=ixi.regions).evaluate({"a": halves[1]})
     with pytest.raises(InputError, match="no generator was given"):
         Bench(halves[0]).evaluate({})
+    with pytest.raises(InputError, match="a generator is called 'real'"):
+        Bench(halves[0]).evaluate({"real": halves[1]})

@@ -75,6 +75,14 @@ def test_the_voxel_size_is_given_for_files_that_have_none(tmp_path: Path) -> Non
     assert read_segmentations(path, 2.0).icv_S == pytest.approx(sized.icv_S, rel=1e-12)
 
 
+def test_a_voxel_size_that_the_affine_contradicts_is_refused(tmp_path: Path) -> None:
+    """It is for files that state none, as with images; it must not make 8 mm³ of a sound file 27."""
+    path = write_labels(tmp_path / "a.nii", made_labels())
+    with pytest.raises(InputError, match="states voxels of 8 mm³, not 27; leave the size out"):
+        read_segmentations(path, 3.0)
+    assert read_segmentations(path, 2.0).icv_S == read_segmentations(path).icv_S
+
+
 def test_only_segmentations_are_read_from_a_folder_that_has_images_too(tmp_path: Path) -> None:
     (tmp_path / "sub-1").mkdir()
     write_labels(tmp_path / "sub-1/sub-1_dseg.nii.gz", made_labels())

@@ -3,6 +3,7 @@
 The segmenter here is a plain one: what is bright is a thalamus. It is the run over a set that is tested.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 from tenfold.anatomy.gate import gate
 from tenfold.anatomy.images import Image, write_image
 from tenfold.anatomy.labels import QC_GROUPS
-from tenfold.anatomy.segmenters import Segmentation, segment
+from tenfold.anatomy.plausibility import compare
+from tenfold.anatomy.segmenters import Segmentation, none_reliable, segment
 from tenfold.anatomy.sets import open_images
 from tenfold.anatomy.sidecars import Processing, read_refused, write_refused, write_sidecar
 from tenfold.anatomy.tables import read_measured
 from tenfold.core.errors import InputError
+
+from .conftest import made_people
 
 _AFFINE = np.diag([2.0, 2, 2, 1])
 
@@ -59,6 +63,22 @@ def test_a_blank_image_is_named_and_counts_as_not_reliable(folder, tmp_path):
     assert "-1 everywhere" in message
 
 
+def test_a_file_that_cannot_be_opened_does_not_hold_up_the_others(folder, tmp_path):
+    """A link to a disk that is not there."""
+    (folder / "generated_sample_3.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    measured = segment(open_images(folder), Bright(), tmp_path / "out")
+    assert gate(measured).reliable_S.tolist() == [True, False, True, False]
+    assert "cannot be read (No such file" in read_refused(tmp_path / "out")["generated_sample_3"]
+
+
+def test_labels_of_an_earlier_file_do_not_stay_beside_an_image_that_is_refused(folder, tmp_path):
+    segment(open_images(folder), Bright(), tmp_path / "out")
+    assert (tmp_path / "out/generated_sample_0_dseg.nii.gz").exists()
+    write_image(folder / "generated_sample_0.nii.gz", np.full((9, 9, 9), -1, np.float32), _AFFINE)
+    segment(open_images(folder), Bright(), tmp_path / "out")
+    assert not (tmp_path / "out/generated_sample_0_dseg.nii.gz").exists()
+
+
 def test_what_prepare_could_not_process_counts_as_not_reliable(folder, tmp_path):
     """An image that is named in the refused.tsv of its folder has no file, and yet is in the table, with its age."""
     write_refused(folder, {"sub-lost": "sub-lost.nii.gz: the file is cut"})
@@ -71,10 +91,31 @@ def test_what_prepare_could_not_process_counts_as_not_reliable(folder, tmp_path)
     assert len(segment(open_images(folder), Bright(scores=False), tmp_path / "unscored")) == 2
 
 
+def test_a_part_of_a_set_has_nothing_to_do_with_what_was_refused_of_the_whole(folder, tmp_path):
+    """Else the gate would count it against each part."""
+    write_refused(folder, {f"sub-lost{number}": "the file is cut" for number in range(9)})
+    assert gate(segment(open_images(folder).take([0, 2]), Bright(), tmp_path / "out")).rejected == 0
+
+
 def test_without_scores_a_blank_image_is_left_out(folder, tmp_path):
     measured = segment(open_images(folder), Bright(scores=False), tmp_path / "out")
     assert measured.subjects == ("generated_sample_0", "generated_sample_2")
     assert list(read_refused(tmp_path / "out")) == ["generated_sample_1"]
+
+
+def test_a_set_of_which_nothing_can_be_read_is_unreliable(folder):
+    """What a generator makes that has failed: blank images, or NaN. No error: all are rejected."""
+    for number, value in ((0, np.nan), (2, -1)):
+        write_image(folder / f"generated_sample_{number}.nii.gz", np.full((9, 9, 9), value, np.float32), _AFFINE)
+    samples = open_images(folder)
+    assert len(samples.readable()) == 0
+    real = replace(made_people(20), qc_SG=np.full((20, 8), 0.9), groups=QC_GROUPS, segmenter="bright")
+    found = compare(real, none_reliable(samples, real), training=real)
+    assert (found.verdict, found.generated_gate.rejected) == ("unreliable", 1.0)
+
+
+def test_what_can_be_read_is_kept(folder):
+    assert open_images(folder).readable().names == ("generated_sample_0", "generated_sample_2")
 
 
 def test_nothing_but_blank_images_is_refused(folder, tmp_path):

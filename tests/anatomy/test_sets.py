@@ -97,6 +97,14 @@ def test_names_that_differ_in_zeros_are_in_one_order_whatever_the_folder_lists_f
     assert found[0] == found[1] == ("sample_001", "sample_01", "sample_1")
 
 
+def test_people_are_found_by_the_names_that_prepare_gives_them(tmp_path):
+    """BIDS allows no signs in names; those of a table may have them."""
+    _save(tmp_path / "sub-IXI012HH1211/anat/sub-IXI012HH1211_T1w.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nIXI012-HH-1211\t38\n")
+    images = open_images(tmp_path)
+    assert images.people(images.names) == {"age": ("38",)}
+
+
 def test_label_maps_of_a_folder_are_in_the_order_of_their_names(tmp_path):
     for name in ("b", "a", ".hidden"):
         _save(tmp_path / f"{name}.nii.gz")

@@ -25,7 +25,7 @@ import nibabel, numpy
 parser = argparse.ArgumentParser()
 for name in ("--i", "--o", "--vol", "--qc"):
     parser.add_argument(name)
-for name in ("--parc", "--fail", "--forget"):
+for name in ("--parc", "--fail", "--forget", "--old"):
     parser.add_argument(name, action="store_true")
 given = parser.parse_args()
 print("SynthSeg 2.0, a stand-in")
@@ -49,6 +49,8 @@ with open(given.vol, "w", newline="") as volumes, open(given.qc, "w", newline=""
         nibabel.save(nibabel.Nifti1Image(labels, image.affine), pathlib.Path(given.o) / (name + "_synthseg.nii.gz"))
         tables[0].writerow([name, 1e6 + total, *[total + i for i in range(len(regions))]])
         tables[1].writerow([name, *[round(0.9 - 0.01 * i, 3) for i in range(len(groups))]])
+if given.old:
+    os.remove(given.qc)
 with calls.open("a") as file:
     file.write("called\\n")
 """
@@ -138,7 +140,9 @@ def test_failures_say_what_the_program_said_and_leave_no_result(program: str, im
         run_synthseg(images, tmp_path / "fail", f"{program} --fail")
     with pytest.raises(InputError, match=r"sub-2: SynthSeg has written no labels|sub-10: SynthSeg"):
         run_synthseg(images, tmp_path / "forget", f"{program} --forget")
-    for name in ("fail", "forget"):
+    with pytest.raises(InputError, match=r"SynthSeg has written no qc.csv"):
+        run_synthseg(images, tmp_path / "old", f"{program} --old")
+    for name in ("fail", "forget", "old"):
         assert [path.name for path in (tmp_path / name).iterdir()] == ["segmentation.json"]
 
 
@@ -147,7 +151,8 @@ def test_images_that_cannot_be_read_are_named_and_hold_up_no_others(
 ) -> None:
     """They have scores of 0; a batch of nothing else is no call of the program. A later call reads the same."""
     monkeypatch.setattr("tenfold.anatomy.synthseg._BATCH", 2)
-    images.paths[2].write_bytes(b"no image")
+    images.paths[2].unlink()
+    images.paths[2].symlink_to(tmp_path / "nowhere.nii.gz")
     measured = run_synthseg(images, tmp_path / "out", program)
     assert measured.subjects == ("sub-1", "sub-2", "sub-10") and measured.people["age"] == ("61", "62", "70")
     assert gate(measured).reliable_S.tolist() == [True, True, False]
@@ -156,6 +161,7 @@ def test_images_that_cannot_be_read_are_named_and_hold_up_no_others(
     again = run_synthseg(images, tmp_path / "out", program)
     np.testing.assert_array_equal(again.volumes_SR, measured.volumes_SR)
     for path in images.paths:
+        path.unlink()
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="no image could be read; the first: "):
         run_synthseg(images, tmp_path / "none", program)

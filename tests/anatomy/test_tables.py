@@ -158,6 +158,7 @@ def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
     np.testing.assert_array_equal(asymmetry, [[1, np.nan, 0], [np.nan, np.nan, 0]])
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -172,6 +173,7 @@ def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
             "line 2, column 'right lateral ventricle': 'n/a' where a number",
         ),
         (lambda h, r: (h, [[*r[0][:3], "nan", *r[0][4:]]]), "'sub-0_T1w': nan mm³ of lateral ventricle"),
+        (lambda h, r: (h, [[*r[0][:3], "inf", *r[0][4:]]]), "'sub-0_T1w': inf mm³ of lateral ventricle"),
         (lambda h, r: (h, [[*r[0][:3], -9999999, *r[0][4:]]]), "mm³ of lateral ventricle; volumes are 0 or more"),
         (lambda h, r: (h, [[r[0][0], 0, *r[0][2:]]]), "0 mm³ of the intracranial volume"),
         (lambda h, r: (h, [r[0], r[0]]), "subject 'sub-0_T1w' is there twice"),

@@ -8,11 +8,12 @@ from tenfold.anatomy.gate import gate
 from tenfold.anatomy.generators.interface import Generator
 from tenfold.anatomy.headsize import Adjust
 from tenfold.anatomy.images import write_image
+from tenfold.anatomy.labels import STRUCTURES
 from tenfold.anatomy.people import people_tables
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.ranking import Rank, rank
 from tenfold.anatomy.report import make_report, write_report
-from tenfold.anatomy.segmenters import Segmenter, segment
+from tenfold.anatomy.segmenters import Segmenter, none_reliable, segment
 from tenfold.anatomy.sets import ImageSet, open_images
 from tenfold.anatomy.sidecars import write_sidecar
 from tenfold.anatomy.tables import read_measured
@@ -112,12 +113,14 @@ class Bench:
         """
         if not generated:
             raise InputError("no generator was given; give at least one, by name")
+        if taken := [name for name in ("real", "training") if name in generated]:
+            raise InputError(f"a generator is called '{taken[0]}', as a set of the bench is; give it another name")
         real = self._read("real", self.real, None)
         training = None if self.training is None else self._read("training", self.training, None)
         sets, found = {}, {}
         for number, (name, volumes) in enumerate(generated.items()):
             self.progress("comparing", number, len(generated))
-            sets[name] = self._read(name, volumes, self.voxel_mm)
+            sets[name] = self._read(name, volumes, self.voxel_mm, real)
             found[name] = compare(
                 real, sets[name], self.adjust, training=training, legacy=self.legacy, replicates=self.replicates,
                 seed=self.seed,
@@ -135,15 +138,20 @@ class Bench:
         ]
         return Evaluation(found, ranks, people, notes)
 
-    def _read(self, name: str, volumes: Volumes, voxel_mm: float | None) -> Measured:
-        measured = volumes if isinstance(volumes, Measured) else self._measure(name, volumes, voxel_mm)
+    def _read(self, name: str, volumes: Volumes, voxel_mm: float | None, real: Measured | None = None) -> Measured:
+        measured = volumes if isinstance(volumes, Measured) else self._measure(name, volumes, voxel_mm, real)
+        known = {*measured.regions, *(one.name for one in STRUCTURES)}
+        if real is None and (unknown := [one for one in self.without if one not in known]):
+            raise InputError(f"{measured.source}: has no region '{unknown[0]}'; it has {', '.join(measured.regions)}")
         kept = [name for name in measured.regions if name not in self.without]
         if not kept:
             raise InputError(f"{measured.source}: without {', '.join(self.without)} no region is left")
         left = measured if len(kept) == len(measured.regions) else measured.only(kept)
         return replace(left, missing=tuple(name for name in left.missing if name not in self.without))
 
-    def _measure(self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None) -> Measured:
+    def _measure(
+        self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None, real: Measured | None
+    ) -> Measured:
         """Volumes of a set that is not measured yet, or that lies in a file."""
         images = self._images(name, source, voxel_mm)
         if images is None:
@@ -151,6 +159,9 @@ class Bench:
             return read_measured(source, voxel_mm=voxel_mm)
         if self.segmenter is None or self.work is None:
             raise InputError(f"{name}: is a set of images; give the bench a segmenter, and a folder to work in")
+        failed = isinstance(source, Generator) and not len(images.readable())
+        if failed and real is not None and real.qc_SG is not None:
+            return none_reliable(images, real)
         return segment(images, self.segmenter, Path(self.work) / f"{name}_segmented", self.progress)
 
     def _images(self, name: str, source: ImageSet | Generator | Path | str, voxel_mm: float | None) -> ImageSet | None:

@@ -5,7 +5,7 @@ the bench finds faults that were put in on purpose, lets faithful images pass, a
 """
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
@@ -94,7 +94,9 @@ def report(
     segmenter: str,
 ) -> Report:
     """What was measured, as tables."""
-    tables = [tabulate("Blurred or changed: the claims in miniature", _findings(outcomes, held))]
+    values = _values(outcomes, held)
+    findings = [Finding(CLAIMS[name], known) for name, known in values.items() if known]
+    tables = [tabulate("Blurred or changed: the claims in miniature", findings)]
     tables += [_region_table(outcomes), _verdict_table(outcomes)]
     tables += [_configuration_table("Image metrics", [one.images for one in outcomes])]
     tables += [_configuration_table("Anatomy", [one.anatomy for one in outcomes])]
@@ -107,12 +109,18 @@ def report(
         f"Seeds: {len(outcomes)}. Tenfold {__version__}, torch {torch.__version__}, Python "
         f"{platform.python_version()}. Label maps that the segmenter has learned from are not among these.",
     ]
+    notes += [
+        f"{name}: measured for {len(known)} of {len(outcomes)} seeds; in the others a set has no reliable images"
+        for name, known in values.items()
+        if len(known) < len(outcomes)
+    ]
     return Report("Is a generated brain plausible: the claims", tables, [], notes)
 
 
-def _findings(outcomes: Sequence[Outcome], held: Sequence[tuple[Plausibility, Plausibility]]) -> list[Finding]:
-    def effect(one: Outcome, region: str) -> float:
-        return next((each.d.value for each in one.found["changed"].regions if each.name == region), float("nan"))
+def _values(
+    outcomes: Sequence[Outcome], held: Sequence[tuple[Plausibility, Plausibility]]
+) -> dict[str, tuple[float, ...]]:
+    """What each claim is about, a number per seed that has one."""
 
     def greatest(found: Plausibility, without: Sequence[str] = ()) -> float:
         left = [abs(region.d.value) for region in found.regions if region.name not in without]
@@ -121,9 +129,9 @@ def _findings(outcomes: Sequence[Outcome], held: Sequence[tuple[Plausibility, Pl
     def share(configurations: Sequence[Configuration]) -> float:
         return fmean(one.prefers_changed for one in configurations)
 
-    values: dict[str, Callable[[Outcome], float]] = {
-        "A1": lambda one: effect(one, CHANGED[0]),
-        "A2": lambda one: -effect(one, CHANGED[1]),
+    value_of: dict[str, Callable[[Outcome], float]] = {
+        "A1": lambda one: _effect(one.found["changed"], CHANGED[0]),
+        "A2": lambda one: -_effect(one.found["changed"], CHANGED[1]),
         "A3": lambda one: greatest(one.found["changed"], CHANGED),
         "A4": lambda one: greatest(one.found["blurred"]),
         "A5": lambda one: greatest(one.found["faithful"]),
@@ -133,10 +141,21 @@ def _findings(outcomes: Sequence[Outcome], held: Sequence[tuple[Plausibility, Pl
         "C1": lambda one: one.copied,
         "C2": lambda one: one.repeated,
     }
-    findings = [Finding(CLAIMS[name], tuple(map(value, outcomes))) for name, value in values.items()]
-    findings.append(Finding(CLAIMS["R1"], tuple(as_they_are.share for as_they_are, _ in held)))
-    findings.append(Finding(CLAIMS["R2"], tuple(larger.share for _, larger in held)))
-    return findings
+    values = {name: [value(one) for one in outcomes] for name, value in value_of.items()}
+    values["R1"] = [as_they_are.share for as_they_are, _ in held]
+    values["R2"] = [larger.share for _, larger in held]
+    return {name: tuple(value for value in found if np.isfinite(value)) for name, found in values.items()}
+
+
+def _effect(found: Plausibility, region: str) -> float:
+    """Cohen's d; NaN where a set has no reliable images."""
+    return next((each.d.value for each in found.regions if each.name == region), float("nan"))
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Of those that are numbers; None where there are none."""
+    known = [value for value in values if np.isfinite(value)]
+    return fmean(known) if known else None
 
 
 def _region_table(outcomes: Sequence[Outcome]) -> Table:
@@ -145,12 +164,12 @@ def _region_table(outcomes: Sequence[Outcome]) -> Table:
         *(f"{name}, {how}" for name in ("blurred", "changed", "faithful") for how in ("lite", "truth")),
     ]
     rows: list[list[Cell]] = []
-    for region in outcomes[0].found["changed"].regions:
-        row: list[Cell] = [region.name]
+    for region in outcomes[0].correlations:
+        row: list[Cell] = [region]
         for name in ("blurred", "changed", "faithful"):
             for sets in ([one.found for one in outcomes], [one.truth for one in outcomes]):
-                row.append(fmean(found[name].region(region.name).d.value for found in sets))
-        rows.append([*row, fmean(one.correlations[region.name] for one in outcomes)])
+                row.append(_mean(_effect(found[name], region) for found in sets))
+        rows.append([*row, _mean(one.correlations[region] for one in outcomes)])
     return Table("Cohen's d by region, mean over seeds", [*columns, "correlation of lite with truth"], rows)
 
 
@@ -160,8 +179,8 @@ def _verdict_table(outcomes: Sequence[Outcome]) -> Table:
         found = [one.found[name] for one in outcomes]
         rejected = [one.generated_gate.rejected for one in found if one.generated_gate is not None]
         verdicts = ", ".join(one.verdict for one in found)
-        shares = fmean(one.share for one in found)
-        rows.append([name, verdicts, shares, fmean(rejected) if rejected else None, fmean(one.wasabi for one in found)])
+        shares, distances = _mean(one.share for one in found), _mean(one.wasabi for one in found)
+        rows.append([name, verdicts, shares, _mean(rejected), distances])
     columns = ["set", "verdicts by seed", "plausible regions", "rejected by the gate", "joint distance"]
     return Table("Verdicts on the segmenter's volumes", columns, rows)
 

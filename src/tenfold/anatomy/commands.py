@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from tenfold.anatomy.making import COMMANDS as MAKING
+from tenfold.anatomy.making import edge
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
 from tenfold.core.reports import Plot, Table, need_reports
@@ -72,8 +73,10 @@ def evaluate(
     if bool(images) != (real_images is not None):
         raise InputError("image metrics need both: --real-images FOLDER and --images NAME=FOLDER, one or more")
     sources, folders = _named(generated, "--generated"), _named(images, "--images")
+    if unknown := [name for name in folders if name not in sources]:
+        raise InputError(f"--images: '{unknown[0]}' is none of --generated, {', '.join(sources)}; give the same names")
     with progress_bar() as progress:
-        bench = Bench(real, training, adjust, legacy, without, _edge(voxel_mm), replicates, seed, progress=progress)
+        bench = Bench(real, training, adjust, legacy, without, edge(voxel_mm), replicates, seed, progress=progress)
         evaluation = bench.evaluate(sources)
         tables, drawings = _appearance(real_images, folders, {**sources, "real": real}, bench, draw=out is not None)
     written = evaluation.write(out, tables, drawings) if out is not None else []
@@ -157,7 +160,7 @@ def measure(
 
     if out.suffix != ".tsv":
         raise InputError(f"{out}: a table of ours ends in .tsv")
-    measured = read_measured(source, qc=qc, voxel_mm=_edge(voxel_mm))
+    measured = read_measured(source, qc=qc, voxel_mm=edge(voxel_mm))
     write_measured(measured, out)
     facts = {"images": len(measured), "regions": len(measured.regions), "missing": measured.missing, "table": str(out)}
     if json:
@@ -208,7 +211,7 @@ def prepare(
 
     with progress_bar() as progress:
         found = prepare_images(
-            open_images(images, voxel_mm=_edge(voxel_mm)), template, out, mm=mm, mask=mask, masks=masks, bias=bias,
+            open_images(images, voxel_mm=edge(voxel_mm)), template, out, mm=mm, mask=mask, masks=masks, bias=bias,
             align=align, seed=seed, progress=progress,
         )  # fmt: skip
     for message in found.refused.values():
@@ -263,7 +266,7 @@ def images(
     with progress_bar() as progress:
         tables = [
             compare_images(
-                open_images(real, "real"), open_images(folder, name, _edge(voxel_mm)), features=features,
+                open_images(real, "real"), open_images(folder, name, edge(voxel_mm)), features=features,
                 window=window, rounds=rounds, pairs=pairs, permutations=permutations, legacy=legacy, seed=seed,
                 cache=cache, progress=progress,
             ).table()
@@ -320,9 +323,3 @@ def _appearance(
         of_real, sets, labels, legacy=bench.legacy, draw=draw, seed=bench.seed, progress=bench.progress
     )
     return found.tables, found.drawings
-
-
-def _edge(voxel_mm: float) -> float | None:
-    if not 0 <= voxel_mm < 100:
-        raise InputError(f"--voxel-mm {voxel_mm}: give the edge of a voxel in mm, such as 1")
-    return voxel_mm or None

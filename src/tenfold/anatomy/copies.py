@@ -103,8 +103,12 @@ def check_volumes(training: Measured, generated: Measured) -> Copies:
     common = [name for name in training.regions if name in generated.regions]
     if not common:
         raise InputError(f"{training.source} and {generated.source} have no region in common")
-    rows = (np.column_stack([one.only(common).volumes_SR, one.icv_S]) for one in (training, generated))
-    return check_copies(*rows)
+    seen, made = (np.column_stack([one.only(common).volumes_SR, one.icv_S]) for one in (training, generated))
+    names: dict[bytes, str] = {}
+    for name, row in zip(training.subjects, seen, strict=True):
+        if (twin := names.setdefault(row.tobytes(), name)) != name:
+            raise InputError(f"{training.source}: {twin} and {name} have the same volumes; give each image once")
+    return check_copies(seen, made)
 
 
 def _distances(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -56,8 +56,12 @@ def cohens_d(real: NDArray[np.float64], generated: NDArray[np.float64]) -> NDArr
 
 
 def variance_ratio(real: NDArray[np.float64], generated: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variance of generated over variance of real, per region; far below 1 where a generator repeats itself."""
-    ratio: NDArray[np.float64] = generated.var(axis=0, ddof=1) / real.var(axis=0, ddof=1)
+    """Variance of generated over variance of real, per region; far below 1 where a generator repeats itself.
+
+    NaN where neither varies.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: NDArray[np.float64] = generated.var(axis=0, ddof=1) / real.var(axis=0, ddof=1)
     return ratio
 
 

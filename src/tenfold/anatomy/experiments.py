@@ -26,7 +26,7 @@ from tenfold.anatomy.pairs import similarities
 from tenfold.anatomy.plausibility import Plausibility, compare
 from tenfold.anatomy.populations import TRUTH, make_people
 from tenfold.anatomy.segmentations import read_segmentations
-from tenfold.anatomy.segmenters import Segmenter, segment
+from tenfold.anatomy.segmenters import Segmenter, none_reliable, segment
 from tenfold.anatomy.sets import ImageSet, open_images
 from tenfold.anatomy.sidecars import write_sidecar
 from tenfold.anatomy.ssim import choose_scales
@@ -126,8 +126,8 @@ class GeneratorOutcome:
         parameters: Trained numbers.
         seconds: Of training.
         found: The verdict.
-        blank: The share of its images that are of one value everywhere; they count as not reliable, and the two
-            numbers below are of the others, NaN where these are fewer than two.
+        blank: The share of its images that are of one value everywhere, or no numbers; they count as not reliable, and
+            the two numbers below are of the others, NaN where these are fewer than two.
         nearest: Mean distance of its images to the nearest real one they have not learned from, per voxel: how they
             look, in a number.
         fid: With handcrafted features.
@@ -313,8 +313,8 @@ def measure_generators(
             generator, count = make_generator(name, (x, y, z), "miniature"), effort.samples
             cost = generator.fit(learned, place / name, Budget(effort.budget, _BATCH, seed), quiet=True)
         samples = _sampled(generator, count, seed, real, place / f"{name}_samples")
-        seen = _not_blank(samples)
-        volumes = _segmented(samples, len(seen) > 0, segmenter, place / f"{name}_segmented", known[0], progress)
+        seen, folder = samples.readable(), place / f"{name}_segmented"
+        volumes = segment(samples, segmenter, folder, progress) if len(seen) else none_reliable(samples, known[0])
         found = compare(known[0], volumes, training=known[1], seed=seed)
         looks = (np.nan, np.nan)
         if len(seen) > 1:
@@ -323,24 +323,6 @@ def measure_generators(
         blank = 1 - len(seen) / len(samples)
         outcomes.append(GeneratorOutcome(name, cost.parameters, cost.seconds, found, blank, *looks))
     return outcomes
-
-
-def _not_blank(samples: ImageSet) -> ImageSet:
-    """Without the images of one value: no metric takes them, and a generator that has failed makes them."""
-    return samples.take([number for number in range(len(samples)) if not _is_blank(samples.paths[number])])
-
-
-def _segmented(
-    samples: ImageSet, any_seen: bool, segmenter: Segmenter, folder: Path, like: Measured, progress: Progress
-) -> Measured:
-    """Volumes of samples; where all are blank, none of which is reliable."""
-    if any_seen:
-        return segment(samples, segmenter, folder, progress)
-    count = len(samples)
-    return Measured(
-        samples.names, like.regions, np.zeros((count, len(like.regions))), np.ones(count),
-        np.zeros((count, len(like.groups))), like.groups, segmenter=like.segmenter, source=str(samples.folder),
-    )  # fmt: skip
 
 
 def _sampled(generator: Generator, count: int, seed: int, like: ImageSet, folder: Path) -> ImageSet:
@@ -353,12 +335,6 @@ def _sampled(generator: Generator, count: int, seed: int, like: ImageSet, folder
     if like.processing is not None:
         write_sidecar(folder, like.processing)
     return open_images(folder)
-
-
-def _is_blank(path: Path) -> bool:
-    from nibabel import load  # noqa: PLC0415
-
-    return float(np.ptp(np.asanyarray(load(path).dataobj))) == 0
 
 
 def _nearest(real: ImageSet, samples: ImageSet) -> float:

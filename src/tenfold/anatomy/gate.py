@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.anatomy.labels import QC_GROUPS
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
 from tenfold.core.reports import Cell, Table
@@ -82,4 +83,7 @@ def gate_table(gates: dict[str, Gate | None]) -> Table:
         f"share of images with a QC score above {one.threshold:g}; a set needs {one.required:g} or more in every group"
         for one in list(known.values())[:1]
     ]
+    for name, one in known.items():
+        if lacking := [group for group in QC_GROUPS if group not in one.groups]:
+            notes.append(f"{name}: no scores of {', '.join(lacking)}, which were not checked")
     return Table("Reliable segmentations", ["set", "gate", "rejected", *groups], rows, notes)

@@ -26,7 +26,9 @@ _MOST_VOXELS = 2**29  # an 800 x 800 x 800 head; more is no MRI but a damaged he
 _FEWEST_PER_AXIS = 8
 _MOST_OFFSET = 2**24
 _CHUNK = 2**22
+_LARGEST_MM = 600.0  # of a volume; memory is asked for by millimetres later on
 _HIGHEST_LABEL = 2**15 - 1
+_BRIGHTEST = 1e12  # of a scanner 1e7 or so; squares of more than that leave float32 behind
 _CT_AIR, _CT_SHARE = -200.0, 0.02  # Hounsfield units: air is -1000, fat -100; of MRI hardly a voxel is that low
 _SAME_AS_NEIGHBOUR = 0.5  # real T1 up to 0.15, label maps from 0.73 on
 
@@ -142,6 +144,9 @@ def _read(path: Path, voxel_mm: float | Sequence[float] | None) -> Image:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); fetch or save it again") from None
     affine = _affine(header, shape, voxel_mm, path)
+    extents = [size * zoom for size, zoom in zip(shape, _zooms(affine), strict=True)]
+    if max(extents) > _LARGEST_MM:
+        raise InputError(f"{path}: is {_times(extents)} mm large; is the size of its voxels in mm?")
     turn = nibabel.orientations.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(raw, turn)
     affine = affine @ nibabel.orientations.inv_ornt_aff(turn, shape)
@@ -154,10 +159,9 @@ def _read(path: Path, voxel_mm: float | Sequence[float] | None) -> Image:
 def _open(path: Path) -> IO[bytes]:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name one .nii or .nii.gz file")
-    file = path.open("rb")
-    magic = file.read(2)
-    file.seek(0)
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic == b"\x1f\x8b" else file
+    with path.open("rb") as file:
+        magic = file.read(2)
+    return cast(IO[bytes], gzip.open(path)) if magic == b"\x1f\x8b" else path.open("rb")
 
 
 def _header(file: IO[bytes], path: Path) -> Any:
@@ -284,6 +288,8 @@ def _check_values(image: Image) -> None:
     if low == high:
         what = "is all zero" if low == 0 else f"is {low:g} everywhere"
         raise InputError(f"{image.path}: {what}; leave out the image")
+    if max(-low, high) > _BRIGHTEST:
+        raise InputError(f"{image.path}: has values from {low:g} to {high:g}; it is damaged")
     if high > -_CT_AIR and (voxels_XYZ < _CT_AIR).mean() > _CT_SHARE:
         raise InputError(f"{image.path}: has values from {low:g} to {high:g}, as a CT has; give T1-weighted MRI")
     if _is_label_map(voxels_XYZ):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tenfold.anatomy.segmenters import Segmenter
     from tenfold.anatomy.volumes import Measured
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "edge"]
 
 BackEnd = Literal["lite", "atlas", "tissue", "synthseg"]
 Kind = Literal["lite", "vae-gan", "alpha-wgan", "ha-gan", "cdpm", "ldm", "two-stage"]
@@ -54,12 +54,17 @@ def segment(
     from tenfold.anatomy.segmenters import segment as segment_images
     from tenfold.anatomy.sets import open_images
 
-    opened = open_images(images, voxel_mm=_edge(voxel_mm))
+    owners = (("model", model, "lite"), ("labelmaps", labelmaps, "atlas"), ("program", program, "synthseg"),
+              ("parc", parc, "synthseg"))  # fmt: skip
+    for option, value, owner in owners:
+        if value and backend != owner:
+            raise InputError(f"--{option}: goes with --backend {owner}, not with {backend}; leave it out")
+    opened = open_images(images, voxel_mm=edge(voxel_mm))
     with progress_bar() as progress:
         if backend == "synthseg":
             from tenfold.anatomy.synthseg import run_synthseg
 
-            measured = run_synthseg(opened, out, program=program, parc=parc)
+            measured = run_synthseg(opened, out, program=program, parc=parc, progress=progress)
         else:
             measured = segment_images(opened, _segmenter(backend, model, labelmaps), out, progress)
     _say(measured, out, json)
@@ -256,7 +261,8 @@ def _say(measured: "Measured", out: Path, json: bool) -> None:
     print(f"Written: {table}: {len(measured):,} images, {len(measured.regions)} regions{scores}")
 
 
-def _edge(voxel_mm: float) -> float | None:
+def edge(voxel_mm: float) -> float | None:
+    """What `--voxel-mm` says; None where it is not given. Raises InputError where no voxel is of that size."""
     if not 0 <= voxel_mm < 100:
         raise InputError(f"--voxel-mm {voxel_mm}: give the edge of a voxel in mm, such as 1")
     return voxel_mm or None

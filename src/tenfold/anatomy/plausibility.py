@@ -61,7 +61,8 @@ class Region:
         generated_sd: Theirs.
         d: Cohen's d, above 0 where the generated region is too small.
         d_raw: The same of volumes as measured.
-        d_pooled: The same with the head size fitted on real and generated people together, as in the paper.
+        d_pooled: The same with the head size fitted on real and generated people together, as in the paper; NaN
+            where nothing is adjusted.
         p: Of the t-test; NaN with fewer than 10 images.
         p_holm: Adjusted for all regions, so that one false alarm is unlikely.
         p_fdr: Adjusted so that few of the alarms are false.
@@ -284,10 +285,10 @@ class _Comparison:
         """The regions, the intracranial volume, and the median variance ratio."""
         d_BR, ratio_BR = self._resample(replicates, self.volumes_SR, self.adjust)
         raw = cohens_d(*self._split(self.volumes_SR))
-        fitted = fit_head_size(
-            self.volumes_SR, self.icv_S, self.is_real_S, "none" if self.adjust == "none" else "pooled"
-        )
-        pooled = cohens_d(*self._split(fitted.adjust(self.volumes_SR, self.icv_S)))
+        pooled = np.full(len(raw), np.nan)
+        if self.adjust != "none":
+            fitted = fit_head_size(self.volumes_SR, self.icv_S, self.is_real_S, "pooled")
+            pooled = cohens_d(*self._split(fitted.adjust(self.volumes_SR, self.icv_S)))
         asymmetries = (self.real.asymmetry_SR, self.generated.asymmetry_SR)
         asymmetry = np.full(len(raw), np.nan) if any(one is None for one in asymmetries) else _asymmetry(*asymmetries)  # type: ignore[arg-type]
         regions = self._rows(
@@ -442,6 +443,9 @@ def _notes(real: Measured, generated: Measured, kept: Sequence[Measured | None])
             notes.append(f"left out, since only {role} images have it: {', '.join(alone)}")
         if short := [name for name in one.missing if not name.startswith("ctx-")]:
             notes.append(f"{role} images do not have {', '.join(short)}")
+    if (real.processing is None) != (generated.processing is None):
+        silent = "real" if real.processing is None else "generated"
+        notes.append(f"nothing says how {silent} images were processed; taken as processed alike")
     if missing := [role for role, (one, _) in roles.items() if one.qc_SG is None]:
         notes.append(f"without QC scores, all {' and '.join(missing)} images were taken as reliable")
     return tuple(notes)

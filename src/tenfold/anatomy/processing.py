@@ -28,6 +28,7 @@ from tenfold.anatomy.sidecars import (
     check_same,
     read_json,
     read_sidecar,
+    sha256_of,
     write_json,
     write_refused,
     write_sidecar,
@@ -124,7 +125,7 @@ def prepare(
     """
     root, place = Path(out), Path(template)
     _check(mm, mask, masks)
-    processing = Processing(place.name, _sha256(place), float(mm), mask, bias, align, seed=seed)
+    processing = Processing(place.name, sha256_of(place), float(mm), mask, bias, align, seed=seed)
     opened = open_template(place, processing)
     found = find_masks(Path(masks), images) if masks is not None else {}
     try:
@@ -264,7 +265,7 @@ def _prepare_all(
         try:
             mask = _mask_of(name, processing, masks, images)
             source = {"Sources": [path.relative_to(images.folder).as_posix()], "processing_sha256": state}
-            source |= {"source_sha256": _sha256(path), "mask_sha256": "" if mask is None else _sha256(mask)}
+            source |= {"source_sha256": sha256_of(path), "mask_sha256": "" if mask is None else sha256_of(mask)}
             if _is_done(target, source):
                 continue
             made = prepare_image(images[number], template, processing, None if mask is None else read_mask(mask))
@@ -346,11 +347,3 @@ def _check(mm: float, mask: Mask, masks: Path | str | None) -> None:
     check_edge(mm)
     if (mask == "given") != (masks is not None):
         raise InputError("masks: are a folder that goes with the mask 'given'; name both or neither")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a .nii.gz file") from None

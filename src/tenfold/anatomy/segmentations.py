@@ -81,16 +81,24 @@ def count_labels(path: Path, voxel_mm: float | None = None) -> dict[int, float]:
     """
     image = _open(path)
     voxels = _voxels(image, path)
-    edge = abs(float(np.linalg.det(np.asarray(image.affine, np.float64)[:3, :3])))
-    if voxel_mm is not None:
-        edge = voxel_mm**3
-    elif np.array_equal(image.affine, np.eye(4)):
-        raise InputError(f"{path}: has the identity for an affine; say how large a voxel is (voxel_mm)")
-    if not 1e-6 < edge < 1e6:
-        raise InputError(f"{path}: its affine says that a voxel has {edge:g} mm³; that cannot be")
+    edge = _voxel_mm3(image, path, voxel_mm)
     counts = np.bincount(voxels.ravel())
     labels = np.flatnonzero(counts)
     return {int(label): float(counts[label]) * edge for label in labels if label}
+
+
+def _voxel_mm3(image: Any, path: Path, voxel_mm: float | None) -> float:
+    """By the affine, unless it is the identity; then by the edge that is given."""
+    stated = abs(float(np.linalg.det(np.asarray(image.affine, np.float64)[:3, :3])))
+    if np.array_equal(image.affine, np.eye(4)):
+        if voxel_mm is None:
+            raise InputError(f"{path}: has the identity for an affine; say how large a voxel is (voxel_mm)")
+        return voxel_mm**3
+    if not 1e-6 < stated < 1e6:
+        raise InputError(f"{path}: its affine says that a voxel has {stated:g} mm³; that cannot be")
+    if voxel_mm is not None and not np.isclose(stated, voxel_mm**3, rtol=0.03):
+        raise InputError(f"{path}: states voxels of {stated:g} mm³, not {voxel_mm**3:g}; leave the size out")
+    return stated
 
 
 def _find(folder: Path) -> list[Path]:

@@ -14,7 +14,6 @@ A run that was interrupted goes on: what was segmented by the same back end from
 
 # X right · Y anterior · Z superior · S subjects · R regions · G QC groups
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +25,13 @@ from numpy.typing import NDArray
 from tenfold.anatomy.images import Image, write_image
 from tenfold.anatomy.labels import QC_GROUPS, STRUCTURES, Side
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, write_json, write_refused
+from tenfold.anatomy.sidecars import read_json, sha256_of, write_json, write_refused
 from tenfold.anatomy.tables import write_measured
 from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 
-__all__ = ["Segmentation", "Segmenter", "complete", "segment"]
+__all__ = ["Segmentation", "Segmenter", "complete", "none_reliable", "segment"]
 
 _ABOUT, _TABLE = "segmentation.json", "volumes.tsv"
 
@@ -105,6 +104,21 @@ def segment(images: ImageSet, segmenter: Segmenter, out: Path | str, progress: P
     return measured
 
 
+def none_reliable(images: ImageSet, like: Measured) -> Measured:
+    """Of images none of which can be read: nothing was measured, and the gate rejects all.
+
+    Args:
+        images: The set.
+        like: Volumes with QC scores, for the names of regions and groups.
+    """
+    count = len(images)
+    return Measured(
+        images.names, like.regions, np.zeros((count, len(like.regions))), np.ones(count),
+        np.zeros((count, len(like.groups))), like.groups, segmenter=like.segmenter, source=str(images.folder),
+        processing=images.processing,
+    )  # fmt: skip
+
+
 def complete(images: ImageSet, measured: Measured) -> Measured:
     """All images in the order of the set, behind them those that `prepare` could not process.
 
@@ -131,18 +145,20 @@ def _claim(place: Path, name: str) -> None:
 def _one(images: ImageSet, number: int, segmenter: Segmenter, target: Path) -> Mapping[str, Any]:
     """What was found in one image, or, as "refused", why nothing was."""
     stated = None if images.voxel_mm is None else np.ravel(images.voxel_mm).tolist()
-    source: dict[str, Any] = {"source_sha256": _sha256(images.paths[number]), "voxel_mm": stated}
+    source: dict[str, Any] = {"source_sha256": sha256_of(images.paths[number]), "voxel_mm": stated}
     if target.exists():
         kept = read_json(target)
         if all(kept.get(key) == value for key, value in source.items()):
             return kept
+    labels = target.with_name(f"{images.names[number]}_dseg.nii.gz")
     try:
         image = images[number]
         found = segmenter(image)
     except InputError as error:
+        labels.unlink(missing_ok=True)  # of an earlier, better file
         row = source | {"refused": str(error)}
     else:
-        write_image(target.with_name(f"{images.names[number]}_dseg.nii.gz"), found.labels_XYZ, image.affine)
+        write_image(labels, found.labels_XYZ, image.affine)
         row = source | {"volumes": found.volumes, "icv": found.icv, "qc": found.qc}
     write_json(target, row)
     return row
@@ -170,8 +186,3 @@ def _gather(images: ImageSet, rows: Mapping[str, Mapping[str, Any]], name: str) 
         tuple(rows), tuple(known), volumes_SR, icv_S, qc_SG, groups, asymmetry_SR, images.people(tuple(rows)), name,
         missing, str(images.folder), images.processing,
     )  # fmt: skip
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -53,18 +53,34 @@ class ImageSet:
         return (read_image(path, self.voxel_mm) for path in self.paths)
 
     def take(self, numbers: Sequence[int]) -> "ImageSet":
-        """Some of the images, by number."""
+        """Some of the images, by number; those that were refused are not among them."""
         paths, names = tuple(self.paths[number] for number in numbers), tuple(self.names[number] for number in numbers)
-        return replace(self, paths=paths, names=names)
+        return replace(self, paths=paths, names=names, refused={})
+
+    def readable(self) -> "ImageSet":
+        """Those that can be read; a generator that has failed makes blank ones, or such with NaN."""
+        return self.take([number for number in range(len(self)) if self._is_readable(number)])
+
+    def _is_readable(self, number: int) -> bool:
+        try:
+            self[number]
+        except InputError:
+            return False
+        return True
 
     def subjects(self) -> tuple[str, ...]:
         """The participant of each image: `sub-01` of `sub-01_ses-2`, else the image's name."""
         return tuple(map(_subject, self.names))
 
     def people(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The columns of `participants` for images of these names, by column; "" where nothing is known."""
+        """The columns of `participants` for images of these names, by column; "" where nothing is known.
+
+        The participant IXI012-HH-1211 is found for sub-IXI012HH1211, too, as `prepare` has to call it.
+        """
         columns = next(iter(self.participants.values()), {})
-        rows = [self.participants.get(_subject(name), {}) for name in names]
+        plain = {_plain_name(name): row for name, row in self.participants.items()}
+        subjects = [_subject(name) for name in names]
+        rows = [self.participants.get(name) or plain.get(_plain_name(name), {}) for name in subjects]
         return {column: tuple(row.get(column, "") for row in rows) for column in columns}
 
 
@@ -87,7 +103,7 @@ def open_images(
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{folder}: is no folder; name one with .nii.gz images")
-    paths = _bids(root) or _plain(root)
+    paths = _bids(root) or _plain_folder(root)
     if not paths:
         raise InputError(f"{folder}: has no T1-weighted image (sub-*/anat/*_T1w.nii.gz or *.nii.gz)")
     names = tuple(_OWN_ENTITIES.sub("", _ENDING.sub("", path.name)) for path in paths)
@@ -161,6 +177,10 @@ def _subject(name: str) -> str:
     return name.split("_")[0] if name.startswith("sub-") else name
 
 
+def _plain_name(subject: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", subject.removeprefix("sub-"))
+
+
 def _matching(paths: Sequence[Path], ending: re.Pattern[str], images: ImageSet) -> dict[str, Path]:
     names, found = set(images.names), dict[str, Path]()
     for path in paths:
@@ -181,7 +201,7 @@ def _bids(root: Path) -> list[Path]:
     return sorted(found, key=_by_number)
 
 
-def _plain(root: Path) -> list[Path]:
+def _plain_folder(root: Path) -> list[Path]:
     found = [path for ending in ("nii", "nii.gz") for path in root.glob(f"*.{ending}") if path.name[0] != "."]
     weighted = [path for path in found if "_T1w." in path.name]
     return sorted(weighted or [path for path in found if not _NO_IMAGE.search(path.name)], key=_by_number)

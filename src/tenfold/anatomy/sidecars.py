@@ -4,6 +4,7 @@ desc-prepared_T1w.json                    every parameter, for the whole folder 
 sub-*/anat/*_desc-prepared_T1w.json       what was found in one image, and its source; written when it is done
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,8 +15,8 @@ from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
 __all__ = [
-    "Processing", "check_same", "claim", "read_json", "read_processing", "read_refused", "read_sidecar", "write_json",
-    "write_refused", "write_sidecar",
+    "Processing", "check_same", "claim", "read_json", "read_processing", "read_refused", "read_sidecar", "sha256_of",
+    "write_json", "write_refused", "write_sidecar",
 ]  # fmt: skip
 
 _NAME = "desc-prepared_T1w.json"
@@ -123,6 +124,15 @@ def claim(folder: Path, file: str, maker: dict[str, Any], made: str) -> None:
         raise InputError(f"{folder}: holds images and no {file} that says what made them; choose another folder")
     else:
         write_json(path, maker)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes; "" where it cannot be read, which whoever reads it next will say."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def write_refused(folder: Path, refused: Mapping[str, str]) -> None:

@@ -11,7 +11,6 @@ Those that cannot be read, or that `prepare` could not process, are named in ref
 `--robust` is never added: on images without skull it does worse than the plain network.
 """
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.segmenters import complete
 from tenfold.anatomy.sets import ImageSet
-from tenfold.anatomy.sidecars import read_json, read_refused, write_json, write_refused
+from tenfold.anatomy.sidecars import read_json, read_refused, sha256_of, write_json, write_refused
 from tenfold.anatomy.tables import read_measured, write_measured
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
@@ -124,6 +123,11 @@ def _segment_batch(images: ImageSet, numbers: range, batch: Path, words: Sequenc
         write_refused(partial, refused)
         if len(refused) < len(numbers):
             _run([*words, *_arguments(partial, parc)], partial / "synthseg.log", batch.parent)
+            for table in _TABLES:
+                if not (partial / table).is_file():
+                    raise InputError(
+                        f"{batch.parent}: SynthSeg has written no {table}; take one that knows --vol, --qc"
+                    )
             for name in (images.names[number] for number in numbers):
                 if name not in refused:
                     _keep_labels(labels, name, partial)
@@ -171,14 +175,7 @@ def _arguments(place: Path, parc: bool) -> list[str]:
 
 
 def _hashes(images: ImageSet) -> dict[str, str]:
-    found = {}
-    for path, name in zip(images.paths, images.names, strict=True):
-        try:
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return found
+    return {name: sha256_of(path) for path, name in zip(images.paths, images.names, strict=True)}
 
 
 def _check_folder(place: Path, about: Mapping[str, object]) -> None:

@@ -149,7 +149,8 @@ def combine_sides(
             left, right = sides["left"], sides["right"]
             means.append((left + right + sides.get("middle", 0.0)) / 2)
             both = left + right
-            asymmetries.append(np.divide(2 * (left - right), both, out=np.full_like(both, np.nan), where=both > 0))
+            counted = (both > 0) & np.isfinite(both)  # what is infinite is refused afterwards
+            asymmetries.append(np.divide(2 * (left - right), both, out=np.full_like(both, np.nan), where=counted))
         else:
             means.append(sides["middle"])
             asymmetries.append(np.full_like(sides["middle"], np.nan))
