@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "errors.h"
 #include "parallel.h"
 
 namespace tenfold {
@@ -50,6 +51,24 @@ void search_exact(const Scorer& scorer, const ExactRows& rows, const void* queri
                     if (distance <= best[q - first].worst()) best[q - first].add({distance, rows.id(i)});
                 }
         for (size_t q = first; q < last; ++q) best[q - first].write(distances + q * k, ids + q * k);
+    });
+}
+
+void merge_found(const Found& found, size_t query_count, size_t k, size_t threads, float* distances, int64_t* ids) {
+    parallel_for(query_count, 256, threads, [&](size_t first, size_t last, size_t) {
+        Best best;
+        for (size_t q = first; q < last; ++q) {
+            best.start(k);
+            for (size_t i = q * k; i < (q + 1) * k && ids[i] >= 0; ++i) best.add({distances[i], ids[i]});
+            for (size_t i = q * found.width; i < (q + 1) * found.width && found.labels[i] >= 0; ++i) {
+                if (size_t(found.labels[i]) >= found.count)
+                    throw InputError("a search found row " + std::to_string(found.labels[i]) + " of " +
+                                     std::to_string(found.count) +
+                                     "; the index is damaged, run `tenfold search verify`");
+                best.add({found.distances[i], found.ids[found.labels[i]]});
+            }
+            best.write(distances + q * k, ids + q * k);
+        }
     });
 }
 

@@ -25,4 +25,16 @@ struct ExactRows {
 void search_exact(const Scorer&, const ExactRows&, const void* queries, size_t query_count, size_t k, size_t threads,
                   float* distances, int64_t* ids);
 
+// What a search found: (queries, width), the nearest first, -1 fills up; `ids` by label.
+struct Found {
+    const float* distances;
+    const int64_t* labels;
+    size_t width;
+    const int64_t* ids;
+    size_t count;  // of ids
+};
+
+// Merges it into each query's k best, as above.
+void merge_found(const Found&, size_t query_count, size_t k, size_t threads, float* distances, int64_t* ids);
+
 }  // namespace tenfold

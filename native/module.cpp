@@ -127,6 +127,16 @@ void exact(const Rows& rows, const std::string& type, const std::string& metric,
     search_exact(scorer, among, queries.data(), queries.shape(0), ids.shape(1), threads, distances.data(), ids.data());
 }
 
+void merge(nb::ndarray<float, nb::ndim<2>, nb::c_contig> distances, nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig> ids,
+           const In2<float>& found, const In2<int64_t>& labels, const In1<int64_t>& names, size_t threads) {
+    require(distances.shape(0) == ids.shape(0) && distances.shape(1) == ids.shape(1) &&
+                found.shape(0) == ids.shape(0) && labels.shape(0) == ids.shape(0) && labels.shape(1) == found.shape(1),
+            "merge: the arrays' shapes do not fit each other");
+    const Found part{found.data(), labels.data(), labels.shape(1), names.data(), names.shape(0)};
+    const nb::gil_scoped_release release;
+    merge_found(part, ids.shape(0), ids.shape(1), threads, distances.data(), ids.data());
+}
+
 Out<uint32_t, 2>::Array make_graph(const In2<float>& points, size_t degree, size_t width, size_t threads) {
     Out<uint32_t, 2> out({points.shape(0), degree});
     const nb::gil_scoped_release release;
@@ -501,6 +511,7 @@ NB_MODULE(_native, m) {
     m.def("turn", &turn_rows, "rows"_a, "axes"_a, "threads"_a = 1);
     m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,
           "threads"_a = 1, "row_ids"_a = nb::none(), "allowed"_a = nb::none());
+    m.def("merge", &merge, "distances"_a, "ids"_a, "found"_a, "labels"_a, "names"_a, "threads"_a = 1);
     m.def("make_graph", &make_graph, "points"_a, "degree"_a, "width"_a, "threads"_a = 1);
     m.def("nearest_points", &nearest_points, "points"_a, "neighbours"_a, "width"_a, "threads"_a = 1);
     m.def("assign", &assign_rows, "rows"_a, "nodes"_a, "begin"_a, "end"_a, "list"_a, "centroids"_a, "neighbours"_a,

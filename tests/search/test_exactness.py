@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracles import BACKENDS, DTYPES, check_exact, make_vectors, open_with
 
 from tenfold.core.errors import InputError
@@ -181,3 +183,33 @@ def test_rows_far_from_the_origin_cost_no_more(tmp_path: Path) -> None:
         *_, stats = index.search(rows[:200] + np.float32(shift), 10, probes=20, candidates=100, return_stats=True)
         pages.append(float(stats.pages_read.mean() + stats.pages_cached.mean()))
     assert pages[1] < 1.3 * pages[0]
+
+
+@settings(max_examples=80, deadline=None)
+@given(k=st.integers(1, 6), widths=st.lists(st.integers(0, 7), max_size=3), seed=st.integers(0, 2**32 - 1))
+def test_results_are_merged_as_by_sorting_all(k: int, widths: list[int], seed: int) -> None:
+    """Ties and gaps among any number of results: the k least by (distance, id), inf and -1 where there are fewer."""
+    rng, queries = np.random.default_rng(seed), 4
+    distances, ids = np.full((queries, k), np.inf, np.float32), np.full((queries, k), -1, np.int64)
+    wanted: list[list[tuple[float, int]]] = [[] for _ in range(queries)]
+    for part, width in enumerate(widths):
+        names = np.sort(rng.permutation(50)[:10] + 100 * part)
+        labels = np.stack([rng.permutation(10)[:width] for _ in range(queries)]).astype(np.int64)
+        found = np.sort(rng.integers(0, 4, (queries, width)).astype(np.float32), axis=1)
+        for query in range(queries):
+            have = int(rng.integers(0, width + 1))
+            found[query, have:], labels[query, have:] = np.inf, -1
+            wanted[query] += zip(found[query, :have].tolist(), names[labels[query, :have]].tolist(), strict=True)
+        _native.merge(distances, ids, found, labels, names, 2)
+    for query, pairs in enumerate(wanted):
+        least = (sorted(pairs) + [(np.inf, -1)] * k)[:k]
+        assert list(zip(distances[query].tolist(), ids[query].tolist(), strict=True)) == least
+
+
+def test_a_merge_refuses_rows_that_are_not_there() -> None:
+    """A label beyond the names is damage, not a read out of bounds; shapes have to fit."""
+    distances, ids, names = np.full((1, 2), np.inf, np.float32), np.full((1, 2), -1, np.int64), np.arange(3)
+    with pytest.raises(InputError, match=r"row 3 of 3.*damaged"):
+        _native.merge(distances, ids, np.zeros((1, 1), np.float32), np.array([[3]]), names)
+    with pytest.raises(InputError, match="do not fit"):
+        _native.merge(distances, ids, np.zeros((1, 1), np.float32), np.array([[1, 2]]), names)

@@ -49,6 +49,19 @@ def exact(
     (ceil(n / 64),) uint64, are not set none is taken.
     """
 
+def merge(
+    distances: np.ndarray,
+    ids: np.ndarray,
+    found: np.ndarray,
+    labels: np.ndarray,
+    names: np.ndarray,
+    threads: int = 1,
+) -> None:
+    """Merge a search's results (q, n), their ids being `names[labels]`, into each query's k best, (q, k), in place.
+
+    Rows of `found` rise and have a label of -1 where there are fewer; ids in place are -1 alike.
+    """
+
 def make_graph(points: np.ndarray, degree: int, width: int, threads: int = 1) -> np.ndarray:
     """Navigation graph over (n, d) float32 points: (n, degree) uint32, padded with 2^32 - 1."""
 

@@ -26,7 +26,7 @@ from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
 from tenfold.search.delta import DeltaView
-from tenfold.search.exact import check_count, check_queries, check_vectors, merge_nearest
+from tenfold.search.exact import check_count, check_queries, check_vectors
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
 from tenfold.search.ids import NAMES_FILE, Names, check_names, check_numbers
@@ -257,13 +257,12 @@ class LivingIndex:
         chosen = None if filter is None else parse_filter(filter, self.columns)
         distances = np.full((len(exact), k), np.inf, np.float32)
         numbers = np.full((len(exact), k), -1, np.int64)
-        costs = np.zeros((len(fields(SearchStats)), len(exact)), np.uint32)
+        costs = []
         for part in view.parts:
             tuning = part.segment.index.tuning(k, recall, probes, candidates, rerank)
             found, labels, stats = part.search(exact, k, tuning, rerank, chosen, threads)
-            named = np.where(labels < 0, -1, part.segment.ids[labels])
-            distances, numbers = merge_nearest(k, (distances, numbers), (found, named))
-            costs += [getattr(stats, field.name) for field in fields(stats)]
+            _native.merge(distances, numbers, found, labels, part.segment.ids, threads)
+            costs.append(stats)
         for delta in view.deltas:
             delta.search(exact, self.metric, distances, numbers, threads, chosen)
         ids = numbers if self._names is None else self._names.texts(numbers)
@@ -275,7 +274,7 @@ class LivingIndex:
                     queries, k, recall=recall, probes=probes, candidates=candidates, rerank=rerank, filter=filter,
                     threads=threads, return_stats=return_stats,
                 )  # fmt: skip
-        return (distances, ids, SearchStats(*costs)) if return_stats else (distances, ids)
+        return (distances, ids, _together(costs, len(exact))) if return_stats else (distances, ids)
 
     @property
     def rows(self) -> int:
@@ -510,6 +509,12 @@ class LivingIndex:
     def verify(self) -> list[str]:
         """Compare every byte with its checksum; a line per damaged file, empty when all is well."""
         return verify_living(self.path)
+
+
+def _together(costs: Sequence[SearchStats], queries: int) -> SearchStats:
+    """What each query cost in all segments."""
+    nothing = np.zeros(queries, np.uint32)
+    return SearchStats(*(sum((getattr(one, field.name) for one in costs), nothing) for field in fields(SearchStats)))
 
 
 def verify_living(path: Path) -> list[str]:
