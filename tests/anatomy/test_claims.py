@@ -9,10 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra anatomy is not installed")
 
-from tenfold.anatomy import claims  # noqa: E402
-from tenfold.anatomy.experiments import Effort, Outcome, real_holdout  # noqa: E402
+from tenfold.anatomy import claims, experiments  # noqa: E402
+from tenfold.anatomy.experiments import Effort, Outcome, measure_generators, real_holdout  # noqa: E402
 from tenfold.anatomy.labels import QC_GROUPS  # noqa: E402
+from tenfold.anatomy.lite import LiteSegmenter  # noqa: E402
 from tenfold.anatomy.plausibility import compare  # noqa: E402
+from tenfold.anatomy.sets import read_label_maps  # noqa: E402
 from tenfold.anatomy.volumes import Measured  # noqa: E402
 from tenfold.cli import main  # noqa: E402
 
@@ -57,6 +59,25 @@ def test_a_set_without_reliable_images_is_left_blank(ixi: Measured) -> None:
     assert made.tables[2].rows[0][2:] == [None, 1.0, None]
     assert "A1" not in {row[0] for row in made.tables[0].rows}
     assert "A1: measured for 0 of 1 seeds; in the others a set has no reliable images" in made.notes
+
+
+def test_generators_go_through_the_bench_beside_real_people(
+    anatomy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has hardly been trained: the gate rejects every image of it, and no real person."""
+    monkeypatch.setattr(experiments, "GENERATORS", {"vae-gan": experiments.GENERATORS["vae-gan"]})
+    segmenter = LiteSegmenter()
+    maps = read_label_maps(anatomy_data / "labelmaps", segmenter.learned_from)
+    effort = Effort(people=10, learned=4, samples=2, budget=4)
+    made, real = measure_generators(maps, tmp_path, effort, 0, segmenter)
+    assert (made.name, real.name) == ("vae-gan", "folder")
+    assert made.found.generated_gate is not None
+    assert real.found.generated_gate is not None
+    assert (made.found.generated_gate.rejected, real.found.generated_gate.rejected) == (1, 0)
+    assert made.found.verdict == "unreliable"
+    assert made.parameters > 10_000 > real.parameters == 0
+    assert real.fid < made.fid
+    assert real.nearest < made.nearest
 
 
 def test_no_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

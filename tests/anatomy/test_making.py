@@ -116,6 +116,8 @@ def test_train_lite_makes_a_model_that_segments(labelmaps, people, tmp_path):
         (("train", "lite", "MAPS", "out", "--held-out", "other.nii.gz"), "other.nii.gz: is no file of"),
         (("train", "lite", "MAPS", "out", "--pairs", "4", "--held-out", *_HELD), "pairs 4: give 8 or more"),
         (("train", "vae-gan", "PEOPLE", "out", "--budget", "0"), "--budget 0"),
+        (("train", "vae-gan", "PEOPLE", "out", "--steps", "9"), "--steps: goes with lite, not with vae-gan"),
+        (("train", "lite", "MAPS", "out", "--batch-size", "2"), "--batch-size: goes with a generator, not with lite"),
         (("train", "vae-gan", "nowhere", "out"), "nowhere: is no folder"),
         (("sample", "nowhere", "out"), "nowhere"),
     ],

@@ -1,8 +1,9 @@
 """The verbs of `tenfold anatomy` that make something: segmentations, people, generators and their samples."""
 
+import inspect
 import json as json_format
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -138,6 +139,9 @@ def train(
         seed: Decides everything drawn.
         json: Print one JSON object instead of a line.
     """
+    of_generators = {"size": size, "budget": budget, "batch_size": batch_size, "device": device}
+    of_lite = {"steps": steps, "pairs": pairs, "held_out": held_out, "licence": licence}
+    _refuse(of_generators if kind == "lite" else of_lite, kind)
     if kind == "lite":
         _train_lite(source, out, steps, pairs, held_out, licence, seed)
         facts: dict[str, object] = {"model": str(out / "model")}
@@ -206,6 +210,15 @@ def _segmenter(backend: BackEnd, model: Path | None, labelmaps: Path | None) -> 
     from tenfold.anatomy.atlas import AtlasSegmenter
 
     return AtlasSegmenter(labelmaps)
+
+
+def _refuse(options: Mapping[str, object], kind: str) -> None:
+    """Options of `train` that another kind has."""
+    known = inspect.signature(train).parameters
+    for name, value in options.items():
+        if value != known[name].default:
+            other = "a generator" if kind == "lite" else "lite"
+            raise InputError(f"--{name.replace('_', '-')}: goes with {other}, not with {kind}; leave it out")
 
 
 def _train_lite(
