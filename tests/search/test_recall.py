@@ -90,12 +90,15 @@ def test_whole_pages_never_lower_recall(bigann: dict[str, Index], queries: np.nd
 
 
 def test_calibrating_with_real_queries(index_copy: Callable[..., Path]) -> None:
-    """Kept in the folder, marked as not from own rows, and the index still opens and verifies."""
+    """Kept in the folder, not as from own rows; searches go by it at once; the index still opens and verifies."""
     folder = index_copy(2000, 20, "float32", "l2")
     index = Index.open(folder)
     assert index.calibration.own_rows
-    index.calibrate(make_vectors(100, 20, "float32", seed=6))
+    before = index.tuning(10, 0.9)
+    assert index.tuning(10, 0.9) == before
+    index.calibrate(10 * make_vectors(100, 20, "float32", seed=6))
     again = Index.open(folder)
+    assert index.tuning(10, 0.9) == again.tuning(10, 0.9) != before
     assert not again.calibration.own_rows
     assert again.calibration == index.calibration
     assert again.verify() == []

@@ -35,6 +35,7 @@ Rerank = Literal["bound", "paper"]
 _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _PAPER_CANDIDATES = 12  # per result
+_MOST_TUNINGS = 64  # that are remembered
 _CHUNK_ROWS = 1 << 20  # of labels that `get` looks through at a time
 _MOST_SCORED = 1 << 22  # queries times rows that `score` takes at a time
 
@@ -88,6 +89,7 @@ class Index:
         self.dtype = np.dtype(manifest["dtype"])
         self.metric: Metric = manifest["metric"]
         self.calibration = Calibration.from_json(manifest["calibration"])
+        self._tunings: dict[tuple[int, float], Tuning] = {}  # of late; of the calibration as it is
         self._files = {name: SectionFile(path / name, kind) for name, kind in INDEX_FILES.items()}
         _check_files(self._files, manifest["files"])
         for name, file in self._files.items():
@@ -269,8 +271,14 @@ class Index:
     ) -> Tuning:
         """The settings that `search` chooses for its arguments; InputError where one of them is out of range."""
         k = check_options(k, recall, probes, candidates, rerank)
-        in_memory = self.engine.backend == "memory"
-        tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
+        known = self._tunings
+        tuning = known.get((k, recall))
+        if tuning is None:
+            in_memory = self.engine.backend == "memory"
+            tuning = self.calibration.tuning(k, recall, self.lists, self.rows, in_memory=in_memory)
+            if len(known) >= _MOST_TUNINGS:
+                known.clear()
+            known[k, recall] = tuning
         everything = (probes or 0) >= self.lists and (candidates or 0) >= self.rows
         z = EVERYTHING if everything else tuning.z
         if rerank == "paper":  # which finds out by itself how many it needs
@@ -375,6 +383,7 @@ class Index:
         try:
             write_manifest(self.path, self._manifest)  # as it is: whether it can be kept shows before the work
             self.calibration = calibrate(self, queries, threads or _native.usable_cores(), progress)
+            self._tunings = {}  # a search under way may still write to the old one
             self._manifest["calibration"] = self.calibration.to_json()
             write_manifest(self.path, self._manifest)
         except OSError as error:
