@@ -1,4 +1,4 @@
-// Exact search, one block of rows at a time: the ground truth.
+// Exact search, one block of rows at a time: the ground truth; and the merging of what searches found.
 #pragma once
 
 #include <cstddef>

@@ -26,9 +26,9 @@ from tenfold.core.training import TrainingConfig, TrainingResult, train
 
 __all__ = ["LiteConfig", "make_pairs", "teach_lite", "train_lite"]
 
-_SPOILT = 0.75  # share of images that are spoilt
+_SPOILT = 0.75  # share of the others that are spoilt
 _HALVES = 0.1  # share of images of which one half is a copy of the other
-_EMPTIED = 0.1  # share of images in which nothing but the outline, or large blobs, is left
+_EMPTIED = 0.1  # share of the rest in which nothing but the outline, or large blobs, is left
 _FEWEST_PAIRS = 8  # for the predictor: two that are left check it
 
 
