@@ -337,12 +337,19 @@ class BoundSearcher {
 
     nb::tuple search(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
                      size_t k, size_t probes, size_t candidates, float z, const std::string& rule,
-                     bool score_whole_pages, size_t threads, const Bits& allowed) {
+                     bool score_whole_pages, size_t threads, const Bits& allowed,
+                     const std::optional<nb::callable>& meanwhile) {
         const Queries queries = view_queries(exact, space, base, slope);
         const SearchOptions options{
             k, probes, candidates, z, parse_rule(rule), score_whole_pages, threads, bits_of(allowed, rows_)};
+        Hooks hooks{SignalCheck(), nullptr};
+        if (meanwhile)
+            hooks.meanwhile = [&] {
+                const nb::gil_scoped_acquire acquire;
+                (*meanwhile)();
+            };
         return answers(queries.count, k, [&](float* distances, int64_t* ids, QueryStats* stats) {
-            searcher_->search(queries, options, distances, ids, stats, SignalCheck());
+            searcher_->search(queries, options, distances, ids, stats, hooks);
         });
     }
 
@@ -372,7 +379,7 @@ class BoundSearcher {
                               const_cast<uint8_t*>(errors.data()), width};
         const SearchOptions options{k, 0, width, z, parse_rule(rule), score_whole_pages, threads};
         return answers(queries.count, k, [&](float* distances, int64_t* ids, QueryStats* stats) {
-            searcher_->rerank(queries, found, options, distances, ids, stats, SignalCheck());
+            searcher_->rerank(queries, found, options, distances, ids, stats, {SignalCheck(), nullptr});
         });
     }
 
@@ -528,7 +535,8 @@ NB_MODULE(_native, m) {
         .def_prop_ro("backend", &BoundSearcher::backend)
         .def_prop_ro("memory_bytes", &BoundSearcher::memory_bytes)
         .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a,
-             "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a, "allowed"_a = nb::none())
+             "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a, "allowed"_a = nb::none(),
+             "meanwhile"_a = nb::none())
         .def("scan", &BoundSearcher::scan, "space"_a, "probes"_a, "candidates"_a, "threads"_a)
         .def("rerank", &BoundSearcher::rerank, "exact"_a, "space"_a, "base"_a, "slope"_a, "positions"_a, "estimates"_a,
              "errors"_a, "k"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)

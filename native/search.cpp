@@ -117,20 +117,21 @@ void Searcher::in_batches(Batch& batch, size_t threads, const std::function<void
 }
 
 void Searcher::answer(const Batch& batch, size_t threads, float* distances, int64_t* ids, QueryStats* stats,
-                      const std::function<void()>& poll) {
-    if (poll) poll();
+                      Hooks& hooks) {
+    if (hooks.poll) hooks.poll();
     std::atomic<size_t> next{0};
     parallel_for(threads, 1, threads, [&](size_t, size_t, size_t thread) {
         std::unique_ptr<Worker> worker = borrow();
-        worker->run(batch, next, distances, ids, stats, thread == 0 ? poll : nullptr);
+        Hooks none;
+        worker->run(batch, next, distances, ids, stats, thread == 0 ? hooks : none);
         give_back(std::move(worker));
     });
 }
 
 void Searcher::search(const Queries& queries, const SearchOptions& options, float* distances, int64_t* ids,
-                      QueryStats* stats, const std::function<void()>& poll) {
+                      QueryStats* stats, Hooks hooks) {
     Batch batch{queries, options, std::min(options.probes, view_.graph.count), 0, {}, {}, 0, nullptr};
-    in_batches(batch, options.threads, [&](size_t threads) { answer(batch, threads, distances, ids, stats, poll); });
+    in_batches(batch, options.threads, [&](size_t threads) { answer(batch, threads, distances, ids, stats, hooks); });
 }
 
 void Searcher::scan(const Queries& queries, size_t probes, size_t threads, const Shortlist& found) {
@@ -148,7 +149,7 @@ void Searcher::scan(const Queries& queries, size_t probes, size_t threads, const
 
 // In the order of their first rows, for the same reason as `in_batches`.
 void Searcher::rerank(const Queries& queries, const Shortlist& found, const SearchOptions& options, float* distances,
-                      int64_t* ids, QueryStats* stats, const std::function<void()>& poll) {
+                      int64_t* ids, QueryStats* stats, Hooks hooks) {
     const size_t threads = std::max<size_t>(1, std::min(options.threads, (queries.count + 7) / 8));
     Batch batch{queries, options, 0, 0, {}, std::vector<size_t>(queries.count), 0, &found};
     const auto first_row = [&](size_t query) { return found.width ? found.positions[query * found.width] : kNone; };
@@ -156,7 +157,7 @@ void Searcher::rerank(const Queries& queries, const Shortlist& found, const Sear
     std::stable_sort(batch.order.begin(), batch.order.end(),
                      [&](size_t a, size_t b) { return first_row(a) < first_row(b); });
     batch.share = std::clamp<size_t>(queries.count / (8 * threads), 1, kMostShare);
-    if (queries.count > 0) answer(batch, threads, distances, ids, stats, poll);
+    if (queries.count > 0) answer(batch, threads, distances, ids, stats, hooks);
 }
 
 void Searcher::route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const {

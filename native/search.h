@@ -76,6 +76,12 @@ struct Queries {
     size_t count;
 };
 
+// What the calling thread does between its steps; what either throws ends the search.
+struct Hooks {
+    std::function<void()> poll;       // often
+    std::function<void()> meanwhile;  // at most once: when it would first wait for the disk
+};
+
 class Worker;
 struct Batch;
 
@@ -86,14 +92,12 @@ class Searcher {
 
     std::string backend() const { return resident_ ? "memory" : file_.backend(); }
     size_t memory_bytes() const { return router_.memory_bytes() + (resident_ ? view_.pages * view_.page_stride : 0); }
-    // distances and ids (count, k), stats (count). Any number of threads may call at once. `poll`, where given, is
-    // called often from the calling thread; what it throws ends the search.
-    void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats,
-                const std::function<void()>& poll);
+    // distances and ids (count, k), stats (count). Any number of threads may call at once.
+    void search(const Queries&, const SearchOptions&, float* distances, int64_t* ids, QueryStats* stats, Hooks);
     // The first half of a search, and the second from what the first or another device has found.
     void scan(const Queries&, size_t probes, size_t threads, const Shortlist& found);
     void rerank(const Queries&, const Shortlist& found, const SearchOptions&, float* distances, int64_t* ids,
-                QueryStats* stats, const std::function<void()>& poll);
+                QueryStats* stats, Hooks);
     // The nearest lists of each query of search space: routes (count, probes).
     void route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const;
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
@@ -104,8 +108,7 @@ class Searcher {
   private:
     void begin(Batch&, size_t count, size_t threads) const;
     void in_batches(Batch&, size_t threads, const std::function<void(size_t threads)>& work) const;
-    void answer(const Batch&, size_t threads, float* distances, int64_t* ids, QueryStats* stats,
-                const std::function<void()>& poll);
+    void answer(const Batch&, size_t threads, float* distances, int64_t* ids, QueryStats* stats, Hooks&);
     void load();
     InputError unreadable(uint64_t page, int64_t result) const;
     InputError damaged(uint64_t page) const;

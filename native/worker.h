@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <iterator>
+#include <utility>
 
 #include "checksum.h"
 #include "errors.h"
@@ -71,7 +72,7 @@ class Worker {
           reader_(searcher.file_.reader(kQueueDepth)) {}
 
     void run(const Batch& batch, std::atomic<size_t>& next, float* distances, int64_t* ids, QueryStats* stats,
-             const std::function<void()>& poll) {
+             Hooks& hooks) {
         batch_ = &batch;
         queries_ = &batch.queries;
         options_ = &batch.options;
@@ -85,7 +86,7 @@ class Worker {
             bool more = true;
             size_t at = 0, stop = 0;
             while (more || idle.size() < flights_.size()) {
-                if (poll) poll();
+                if (hooks.poll) hooks.poll();
                 if (more && !idle.empty()) {
                     if (at == stop) {
                         at = std::min(count, next.fetch_add(batch.share));
@@ -97,7 +98,7 @@ class Worker {
                         idle.pop_back();
                     }
                 }
-                step(!more || idle.empty());
+                step(!more || idle.empty(), hooks);
                 for (uint32_t f = 0; f < flights_.size(); ++f) {
                     Flight& flight = flights_[f];
                     if (!flight.finished) continue;
@@ -376,12 +377,14 @@ class Worker {
     }
 
     // Starts what can be started, takes in what has arrived, and moves every flight whose round is complete.
-    void step(bool wait) {
+    void step(bool wait, Hooks& hooks) {
         for (Flight* flight : active_) advance(*flight);
         std::erase_if(active_, [](const Flight* flight) { return flight->finished; });
         reader_->submit();
         done_.clear();
-        if (reading_ > 0) reader_->reap(done_, wait && !active_.empty());
+        wait = wait && !active_.empty();
+        if (wait && reading_ > 0 && hooks.meanwhile) std::exchange(hooks.meanwhile, nullptr)();
+        if (reading_ > 0) reader_->reap(done_, wait);
         reading_ -= done_.size();  // all at once: an error in one must not make drain() wait for the others
         for (const Completion& completion : done_) deliver(completion);
     }

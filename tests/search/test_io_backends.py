@@ -84,6 +84,39 @@ def test_stats_do_not_depend_on_the_backend(io: str, small: Path) -> None:
     assert (stats.rounds <= 2).all()
 
 
+@pytest.mark.parametrize(("count", "threads"), [(1, 1), (90, 1), (90, 3)])
+@pytest.mark.parametrize("io", BACKENDS)
+def test_something_else_is_done_while_the_disk_is_waited_for(io: str, count: int, threads: int, small: Path) -> None:
+    """Once at most, be it a search of the same index, and never where there is no disk; with the same answers."""
+    index, queries = open_with(small, io), make_vectors(count, 24, "uint8", seed=3)
+    tuning, answers = index.tuning(5, 0.9), []
+
+    def search(meanwhile: Callable[[], None] | None = None) -> None:
+        answers.append(index.search_tuned(queries, 5, tuning, threads, meanwhile=meanwhile)[:2])
+
+    search(meanwhile=search)  # of pages that are not there yet: a single query must wait for them
+    assert len(answers) in ({1} if io == "memory" else {2} if count == 1 else {1, 2})
+    search()
+    for answer in answers[:-1]:
+        np.testing.assert_array_equal(answer, answers[-1])
+
+
+@pytest.mark.parametrize("io", BACKENDS[:-1])
+def test_what_fails_while_the_disk_is_waited_for_ends_the_search(io: str, small: Path) -> None:
+    """With its own error; the next search finds what it should."""
+    index, query = open_with(small, io), make_vectors(1, 24, "uint8", seed=3)
+    tuning = index.tuning(5, 0.9)
+
+    def fail() -> None:
+        raise LookupError("of its own")
+
+    for _ in range(3):
+        with pytest.raises(LookupError, match="of its own"):
+            index.search_tuned(query, 5, tuning, 1, meanwhile=fail)
+    expected = open_with(small, "memory").search_tuned(query, 5, tuning, 1)
+    np.testing.assert_array_equal(index.search_tuned(query, 5, tuning, 1)[:2], expected[:2])
+
+
 @linux_x86
 @pytest.mark.parametrize("error", [1, 38], ids=["EPERM", "ENOSYS"])
 def test_io_uring_refused(error: int, small: Path, answer: str, python: Python) -> None:

@@ -13,7 +13,7 @@ import pytest
 from oracles import make_vectors, numpy_distances
 
 from tenfold.core.errors import InputError
-from tenfold.search import Index, LivingIndex, maintaining
+from tenfold.search import Index, LivingIndex, maintaining, segments
 from tenfold.search.manifest import read_manifest
 from tenfold.search.segments import bits_of, clear, is_set
 
@@ -47,11 +47,17 @@ def expect(index: LivingIndex, model: Model, queries: np.ndarray, metric: str = 
     assert all((listed[name] == row).all() for name, row in model.items())
 
 
-@pytest.mark.parametrize(("dtype", "metric"), [("uint8", "l2"), ("float32", "ip"), ("int8", "l2"), ("float16", "l2")])
+@pytest.mark.parametrize(
+    ("dtype", "metric", "resident"),
+    [("uint8", "l2", True), ("uint8", "l2", False), ("float32", "ip", True), ("int8", "l2", True),
+     ("float16", "l2", False)],
+)  # fmt: skip
 def test_any_sequence_of_changes_gives_exact_answers(
-    tmp_path: Path, small_deltas: None, dtype: str, metric: str
+    tmp_path: Path, small_deltas: None, monkeypatch: pytest.MonkeyPatch, dtype: str, metric: str, resident: bool
 ) -> None:
     """Adds, updates, deletes, compaction and opening anew in random order, with sealing and merging behind them."""
+    if not resident:
+        monkeypatch.setattr(segments, "_RESIDENT_BYTES", -1)
     rng = np.random.default_rng([len(dtype), len(metric)])
     pool, queries = make_vectors(3000, 8, dtype), make_vectors(7, 8, dtype, seed=1)
     index, model = LivingIndex.create(tmp_path / "index", 8, dtype=dtype, metric=metric), Model()  # type: ignore[arg-type]
@@ -81,6 +87,27 @@ def test_any_sequence_of_changes_gives_exact_answers(
         expect(index, model, queries, metric)
     index.close()
     assert LivingIndex.open(tmp_path / "index", read_only=True).verify() == []
+
+
+def test_a_damaged_segment_ends_a_search_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is searched while another one waits for the disk; the other goes on."""
+    monkeypatch.setattr(maintaining, "_DELTA_ROWS", 400)
+    monkeypatch.setattr(segments, "_RESIDENT_BYTES", -1)
+    base = make_vectors(800, 16, "uint8")
+    with LivingIndex.create(tmp_path / "index", 16, dtype="uint8") as index:
+        for start in (0, 400):
+            index.add(base[start : start + 400])
+            index._maintainer.wait()
+        assert len(index.stats()["segments"]) == 2
+        whole, other = (part.segment for part in index._stack.view.parts)
+        expected = whole.index.search(base[:3], 5)
+        with (other.folder / "vectors.bin").open("r+b") as file:
+            file.seek(other.index._files["vectors.bin"].section("pages").offset)
+            file.write(bytes(4096))
+        for queries in (base[:1], base):
+            with pytest.raises(InputError, match="checksum"):
+                index.search(queries, 5, recall=1.0)
+        np.testing.assert_array_equal(whole.index.search(base[:3], 5), expected)
 
 
 def test_an_index_that_was_built_takes_updates(tmp_path: Path, index_copy: Callable[..., Path]) -> None:

@@ -1,5 +1,6 @@
 """Native core of tenfold.search: arrays in, arrays out; C-contiguous, the GIL released meanwhile."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -144,10 +145,12 @@ class Searcher:
         score_whole_pages: bool,
         threads: int,
         allowed: np.ndarray | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Distances (q, k) float32, ids (q, k) int64 and the six counts of SearchStats (q, 6) uint32.
 
-        Only rows are found whose bits are set in `allowed`, by position, (ceil(rows / 64),) uint64.
+        Only rows are found whose bits are set in `allowed`, by position, (ceil(rows / 64),) uint64. `meanwhile` is
+        called at most once, by the calling thread, when that first waits for the disk; what it raises ends the search.
         """
 
     def scan(

@@ -1,6 +1,6 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -294,10 +294,12 @@ class Index:
         rerank: Rerank = "bound",
         score_whole_pages: bool = True,
         allowed: np.ndarray | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """`search` with explicit settings: what the calibration tries out.
 
         With `allowed`, (ceil(rows / 64),) uint64, only rows whose bits are set are found; by position, lowest first.
+        `meanwhile` is called at most once, by this thread, when it first waits for the disk.
         """
         exact = check_queries(queries, self.dim, self.dtype)
         probes, candidates = min(tuning.probes, self.lists), min(tuning.candidates, max(1, self.rows))
@@ -310,7 +312,7 @@ class Index:
                 distances, ids, stats = self.device.search(exact, self.space.queries(exact, threads), *settings)
             else:
                 queried = self.space.queries(exact, threads)
-                distances, ids, stats = self.engine.search(exact, *queried, *settings, allowed)
+                distances, ids, stats = self.engine.search(exact, *queried, *settings, allowed, meanwhile)
         except MemoryError:
             raise InputError(
                 f"{k:,} results of {len(exact):,} queries do not fit into memory; ask for fewer at a time"

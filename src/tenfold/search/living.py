@@ -13,7 +13,6 @@ q queries · k results · n rows of a call
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
@@ -42,6 +41,7 @@ from tenfold.search.space import Metric
 from tenfold.search.stack import Opening, Stack, numbers_in, remove
 from tenfold.search.storage import INDEX_FILES, sync_folder
 from tenfold.search.tables import check_table_file
+from tenfold.search.views import Asked
 from tenfold.search.workplace import check_place, locked
 
 __all__ = ["Ids", "LivingIndex", "verify_living"]
@@ -255,16 +255,8 @@ class LivingIndex:
         threads = _native.usable_cores() if threads is None else check_count("threads", threads, 4096)
         exact = check_queries(queries, self.dim, self.dtype)
         chosen = None if filter is None else parse_filter(filter, self.columns)
-        distances = np.full((len(exact), k), np.inf, np.float32)
-        numbers = np.full((len(exact), k), -1, np.int64)
-        costs = []
-        for part in view.parts:
-            tuning = part.segment.index.tuning(k, recall, probes, candidates, rerank)
-            found, labels, stats = part.search(exact, k, tuning, rerank, chosen, threads)
-            _native.merge(distances, numbers, found, labels, part.segment.ids, threads)
-            costs.append(stats)
-        for delta in view.deltas:
-            delta.search(exact, self.metric, distances, numbers, threads, chosen)
+        asked = Asked(k, recall, probes, candidates, rerank, chosen, threads)
+        distances, numbers, stats = view.search(exact, self.metric, asked)
         ids = numbers if self._names is None else self._names.texts(numbers)
         if self._names is not None and list(ids.flat).count(None) > np.count_nonzero(numbers < 0):
             # Rows were deleted, and their texts forgotten, since it began, or since this reader looked.
@@ -274,7 +266,7 @@ class LivingIndex:
                     queries, k, recall=recall, probes=probes, candidates=candidates, rerank=rerank, filter=filter,
                     threads=threads, return_stats=return_stats,
                 )  # fmt: skip
-        return (distances, ids, _together(costs, len(exact))) if return_stats else (distances, ids)
+        return (distances, ids, stats) if return_stats else (distances, ids)
 
     @property
     def rows(self) -> int:
@@ -509,12 +501,6 @@ class LivingIndex:
     def verify(self) -> list[str]:
         """Compare every byte with its checksum; a line per damaged file, empty when all is well."""
         return verify_living(self.path)
-
-
-def _together(costs: Sequence[SearchStats], queries: int) -> SearchStats:
-    """What each query cost in all segments."""
-    nothing = np.zeros(queries, np.uint32)
-    return SearchStats(*(sum((getattr(one, field.name) for one in costs), nothing) for field in fields(SearchStats)))
 
 
 def verify_living(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ position that are not set; a set of bits is never changed, only replaced, so tha
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -227,13 +227,20 @@ class Sealed(NamedTuple):
             yield self.segment.ids_at(some), self.segment.index.stored.at(some)
 
     def search(
-        self, queries: np.ndarray, k: int, tuning: Tuning, rerank: Rerank, chosen: Filter | None, threads: int
+        self,
+        queries: np.ndarray,
+        k: int,
+        tuning: Tuning,
+        rerank: Rerank,
+        chosen: Filter | None,
+        threads: int,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """Distances and labels of the nearest of its rows, those that match a filter, with settings for all rows.
 
         The k nearest of a share s of the rows are among about k / s nearest of all: so many more lists are probed;
         and where the rows lie unevenly, as many as it takes for each query. Where few rows match, they are all read
-        instead.
+        instead. What is to be done `meanwhile` is, or not, while it waits for the disk.
         """
         index, some = self.segment.index, self.left
         if chosen is not None:
@@ -244,8 +251,8 @@ class Sealed(NamedTuple):
             free = (np.zeros(len(queries), np.uint32) for _ in fields(SearchStats))
             return nothing.astype(np.float32), nothing.astype(np.int64), SearchStats(*free)
         if some is None:
-            return index.search_tuned(queries, k, tuning, threads, rerank)
-        settings = _Settings(k, tuning, rerank, threads, index.lists)
+            return index.search_tuned(queries, k, tuning, threads, rerank, meanwhile=meanwhile)
+        settings = _Settings(k, tuning, rerank, threads, index.lists, meanwhile)
         even = settings if chosen is None else settings.probing(-(-tuning.probes * self.rows // some.rows))
         if some.is_even or self._is_read_sooner(some, even):
             return self._search_some(queries, some, even)
@@ -263,10 +270,10 @@ class Sealed(NamedTuple):
         self, queries: np.ndarray, some: Choice, settings: "_Settings"
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """The same among some rows, with the same settings for each query."""
-        index, (k, tuning, rerank, threads, lists) = self.segment.index, settings
+        index, (k, tuning, rerank, threads, lists, meanwhile) = self.segment.index, settings
         if self._is_read_sooner(some, settings):
             return index.score(queries, k, np.flatnonzero(_mask_of(some.bits, self.rows)), threads)
-        found = index.search_tuned(queries, k, tuning, threads, rerank, allowed=some.bits)
+        found = index.search_tuned(queries, k, tuning, threads, rerank, allowed=some.bits, meanwhile=meanwhile)
         short = np.flatnonzero(found[1][:, -1] < 0)
         if len(short):  # there are more, in lists that were not probed, or behind copies
             wider = tuning._replace(probes=lists, candidates=max(tuning.candidates, _MOST_COPIES * k))
@@ -290,6 +297,7 @@ class _Settings(NamedTuple):
     rerank: Rerank
     threads: int
     lists: int
+    meanwhile: Callable[[], None] | None
 
     def probing(self, probes: int) -> "_Settings":
         """With another number of probes."""

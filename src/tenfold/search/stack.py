@@ -17,15 +17,16 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search.columns import Values
-from tenfold.search.delta import Delta, DeltaView
+from tenfold.search.delta import Delta
 from tenfold.search.index import IoBackend
 from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, read_log
 from tenfold.search.segments import Sealed, Segment, read_hidden, write_hidden
 from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
 from tenfold.search.storage import LIVING_FILE, NO_ROOM
+from tenfold.search.views import View
 from tenfold.search.workplace import discard
 
-__all__ = ["Opening", "Stack", "View", "numbers_in", "remove"]
+__all__ = ["Opening", "Stack", "numbers_in", "remove"]
 
 _RECORD_BYTES = 4 << 20  # of vectors in a record of the log
 _COUNT = struct.Struct("<I")
@@ -39,13 +40,6 @@ class Opening(NamedTuple):
     durability: Durability
     io: IoBackend
     cache: str | int
-
-
-class View(NamedTuple):
-    """What a search looks into."""
-
-    parts: tuple[Sealed, ...] = ()
-    deltas: tuple[DeltaView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -358,7 +352,8 @@ class Stack:
 
     def publish(self) -> None:
         """Show searches what there is now."""
-        self.view = View(self.parts, tuple(delta.view() for delta in self.deltas() if delta.rows))
+        largest = tuple(sorted(self.parts, key=lambda part: -part.rows))
+        self.view = View(largest, tuple(delta.view() for delta in self.deltas() if delta.rows))
 
     def _take(self, rows: np.ndarray, ids: np.ndarray, attributes: Values) -> None:
         self._hide(ids)
