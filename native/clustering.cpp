@@ -1,6 +1,7 @@
 #include "clustering.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -78,6 +79,36 @@ void assign(const Tree& tree, const Lists& lists, const float* rows, size_t coun
             primary[i] = walk(lists, row, descend(tree, row, scratch), scratch.distances).id;
         }
     });
+}
+
+size_t relist(const Succession& change, const Lists& lists, const float* rows, size_t count, size_t threads,
+              uint32_t* list) {
+    const auto l2 = kernels().l2_f32;
+    std::atomic<size_t> walked{0};
+    parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
+        std::vector<float> distances;
+        for (size_t i = first; i < last; ++i) {
+            const float* row = rows + i * lists.dim;
+            const uint32_t before = list[i];
+            Near best{INFINITY, kNone, false};
+            for (uint32_t part = change.begin[before]; part < change.end[before]; ++part) {
+                const Near here{l2(row, lists.centroids + part * lists.dim, lists.dim), part, false};
+                if (best.id == kNone || nearer(here, best)) best = here;
+            }
+            const uint32_t* neighbours = lists.neighbours + best.id * lists.width;
+            const auto draws = [&](uint32_t other) {
+                return other != kNone && change.fresh[other] &&
+                       l2(row, lists.centroids + other * lists.dim, lists.dim) < best.distance;
+            };
+            const bool split = change.end[before] - change.begin[before] > 1;
+            const bool may_move = change.dissolved[before] ||
+                                  (split && l2(row, change.former + before * lists.dim, lists.dim) <= best.distance) ||
+                                  std::any_of(neighbours, neighbours + lists.width, draws);
+            list[i] = may_move ? walk(lists, row, best, distances).id : best.id;
+            walked += may_move;
+        }
+    });
+    return walked;
 }
 
 void replicate(const Lists& lists, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,

@@ -188,6 +188,31 @@ Out<uint32_t, 1>::Array assign_rows(const In2<float>& rows, const In2<float>& no
     return out.array;
 }
 
+nb::tuple relist_rows(const In2<float>& rows, const In1<uint32_t>& before, const In1<uint32_t>& begin,
+                      const In1<uint32_t>& end, const In2<float>& former, const In1<uint8_t>& dissolved,
+                      const In2<float>& centroids, const In2<uint32_t>& neighbours, const In1<uint8_t>& fresh,
+                      size_t threads) {
+    const Lists lists = make_lists(centroids, neighbours);
+    const size_t count = former.shape(0);
+    require(before.shape(0) == rows.shape(0) && rows.shape(1) == lists.dim && former.shape(1) == lists.dim &&
+                begin.shape(0) == count && end.shape(0) == count && dissolved.shape(0) == count &&
+                fresh.shape(0) == lists.count,
+            "relist: the arrays' shapes do not fit each other");
+    for (size_t list = 0; list < count; ++list)
+        require(begin.data()[list] < end.data()[list] && end.data()[list] <= lists.count,
+                "relist: a list has no successor");
+    for (size_t i = 0; i < before.shape(0); ++i) require(before.data()[i] < count, "relist: no such list");
+    Out<uint32_t, 1> out({rows.shape(0)});
+    std::copy(before.data(), before.data() + before.shape(0), out.data);
+    size_t walked = 0;
+    {
+        const nb::gil_scoped_release release;
+        const Succession change{begin.data(), end.data(), former.data(), dissolved.data(), fresh.data()};
+        walked = relist(change, lists, rows.data(), rows.shape(0), threads, out.data);
+    }
+    return nb::make_tuple(out.array, walked);
+}
+
 Out<uint32_t, 2>::Array replicate_rows(const In2<float>& rows, const In1<uint32_t>& primary,
                                        const In2<float>& centroids, const In2<uint32_t>& neighbours, size_t most,
                                        float epsilon, float spacing, size_t threads) {
@@ -523,6 +548,8 @@ NB_MODULE(_native, m) {
     m.def("nearest_points", &nearest_points, "points"_a, "neighbours"_a, "width"_a, "threads"_a = 1);
     m.def("assign", &assign_rows, "rows"_a, "nodes"_a, "begin"_a, "end"_a, "list"_a, "centroids"_a, "neighbours"_a,
           "threads"_a = 1);
+    m.def("relist", &relist_rows, "rows"_a, "before"_a, "begin"_a, "end"_a, "former"_a, "dissolved"_a, "centroids"_a,
+          "neighbours"_a, "fresh"_a, "threads"_a = 1);
     m.def("replicate", &replicate_rows, "rows"_a, "primary"_a, "centroids"_a, "neighbours"_a, "most"_a, "epsilon"_a,
           "spacing"_a, "threads"_a = 1);
     m.def("arrange", &arrange_rows, "rows"_a, "list"_a, "position"_a, "rows_per_page"_a, "threads"_a = 1);

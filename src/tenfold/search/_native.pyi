@@ -81,6 +81,24 @@ def assign(
 ) -> np.ndarray:
     """The nearest list of each row (n, d) float32, (n,) uint32."""
 
+def relist(
+    rows: np.ndarray,
+    before: np.ndarray,
+    begin: np.ndarray,
+    end: np.ndarray,
+    former: np.ndarray,
+    dissolved: np.ndarray,
+    centroids: np.ndarray,
+    neighbours: np.ndarray,
+    fresh: np.ndarray,
+    threads: int = 1,
+) -> tuple[np.ndarray, int]:
+    """The list now of each row (n, d) float32, from the one `before` (n,) uint32, and how many rows looked for another.
+
+    List l of before is now the lists begin[l] .. end[l], (L,) uint32 each, at least one; `former` (L, d) are the
+    centroids before, `dissolved` (L,) uint8 tells lists that are gone, `fresh` (K,) uint8 those that come of a split.
+    """
+
 def replicate(
     rows: np.ndarray,
     primary: np.ndarray,

@@ -7,6 +7,10 @@
     layout   per range: rows in list order -> vectors.bin; codes of rows and replicas spilled
     pack     per range: codes of each list in blocks of 32 -> codes.bin, lists.bin
 
+Where an index holds most of the rows, one phase takes the place of the first three:
+
+    inherit  its lists, brought up to date, and its codec  -> graph.bin, tree.bin, codebook.bin, own.npy
+
 All of it happens in `INDEX.partial`; a phase that has finished is named in `build.json` there, so a
 build that was killed goes on behind it. Only the complete index gets the name INDEX. Memory follows
 the budget: whatever grows with the number of rows goes through files in pieces.
@@ -40,6 +44,7 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.manifest import write_manifest
 from tenfold.search.memory import MemoryPlan
 from tenfold.search.pages import PageWriter, page_layout
+from tenfold.search.relisting import Heritage, relist
 from tenfold.search.settings import BuildConfig, check_source
 from tenfold.search.space import Space, open_space
 from tenfold.search.spilling import (
@@ -57,6 +62,7 @@ from tenfold.search.storage import (
     SectionWriter,
     as_bytes,
     save_array,
+    scratch_array,
 )
 from tenfold.search.workplace import discard, read_notes, write_notes
 
@@ -76,8 +82,10 @@ class Builder:
         memory_budget: int,
         threads: int,
         progress: Progress,
+        heritage: Heritage | None = None,
     ) -> None:
         check_source(source)
+        self.heritage = heritage if heritage is not None and heritage.suits(config, source.rows) else None
         self.source, self.folder, self.config = source, folder, config
         self.threads, self.progress = threads, progress
         self.space_dim = config.space_dim(source)
@@ -86,7 +94,8 @@ class Builder:
 
     def run(self) -> None:
         """Run the phases that are not finished yet; the folder then holds every file but the manifest."""
-        phases = (self._survey, self._cluster, self._train, self._assign, self._layout, self._pack)
+        founding = (self._survey, self._cluster, self._train) if self.heritage is None else (self._inherit,)
+        phases = (*founding, self._assign, self._layout, self._pack)
         for phase in phases:
             name = phase.__name__.strip("_")
             if name in self.state["done"]:
@@ -108,6 +117,7 @@ class Builder:
             "rows_per_page": per_page,
             "page_bytes": stride,
             "radius": self.state["radius"],
+            "untrained_rows": 0 if self.heritage is None else self.heritage.untrained(self.source.rows),
             **asdict(self.config),
         }
 
@@ -120,6 +130,7 @@ class Builder:
             "source": fingerprint(self.source),
             "memory_budget": memory_budget,
             "config": asdict(self.config),
+            "heritage": None if self.heritage is None else self.heritage.fingerprint(),
         }
         self.state = read_notes(self.folder)
         if (
@@ -216,6 +227,9 @@ class Builder:
             rows = residuals_of(rows, tree.assign(rows, self.threads), tree.centroids)
             axes = balanced_axes(rows, self.config.code_bytes)
             tree = tree.turned(axes) if len(axes) else tree
+        self._write_lists(tree, center, axes)
+
+    def _write_lists(self, tree: Tree, center: np.ndarray, axes: np.ndarray) -> None:
         with SectionWriter(self.folder / "tree.bin", "tree") as file:
             file.add("center", center)
             file.add("axes", axes)
@@ -231,7 +245,7 @@ class Builder:
 
         def matrix(file: SectionFile, name: str, dtype: str, columns: int | None) -> np.ndarray:
             array = file.array(name, dtype, columns)
-            return np.array(array.reshape(len(array), -1))
+            return np.array(array.reshape(len(array), file.section(name).columns))
 
         return Tree(
             matrix(tree, "nodes", "<f4", width),
@@ -242,6 +256,25 @@ class Builder:
             matrix(tree, "neighbours", "<u4", None),
             matrix(graph, "neighbours", "<u4", None),
         )
+
+    def _inherit(self) -> None:
+        """Instead of the three before `assign`: the lists of another index, brought up to date, and its codec."""
+        assert self.heritage is not None
+        index, rows = self.heritage.index, self.source.rows
+        own = scratch_array(self.folder / "own.npy", "<u4", rows)
+        tree = relist(
+            self.heritage, lambda: self._blocks("inherit"), own, rows / self.plan.lists, self.plan.sample_rows,
+            self.config.seed, self.threads,
+        )  # fmt: skip
+        if isinstance(own, np.memmap):
+            own.flush()
+        before = SectionFile(index.path / "codebook.bin", "codebook")
+        sections = {name: before.array(name, "<f4", None) for name in ("codebook", "center", "axes")}
+        self._write_lists(tree, sections["center"], sections["axes"])
+        with SectionWriter(self.folder / "codebook.bin", "codebook") as file:
+            for name, array in sections.items():
+                file.add(name, array)
+        self.state["radius"], self.state["codec"] = index.space.radius, self.heritage.manifest["codec_numbers"]
 
     def _train(self) -> None:
         tree, rows = self._tree(), self._sample_rows(self.space, self.plan.training_rows)
@@ -277,10 +310,14 @@ class Builder:
         lists = len(tree.centroids)
         counts = np.zeros(lists, np.int64)
         bounds = self._ranges(lists)
+        own = None if self.heritage is None else np.load(self.folder / "own.npy", mmap_mode="r")
         row = 0
         with Spill(self.spill, "rows", len(bounds) - 1) as spill:
             for block in self._blocks("assign"):
-                found = tree.assign(space.rows(block, self.threads), self.threads)
+                if own is None:
+                    found = tree.assign(space.rows(block, self.threads), self.threads)
+                else:
+                    found = own[row : row + len(block)]
                 counts += np.bincount(found, minlength=lists)
                 records = np.empty(len(block), self._record())
                 records["label"] = self.source.row_numbers(row, row + len(block))

@@ -33,6 +33,8 @@ _LOST = (0.5, 0.2)  # of the true neighbours, by z, among the candidates that ar
 _CANDIDATES_PER_RESULT = (1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.8, 3.2, 3.6, 4.0, 4.4, 4.8, 5.6, 6.4, 8.0)
 _TRUTH = 101
 _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
+_CHECKED_K, _CHECKED_LEVELS = 10, (0.95, 0.99)  # of an earlier calibration
+_LESS, _MORE = 0.1, 0.5  # of what a level misses, by which an earlier calibration may be off
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
 
 
@@ -152,8 +154,15 @@ def _between(lower: tuple[float, Tuning], upper: tuple[float, Tuning], recall: f
     return Tuning(probes, candidates, less.z + share * (more.z - less.z))
 
 
-def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress: Progress) -> Calibration:
-    """Measure on `queries`, or on rows of the index itself, each of which then ignores its own match."""
+def calibrate(
+    index: "Index", queries: np.ndarray | None, threads: int, progress: Progress, earlier: Calibration | None = None
+) -> Calibration:
+    """Measure on `queries`, or on rows of the index itself, each of which then ignores its own match.
+
+    What was measured `earlier`, on an index of nearly the same lists and rows, is kept where it still holds.
+    """
+    if earlier is not None and not earlier.own_rows:
+        return earlier  # the queries that it was measured on are not at hand
     if index.rows < 2 or (queries is not None and len(queries) == 0):
         return Calibration()
     own = None
@@ -165,6 +174,8 @@ def calibrate(index: "Index", queries: np.ndarray | None, threads: int, progress
         most = max(_QUERIES.values())
         queries = queries[np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64)]
     trial = _Trial(index, check_queries(queries, index.dim, index.dtype), own, threads, progress)
+    if earlier is not None and trial.confirms(earlier):
+        return earlier
     found = {k: trial.levels(k) for k in _QUERIES if k < index.rows}
     levels, memory = ({k: found[k][medium] for k in found} for medium in _MEDIA)
     return Calibration(levels, memory, own is not None)
@@ -211,6 +222,15 @@ class _Trial:
         pages = float((stats.pages_read + stats.pages_cached).mean())
         recall = recall_at_k(distances, self.truth[some], min(k, self.truth.shape[1]), self.index.metric)
         return recall, _Work(pages, float(stats.rounds.mean()), float(stats.codes_scanned.mean()), probes)
+
+    def confirms(self, earlier: Calibration) -> bool:
+        """Whether settings that were chosen earlier still reach their levels, and not much more."""
+        chosen = [entry for levels in (earlier.levels, earlier.memory) for entry in levels.get(_CHECKED_K, [])]
+        return len(dict(chosen)) == len(_LEVELS) and all(
+            -_LESS * (1 - level) <= self.search(_CHECKED_K, *tuning)[0] - level <= _MORE * (1 - level)
+            for level, tuning in chosen
+            if level in _CHECKED_LEVELS
+        )
 
     def levels(self, k: int) -> dict[str, list[tuple[float, Tuning]]]:
         """By medium: the levels that can be reached, with the cheapest settings."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from tenfold.search import _native
 
-__all__ = ["GRAPH_DEGREE", "NEIGHBOURS", "Tree", "grow_tree"]
+__all__ = ["GRAPH_DEGREE", "GRAPH_WIDTH", "NEIGHBOURS", "Tree", "grow_tree", "kmeans"]
 
 NEIGHBOURS = 64  # lists that a row near a border may move or be copied to (SPANN's 64)
 GRAPH_DEGREE = 32
-_GRAPH_WIDTH = 64
+GRAPH_WIDTH = 64
 _BRANCHES = 32
 _ITERATIONS = 6
 _ROWS_PER_BRANCH = 256  # a k-means trains on at most this many rows per cluster
@@ -80,7 +80,7 @@ def _with_graph(
     centroids: np.ndarray,
     threads: int,
 ) -> Tree:
-    graph = _native.make_graph(centroids, GRAPH_DEGREE, _GRAPH_WIDTH, threads)
+    graph = _native.make_graph(centroids, GRAPH_DEGREE, GRAPH_WIDTH, threads)
     neighbours = _native.nearest_points(centroids, graph, NEIGHBOURS, threads)
     return Tree(nodes, begin, end, numbers, centroids, neighbours, graph)
 
@@ -97,7 +97,7 @@ def _split_all(
     while stack:
         node, members = stack.pop()
         parts = min(_BRANCHES, round(len(members) / fair_size))
-        centroids = _kmeans(sample, members, parts, fair_size / 4, rng) if parts > 1 else nodes[node][None]
+        centroids = kmeans(sample, members, parts, fair_size / 4, rng) if parts > 1 else nodes[node][None]
         if len(centroids) < 2:
             leaves.append(node)
             last = nodes[node]
@@ -119,10 +119,18 @@ def _split_all(
     )
 
 
-def _kmeans(
+def kmeans(
     sample: np.ndarray, members: np.ndarray, parts: int, smallest: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Centroids of at most `parts` clusters; those with too few rows are dissolved."""
+    """Centroids of at most `parts` clusters of some rows of a sample; those with too few rows are dissolved.
+
+    Args:
+        sample: (S, D) float32.
+        members: Numbers of the rows, (m,).
+        parts: Clusters, at most.
+        smallest: Rows of a cluster, at least.
+        rng: Chooses the rows to begin with.
+    """
     most = parts * _ROWS_PER_BRANCH
     training = members if len(members) <= most else rng.choice(members, most, replace=False)
     training = np.sort(training)

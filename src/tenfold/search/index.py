@@ -22,6 +22,7 @@ from tenfold.search.ids import check_numbers
 from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
 from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
+from tenfold.search.relisting import Heritage
 from tenfold.search.settings import choose_config
 from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
@@ -118,6 +119,7 @@ class Index:
         threads: int | None = None,
         overwrite: bool = False,
         device: Device = "cpu",
+        heritage: Heritage | None = None,
         progress: Progress = no_progress,
     ) -> "Index":
         """Build an index folder from vectors and open it.
@@ -140,6 +142,8 @@ class Index:
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
             device: Where the finished index scans codes, as for `open`; the build runs on the CPU.
+            heritage: An index that holds many of the rows; where it holds most, and was built alike, its lists and
+                codec are taken over, which costs less and gives other lists than a build of its own.
             progress: Called with phase, done, total.
 
         Raises:
@@ -154,7 +158,7 @@ class Index:
         partial = partial_of(place)
         try:
             with workplace(partial):
-                builder = Builder(vectors, partial, config, budget, threads, progress)
+                builder = Builder(vectors, partial, config, budget, threads, progress, heritage)
                 if is_published(place, builder.identity, overwrite):
                     tidy(place, partial)
                 else:
@@ -180,7 +184,8 @@ class Index:
         room = builder.identity["memory_budget"] - resident_bytes()
         fits = 2 * (builder.folder / "vectors.bin").stat().st_size < room
         unfinished = cls(builder.folder, manifest, "memory" if fits else "buffered", 0)
-        manifest["calibration"] = calibrate(unfinished, None, threads, progress).to_json()
+        earlier = None if builder.heritage is None else builder.heritage.index.calibration
+        manifest["calibration"] = calibrate(unfinished, None, threads, progress, earlier).to_json()
         builder.finish(manifest)
 
     @classmethod

@@ -72,7 +72,7 @@ class Maintainer:
             if stack.frozen is not None:
                 self._seal(threads)
             if len(stack.parts) > 1 or any(part.alive < part.rows for part in stack.parts):
-                self._merge(stack.parts, threads)
+                self._merge(stack.parts, threads, anew=True)
 
     def clear(self) -> int:
         """Delete all rows, once what is being made is finished; how many there were."""
@@ -149,13 +149,13 @@ class Maintainer:
                 save_array(stack.path / f"{rows}-ids.npy", ids)
                 with replace_file(stack.path / f"{rows}-columns.json") as file:
                     file.write(json.dumps(values).encode())
-                made.append(self._build(name, rows, (), threads))
+                made.append(self._build(name, rows, (), threads, anew=True))
             with stack.lock:
                 gone = ids[~frozen.delta.holds(ids)]
                 stack.install((*stack.parts, *(part.less(gone) for part in made)), frozen.next_log, None)
                 self._changed.notify_all()
 
-    def _merge(self, parts: Sequence[Sealed], threads: int) -> None:
+    def _merge(self, parts: Sequence[Sealed], threads: int, *, anew: bool = False) -> None:
         """Make one segment of several, or of one with deleted rows."""
         stack = self._stack
         self._check_disk(parts)
@@ -165,7 +165,7 @@ class Maintainer:
                 before = stack.save_hidden([part for part in stack.parts if part.segment.folder in folders])
                 name = f"segment-{stack.number():06d}"
             inputs = [(part.segment.folder.name, part.hidden) for part in before]
-            made = [self._build(name, None, inputs, threads)] if any(part.alive for part in before) else []
+            made = [self._build(name, None, inputs, threads, anew)] if any(part.alive for part in before) else []
             with stack.lock:
                 now = {part.segment.folder: part for part in stack.parts}
                 for part in before:
@@ -174,9 +174,12 @@ class Maintainer:
                 rest = [part for part in stack.parts if part.segment.folder not in folders]
                 stack.install((*rest, *made), stack.snapshot.first_log, stack.frozen)
 
-    def _build(self, name: str, rows: str | None, inputs: Sequence[tuple[str, str | None]], threads: int) -> Sealed:
+    def _build(
+        self, name: str, rows: str | None, inputs: Sequence[tuple[str, str | None]], threads: int, anew: bool
+    ) -> Sealed:
         stack = self._stack
-        run_job(stack.path, Job(name, rows, inputs, stack.snapshot.columns, stack.snapshot.settings, threads))
+        settings = stack.snapshot
+        run_job(stack.path, Job(name, rows, inputs, settings.columns, settings.settings, threads, anew))
         return stack.open_part(Part(name))
 
     @contextmanager

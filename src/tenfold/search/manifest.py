@@ -94,6 +94,8 @@ def _check(path: Path, manifest: dict[str, Any]) -> None:
     for where, limits in ((manifest, _WHOLE), (numbers, _WHOLE_CODEC)):
         for key, (low, high) in limits.items():
             require(type(where.get(key)) is int and low <= where[key] <= high, key)
+    untrained = manifest.get("untrained_rows", 0)
+    require(type(untrained) is int and untrained >= 0, "untrained_rows")
     for where, keys in ((manifest, ("radius",)), (numbers, _REAL_CODEC)):
         for key in keys:
             require(_is_float32(where.get(key)), key)

@@ -23,8 +23,9 @@ from tenfold.core.errors import InputError
 from tenfold.search.columns import Column, Columns, Values, merged, sorted_column, write_columns
 from tenfold.search.formats.source import ArrayVectors, VectorSource
 from tenfold.search.index import Index
+from tenfold.search.relisting import Heritage
 from tenfold.search.segments import Segment, is_set, read_hidden, write_ids
-from tenfold.search.storage import replace_file
+from tenfold.search.storage import replace_file, scratch_array
 
 __all__ = ["Job", "MergedRows", "run_job"]
 
@@ -45,6 +46,7 @@ class Job:
         columns: Of the attributes.
         settings: Of `Index.build`.
         threads: How many it may use.
+        anew: Make new lists and a new codec, even where most of the rows are in one segment.
     """
 
     target: str
@@ -53,6 +55,7 @@ class Job:
     columns: Columns
     settings: dict[str, Any]
     threads: int
+    anew: bool
 
 
 class MergedRows(VectorSource):
@@ -66,8 +69,8 @@ class MergedRows(VectorSource):
         self._segments = segments
         counts = [int(_alive(segment, bits).sum()) for segment, bits in segments]
         super().__init__(f"{work}: merged segments", sum(counts), first.dim, first.dtype)
-        self.ids = _scratch(work / "ids.npy", "<i8", self.rows)
-        self._numbers = _scratch(work / "numbers.npy", "<u4", self.rows)
+        self.ids = scratch_array(work / "ids.npy", "<i8", self.rows)
+        self._numbers = scratch_array(work / "numbers.npy", "<u4", self.rows)
         self._number(work)
 
     def _number(self, work: Path) -> None:
@@ -103,6 +106,14 @@ class MergedRows(VectorSource):
                 start += len(kept)
             yield name, merged(kind, parts, self.rows)
 
+    def heritage(self) -> Heritage:
+        """The segment with the most of the rows, and which those are."""
+        alive = [_alive(segment, bits) for segment, bits in self._segments]
+        counts = [int(some.sum()) for some in alive]
+        most = int(np.argmax(counts))
+        radius = max(segment.index.space.radius for segment, _ in self._segments)
+        return Heritage(self._segments[most][0].index, sum(counts[:most]), np.flatnonzero(alive[most]), radius)
+
     def row_numbers(self, start: int, stop: int) -> np.ndarray:
         """Ranks of ids."""
         return np.asarray(self._numbers[start:stop])
@@ -133,21 +144,11 @@ def _alive(segment: Segment, bits: np.ndarray | None) -> np.ndarray:
 
 def _counted(path: Path, segment: Segment, bits: np.ndarray | None) -> np.ndarray:
     """How many of the rows before each label are not deleted, (rows + 1,)."""
-    counts = _scratch(path, "<i8", len(segment.ids) + 1)
+    counts = scratch_array(path, "<i8", len(segment.ids) + 1)
     for first in range(0, len(segment.ids), _CHUNK):
         kept = is_set(bits, segment.positions[first : first + _CHUNK])
         counts[first + 1 : first + 1 + len(kept)] = counts[first] + np.cumsum(kept)
     return counts
-
-
-def _scratch(path: Path, dtype: str, rows: int) -> np.ndarray:
-    """Zeros in a file; an array in memory where there are none."""
-    if rows == 0:
-        return np.zeros(0, dtype)
-    mapped = np.lib.format.open_memmap(path, "w+", dtype, (rows,))
-    with path.open("r+b") as file:  # a full disk shows now; at the first write to the map it would end the process
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return mapped
 
 
 def run_job(folder: Path, job: Job) -> None:
@@ -188,11 +189,12 @@ def _run(place: Path) -> None:
         for segment, (_, file) in zip(segments, job.inputs, strict=True)
     ]
     together = MergedRows(list(zip(segments, bits, strict=True)), work)
-    positions = _build(job, target, together, together.ids)
+    heritage = None if job.anew else together.heritage()
+    positions = _build(job, target, together, together.ids, heritage)
     write_columns(target, dict(together.columns(job.columns, positions)))
 
 
-def _build(job: Job, target: Path, rows: VectorSource, ids: np.ndarray) -> np.ndarray:
+def _build(job: Job, target: Path, rows: VectorSource, ids: np.ndarray, heritage: Heritage | None = None) -> np.ndarray:
     """Build the index and its ids; the positions of rows by their numbers, (rows,)."""
     parent = os.getppid()
 
@@ -200,7 +202,9 @@ def _build(job: Job, target: Path, rows: VectorSource, ids: np.ndarray) -> np.nd
         if os.getppid() != parent:
             raise InputError(f"{target}: its index was closed meanwhile")
 
-    built = Index.build(rows, target, threads=job.threads, overwrite=True, progress=watch, **job.settings)
+    built = Index.build(
+        rows, target, threads=job.threads, overwrite=True, heritage=heritage, progress=watch, **job.settings
+    )
     pieces = (np.asarray(ids[at : at + _CHUNK]) for at in range(0, len(ids), _CHUNK))
     return write_ids(target, pieces, built.stored.labels())
 

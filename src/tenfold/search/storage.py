@@ -302,3 +302,13 @@ def save_array(path: Path, array: np.ndarray) -> None:
     with replace_file(path) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         write_all(file, array)
+
+
+def scratch_array(path: Path, dtype: str, rows: int) -> np.ndarray:
+    """Zeros (rows,) in a file; an array in memory where there are none. Raises OSError."""
+    if rows == 0:
+        return np.zeros(0, dtype)
+    mapped = np.lib.format.open_memmap(path, "w+", dtype, (rows,))
+    with path.open("r+b") as file:  # a full disk shows now; at the first write to the map it would end the process
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _INDEX_NAMES = (*INDEX_FILES, "ids.bin", "columns.bin", "manifest.json", "build.json", "lock")
-_BUILD_NAMES = (*_INDEX_NAMES, "sample.npy", "tree.bin", "spill")
+_BUILD_NAMES = (*_INDEX_NAMES, "sample.npy", "tree.bin", "own.npy", "spill")
 _SPILLED = re.compile(r"((rows|labels|entries)-\d+|counts\.npy)(\.partial)?")
 _ELSEWHERE = (
     errno.EROFS,

@@ -1,0 +1,202 @@
+"""Lists of a build that takes over those of an index which holds most of its rows: split and merged by LIRE.
+
+Where rows have come and gone, lists that grew too long are split, lists of which hardly any row is left are dissolved,
+and only rows that one of these changes may concern look for another list (SPFresh, SOSP 2023, section 3.3).
+
+n rows of the build · L lists of the index before · K lists now · D dimension of search space
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tenfold.search import _native
+from tenfold.search.clustering import GRAPH_DEGREE, GRAPH_WIDTH, NEIGHBOURS, Tree, kmeans
+from tenfold.search.manifest import read_manifest
+from tenfold.search.settings import BuildConfig
+from tenfold.search.space import Space
+from tenfold.search.storage import as_bytes
+
+if TYPE_CHECKING:
+    from tenfold.search.index import Index
+
+__all__ = ["Heritage", "relist"]
+
+_LONGEST = 2.0  # times the mean length that is wanted
+_SHORTEST = 0.25
+_NO_LIST = 0xFFFFFFFF
+
+Blocks = Callable[[], Iterator[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Heritage:
+    """An index whose lists and codec a build takes over, and the rows of the build that are in it.
+
+    Attributes:
+        index: The index.
+        start: Which row of the build is the first of them; the others follow.
+        positions: Theirs in the index, rising, (m,) int64.
+        radius: Of the longest row of the build, where the metric is "ip"; else 0.
+    """
+
+    index: "Index"
+    start: int
+    positions: np.ndarray
+    radius: float = 0.0
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Of the index."""
+        return read_manifest(self.index.path)
+
+    def untrained(self, rows: int) -> int:
+        """How many of the build's rows came after the codec was trained; those that have gone since count too."""
+        earlier: int = self.manifest.get("untrained_rows", 0)
+        return earlier + rows - len(self.positions)
+
+    def suits(self, config: BuildConfig, rows: int) -> bool:
+        """Whether the index was built alike, and at least half of the rows were there when its codec was trained.
+
+        With metric "ip" search space must also have room for the longest row.
+        """
+        alike = all(self.manifest.get(name) == value for name, value in asdict(config).items())
+        return alike and 2 * self.untrained(rows) <= rows and self.radius <= self.manifest["radius"]
+
+    def fingerprint(self) -> list[Any]:
+        """What tells one heritage from another."""
+        return [self.index.path.name, self.manifest["files"], self.start, _native.crc32c(as_bytes(self.positions))]
+
+    def former_lists(self, out: np.ndarray, blocks: Blocks, threads: int) -> None:
+        """The list of the index that each row (n,) is in, or would be in."""
+        index, stop = self.index, self.start + len(self.positions)
+        out[self.start : stop] = np.searchsorted(index.list_starts().astype(np.int64), self.positions, "right") - 1
+        row = 0
+        for block in blocks():
+            numbers = np.arange(row, row + len(block))
+            others = (numbers < self.start) | (numbers >= stop)
+            if others.any():
+                out[numbers[others]] = index.engine.route(index.space.rows(block[others], threads), 1, threads)[1][:, 0]
+            row += len(block)
+
+
+@dataclass(frozen=True)
+class _Succession:
+    """What becomes of the lists before: l is now the lists begin[l] .. end[l].
+
+    Attributes:
+        begin: (L,) uint32.
+        end: (L,) uint32.
+        former: Their centroids, (L, D) float32.
+        dissolved: Which are gone, (L,) uint8; begin and end are those of a list nearby.
+        centroids: Of the lists now, (K, D) float32.
+        fresh: Which of those come of a split, (K,) uint8.
+    """
+
+    begin: np.ndarray
+    end: np.ndarray
+    former: np.ndarray
+    dissolved: np.ndarray
+    centroids: np.ndarray
+    fresh: np.ndarray
+
+
+def relist(
+    heritage: Heritage, blocks: Blocks, own: np.ndarray, length: float, most_rows: int, seed: int, threads: int
+) -> Tree:
+    """Bring the lists of an index up to date, and find each row's; the tree has no nodes.
+
+    Args:
+        heritage: The index.
+        blocks: Reads the rows of the build, in order; it is called up to three times.
+        own: The list of each row, (n,) uint32, is written here.
+        length: Mean rows per list that is wanted.
+        most_rows: At most so many rows are held to split lists, the longest first.
+        seed: Of the splits.
+        threads: Used.
+    """
+    space = heritage.index.space
+    heritage.former_lists(own, blocks, threads)
+    sizes = np.bincount(own, minlength=heritage.index.lists)
+    parts = np.where(sizes > _LONGEST * length, np.round(sizes / length), 1).astype(np.int64)
+    parts[_beyond(np.where(parts > 1, sizes, 0), most_rows)] = 1
+    founded = _split(blocks, own, parts, space, length, seed, threads)
+    dissolved = sizes < _SHORTEST * length
+    dissolved[sizes.argmax()] = False
+    change = _succeed(heritage.index, founded, dissolved)
+    graph = _native.make_graph(change.centroids, GRAPH_DEGREE, GRAPH_WIDTH, threads)
+    neighbours = _native.nearest_points(change.centroids, graph, NEIGHBOURS, threads)
+    row = 0
+    for block in blocks():
+        part = slice(row, row + len(block))
+        own[part], _ = _native.relist(
+            space.rows(block, threads), np.array(own[part]), change.begin, change.end, change.former, change.dissolved,
+            change.centroids, neighbours, change.fresh, threads,
+        )  # fmt: skip
+        row += len(block)
+    none = np.zeros(0, np.uint32)
+    return Tree(change.centroids[:0], none, none, none, change.centroids, neighbours, graph)
+
+
+def _succeed(index: "Index", founded: dict[int, np.ndarray], dissolved: np.ndarray) -> _Succession:
+    """The lists now: those of before in their order, parts in the place of what was split."""
+    former = index.centroids()[0]
+    counts = np.where(dissolved, 0, 1)
+    for number, some in founded.items():
+        counts[number] = len(some)
+    end = np.cumsum(counts)
+    begin = end - counts
+    centroids, fresh = np.empty((end[-1], former.shape[1]), np.float32), np.ones(end[-1], np.uint8)
+    kept = np.flatnonzero(counts == 1)
+    centroids[begin[kept]], fresh[begin[kept]] = former[kept], 0
+    for number, some in founded.items():
+        centroids[begin[number] : end[number]] = some
+    heirs = _nearest_left(index, counts > 0, np.flatnonzero(dissolved))
+    begin[dissolved], end[dissolved] = begin[heirs], end[heirs]
+    return _Succession(
+        begin.astype(np.uint32), end.astype(np.uint32), former, dissolved.astype(np.uint8), centroids, fresh
+    )
+
+
+def _beyond(sizes: np.ndarray, most: int) -> np.ndarray:
+    """Which sizes (L,), the largest first, no longer add up to at most `most`."""
+    order = np.argsort(-sizes, kind="stable")
+    return order[np.cumsum(sizes[order]) > most]
+
+
+def _split(
+    blocks: Blocks, own: np.ndarray, parts: np.ndarray, space: Space, length: float, seed: int, threads: int
+) -> dict[int, np.ndarray]:
+    """Centroids of the parts of every list that is to have several, and can."""
+    if not (parts > 1).any():
+        return {}
+    lists, rows, row = [], [], 0
+    for block in blocks():
+        mine = np.asarray(own[row : row + len(block)])
+        chosen = parts[mine] > 1
+        lists.append(mine[chosen])
+        rows.append(space.rows(block[chosen], threads))
+        row += len(block)
+    members, held = np.concatenate(lists), np.concatenate(rows)
+    order = np.argsort(members, kind="stable")
+    numbers, firsts = np.unique(members[order], return_index=True)
+    rng = np.random.default_rng(seed)
+    founded = {}
+    for number, some in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
+        centroids = kmeans(held, some, int(parts[number]), length * _SHORTEST, rng)
+        if len(centroids) > 1:
+            founded[number] = centroids
+    return founded
+
+
+def _nearest_left(index: "Index", left: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """For each list of some that are gone, a near one that is left: a row goes on from there."""
+    if len(gone) == 0:
+        return gone
+    near = index.engine.route(np.ascontiguousarray(index.centroids()[0][gone]), min(NEIGHBOURS, index.lists), 1)[1]
+    fits = (near != _NO_LIST) & left[np.minimum(near, index.lists - 1)]
+    anyone = int(left.argmax())
+    return np.where(fits.any(axis=1), near[np.arange(len(gone)), fits.argmax(axis=1)], anyone).astype(np.int64)
