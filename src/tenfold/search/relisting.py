@@ -28,6 +28,7 @@ __all__ = ["Heritage", "relist"]
 _LONGEST = 2.0  # times the mean length that is wanted
 _SHORTEST = 0.25
 _NO_LIST = 0xFFFFFFFF
+_SOME_LISTS = 4096  # at a time
 
 Blocks = Callable[[], Iterator[np.ndarray]]
 
@@ -39,14 +40,19 @@ class Heritage:
     Attributes:
         index: The index.
         start: Which row of the build is the first of them; the others follow.
-        positions: Theirs in the index, rising, (m,) int64.
+        alive: Which rows of the index they are, by position, (rows of the index,) bool.
         radius: Of the longest row of the build, where the metric is "ip"; else 0.
     """
 
     index: "Index"
     start: int
-    positions: np.ndarray
+    alive: np.ndarray
     radius: float = 0.0
+
+    @cached_property
+    def rows(self) -> int:
+        """How many they are."""
+        return int(np.count_nonzero(self.alive))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -56,7 +62,7 @@ class Heritage:
     def untrained(self, rows: int) -> int:
         """How many of the build's rows came after the codec was trained; those that have gone since count too."""
         earlier: int = self.manifest.get("untrained_rows", 0)
-        return earlier + rows - len(self.positions)
+        return earlier + rows - self.rows
 
     def suits(self, config: BuildConfig, rows: int) -> bool:
         """Whether the index was built alike, and at least half of the rows were there when its codec was trained.
@@ -68,19 +74,29 @@ class Heritage:
 
     def fingerprint(self) -> list[Any]:
         """What tells one heritage from another."""
-        return [self.index.path.name, self.manifest["files"], self.start, _native.crc32c(as_bytes(self.positions))]
+        return [self.index.path.name, self.manifest["files"], self.start, _native.crc32c(as_bytes(self.alive))]
 
-    def former_lists(self, out: np.ndarray, blocks: Blocks, threads: int) -> None:
-        """The list of the index that each row (n,) is in, or would be in."""
-        index, stop = self.index, self.start + len(self.positions)
-        out[self.start : stop] = np.searchsorted(index.list_starts().astype(np.int64), self.positions, "right") - 1
-        row = 0
+    def former_lists(self, out: np.ndarray, blocks: Blocks, threads: int) -> np.ndarray:
+        """The list of the index that each row (n,) is in, or would be in; and their sizes, (L,) int64."""
+        index, starts = self.index, self.index.list_starts().astype(np.int64)
+        sizes, row = np.zeros(index.lists, np.int64), self.start
+        for first in range(0, index.lists, _SOME_LISTS):
+            some = starts[first : first + _SOME_LISTS + 1]
+            kept = np.concatenate([[0], np.cumsum(self.alive[some[0] : some[-1]])])[some - some[0]]
+            numbers = np.repeat(np.arange(first, first + len(some) - 1, dtype=np.uint32), np.diff(kept))
+            out[row : row + len(numbers)] = numbers
+            sizes[first : first + len(some) - 1] = np.diff(kept)
+            row += len(numbers)
+        at = 0
         for block in blocks():
-            numbers = np.arange(row, row + len(block))
-            others = (numbers < self.start) | (numbers >= stop)
+            which = np.arange(at, at + len(block))
+            others = (which < self.start) | (which >= self.start + self.rows)
             if others.any():
-                out[numbers[others]] = index.engine.route(index.space.rows(block[others], threads), 1, threads)[1][:, 0]
-            row += len(block)
+                found = index.engine.route(index.space.rows(block[others], threads), 1, threads)[1][:, 0]
+                out[which[others]] = found
+                sizes += np.bincount(found, minlength=index.lists)
+            at += len(block)
+        return sizes
 
 
 @dataclass(frozen=True)
@@ -119,8 +135,7 @@ def relist(
         threads: Used.
     """
     space = heritage.index.space
-    heritage.former_lists(own, blocks, threads)
-    sizes = np.bincount(own, minlength=heritage.index.lists)
+    sizes = heritage.former_lists(own, blocks, threads)
     parts = np.where(sizes > _LONGEST * length, np.round(sizes / length), 1).astype(np.int64)
     parts[_beyond(np.where(parts > 1, sizes, 0), most_rows)] = 1
     founded = _split(blocks, own, parts, space, length, seed, threads)

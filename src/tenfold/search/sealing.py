@@ -112,7 +112,7 @@ class MergedRows(VectorSource):
         counts = [int(some.sum()) for some in alive]
         most = int(np.argmax(counts))
         radius = max(segment.index.space.radius for segment, _ in self._segments)
-        return Heritage(self._segments[most][0].index, sum(counts[:most]), np.flatnonzero(alive[most]), radius)
+        return Heritage(self._segments[most][0].index, sum(counts[:most]), alive[most], radius)
 
     def row_numbers(self, start: int, stop: int) -> np.ndarray:
         """Ranks of ids."""
