@@ -159,7 +159,7 @@ def calibrate(
 ) -> Calibration:
     """Measure on `queries`, or on rows of the index itself, each of which then ignores its own match.
 
-    What was measured `earlier`, on an index of nearly the same lists and rows, is kept where it still holds.
+    What was measured `earlier`, on an index of like rows and size, is kept where it holds here too.
     """
     if earlier is not None and not earlier.own_rows:
         return earlier  # the queries that it was measured on are not at hand

@@ -120,6 +120,7 @@ class Index:
         overwrite: bool = False,
         device: Device = "cpu",
         heritage: Heritage | None = None,
+        calibration: Calibration | None = None,
         progress: Progress = no_progress,
     ) -> "Index":
         """Build an index folder from vectors and open it.
@@ -144,6 +145,7 @@ class Index:
             device: Where the finished index scans codes, as for `open`; the build runs on the CPU.
             heritage: An index that holds many of the rows; where it holds most, and was built alike, its lists and
                 codec are taken over, which costs less and gives other lists than a build of its own.
+            calibration: Of an index of like rows and size: kept where it holds for this one too.
             progress: Called with phase, done, total.
 
         Raises:
@@ -162,14 +164,14 @@ class Index:
                 if is_published(place, builder.identity, overwrite):
                     tidy(place, partial)
                 else:
-                    cls._finish(builder, threads, progress)
+                    cls._finish(builder, threads, progress, calibration)
                     publish(partial, place, overwrite)
         except OSError as error:
             raise disk_trouble(error, partial) from None
         return cls.open(path, device=device)
 
     @classmethod
-    def _finish(cls, builder: Builder, threads: int, progress: Progress) -> None:
+    def _finish(cls, builder: Builder, threads: int, progress: Progress, earlier: Calibration | None) -> None:
         """Run what a build has still to do until its folder holds a calibrated index."""
         builder.run()
         if builder.is_finished:
@@ -184,7 +186,6 @@ class Index:
         room = builder.identity["memory_budget"] - resident_bytes()
         fits = 2 * (builder.folder / "vectors.bin").stat().st_size < room
         unfinished = cls(builder.folder, manifest, "memory" if fits else "buffered", 0)
-        earlier = None if builder.heritage is None else builder.heritage.index.calibration
         manifest["calibration"] = calibrate(unfinished, None, threads, progress, earlier).to_json()
         builder.finish(manifest)
 

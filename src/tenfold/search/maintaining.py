@@ -149,7 +149,7 @@ class Maintainer:
                 save_array(stack.path / f"{rows}-ids.npy", ids)
                 with replace_file(stack.path / f"{rows}-columns.json") as file:
                     file.write(json.dumps(values).encode())
-                made.append(self._build(name, rows, (), threads, anew=True))
+                made.append(self._build(name, rows, (), len(ids), threads))
             with stack.lock:
                 gone = ids[~frozen.delta.holds(ids)]
                 stack.install((*stack.parts, *(part.less(gone) for part in made)), frozen.next_log, None)
@@ -165,7 +165,8 @@ class Maintainer:
                 before = stack.save_hidden([part for part in stack.parts if part.segment.folder in folders])
                 name = f"segment-{stack.number():06d}"
             inputs = [(part.segment.folder.name, part.hidden) for part in before]
-            made = [self._build(name, None, inputs, threads, anew)] if any(part.alive for part in before) else []
+            rows = sum(part.alive for part in before)
+            made = [self._build(name, None, inputs, rows, threads, anew=anew)] if rows else []
             with stack.lock:
                 now = {part.segment.folder: part for part in stack.parts}
                 for part in before:
@@ -175,11 +176,19 @@ class Maintainer:
                 stack.install((*rest, *made), stack.snapshot.first_log, stack.frozen)
 
     def _build(
-        self, name: str, rows: str | None, inputs: Sequence[tuple[str, str | None]], threads: int, anew: bool
+        self,
+        name: str,
+        rows: str | None,
+        inputs: Sequence[tuple[str, str | None]],
+        count: int,
+        threads: int,
+        *,
+        anew: bool = False,
     ) -> Sealed:
-        stack = self._stack
-        settings = stack.snapshot
-        run_job(stack.path, Job(name, rows, inputs, settings.columns, settings.settings, threads, anew))
+        """A segment of `count` rows."""
+        stack, made_with = self._stack, self._stack.snapshot
+        like = None if anew else _like(stack.parts, count)
+        run_job(stack.path, Job(name, rows, inputs, like, made_with.columns, made_with.settings, threads, anew))
         return stack.open_part(Part(name))
 
     @contextmanager
@@ -217,6 +226,13 @@ def _to_merge(parts: Sequence[Sealed]) -> list[Sealed]:
         size = int(math.log(max(part.rows / _DELTA_ROWS, 1), _SAME_SIZE))
         by_size.setdefault(size, []).append(part)
     return next((same for _, same in sorted(by_size.items()) if len(same) >= _SAME_SIZE), [])
+
+
+def _like(parts: Sequence[Sealed], rows: int) -> str | None:
+    """The folder of the segment whose size is nearest to so many rows, within a factor of two."""
+    by_ratio = {abs(math.log(part.rows / rows)): part.segment.folder.name for part in parts}
+    nearest = min(by_ratio, default=math.inf)
+    return by_ratio[nearest] if nearest <= math.log(2) else None
 
 
 def _cleared(before: Sealed, now: Sealed) -> np.ndarray:

@@ -43,6 +43,7 @@ class Job:
         target: The segment's folder.
         rows: Arrays `ROWS.npy` and `ROWS-ids.npy`, ids rising, and `ROWS-columns.json`, their attributes; or None.
         inputs: Else segments, each with the file of its deleted rows, or None.
+        like: A segment of about the same size, whose calibration may hold; or None.
         columns: Of the attributes.
         settings: Of `Index.build`.
         threads: How many it may use.
@@ -52,6 +53,7 @@ class Job:
     target: str
     rows: str | None
     inputs: Sequence[tuple[str, str | None]]
+    like: str | None
     columns: Columns
     settings: dict[str, Any]
     threads: int
@@ -202,9 +204,11 @@ def _build(job: Job, target: Path, rows: VectorSource, ids: np.ndarray, heritage
         if os.getppid() != parent:
             raise InputError(f"{target}: its index was closed meanwhile")
 
+    calibration = None if job.like is None else Index.open(target.parent / job.like, io="buffered").calibration
     built = Index.build(
-        rows, target, threads=job.threads, overwrite=True, heritage=heritage, progress=watch, **job.settings
-    )
+        rows, target, threads=job.threads, overwrite=True, heritage=heritage, calibration=calibration, progress=watch,
+        **job.settings,
+    )  # fmt: skip
     pieces = (np.asarray(ids[at : at + _CHUNK]) for at in range(0, len(ids), _CHUNK))
     return write_ids(target, pieces, built.stored.labels())
 
