@@ -8,8 +8,9 @@ import pytest
 from oracles import make_vectors
 
 from tenfold.core.errors import InputError
+from tenfold.core.progress import no_progress
 from tenfold.search import Index, as_source, exact_search, open_vectors, read_ground_truth, recall_at_k
-from tenfold.search.calibration import EVERYTHING, Calibration, Tuning
+from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
 from tenfold.search.evaluation import evaluate
 from tenfold.search.space import Metric
 
@@ -197,3 +198,29 @@ def test_recall_of_too_few_distances_is_refused(found: tuple[int, int], true: tu
 def test_an_empty_index_misses_nothing(tmp_path: Path) -> None:
     index = Index.build(np.zeros((0, 4), np.float32), tmp_path / "index")
     assert evaluate(index, np.ones((3, 4), np.float32)).recall == 1
+
+
+def test_an_earlier_calibration_is_kept_where_it_holds(bigann: dict[str, Index], tmp_path: Path) -> None:
+    """Of like rows it is; one that finds too little, searches far too much or lacks a level is not."""
+    index = bigann["pq"]
+    vectors = index.stored.at(np.arange(index.rows))
+    other = Index.build(vectors[::2], tmp_path / "half", calibration=index.calibration)
+    assert other.calibration in (index.calibration, Index.build(vectors[::2], tmp_path / "own").calibration)
+
+    def changed(probes: float) -> Calibration:
+        def times(levels: dict[int, list[tuple[float, Tuning]]]) -> dict[int, list[tuple[float, Tuning]]]:
+            return {
+                k: [(level, some._replace(probes=max(1, int(probes * some.probes)))) for level, some in entries]
+                for k, entries in levels.items()
+            }
+
+        return Calibration(times(index.calibration.levels), times(index.calibration.memory))
+
+    def kept(earlier: Calibration) -> bool:
+        return calibrate(index, None, 1, no_progress, earlier) is earlier
+
+    assert kept(changed(1))
+    assert not kept(changed(0.5))
+    assert not kept(changed(20))
+    assert not kept(Calibration({10: index.calibration.levels[10][:-1]}, index.calibration.memory))
+    assert kept(Calibration(own_rows=False))

@@ -225,10 +225,14 @@ class _Trial:
 
     def confirms(self, earlier: Calibration) -> bool:
         """Whether settings that were chosen earlier still reach their levels, and not much more."""
-        chosen = [entry for levels in (earlier.levels, earlier.memory) for entry in levels.get(_CHECKED_K, [])]
-        return len(dict(chosen)) == len(_LEVELS) and all(
+        measured = {k: list(_LEVELS) for k in _QUERIES if k < self.index.rows}
+        media = earlier.levels, earlier.memory
+        return all(
+            {k: [level for level, _ in entries] for k, entries in some.items()} == measured for some in media
+        ) and all(
             -_LESS * (1 - level) <= self.search(_CHECKED_K, *tuning)[0] - level <= _MORE * (1 - level)
-            for level, tuning in chosen
+            for some in media
+            for level, tuning in some.get(_CHECKED_K, [])
             if level in _CHECKED_LEVELS
         )
 
