@@ -47,7 +47,7 @@ class Heritage:
     index: "Index"
     start: int
     alive: np.ndarray
-    radius: float = 0.0
+    radius: float
 
     @cached_property
     def rows(self) -> int:
