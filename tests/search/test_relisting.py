@@ -1,5 +1,6 @@
 """Builds that take over the lists and the codec of an index which holds most of their rows."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import check_exact, make_vectors
 
+from tenfold.core.errors import InputError
 from tenfold.search import Index, LivingIndex, _native, maintaining
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.formats.source import ArrayVectors
@@ -174,6 +176,47 @@ def test_only_an_index_that_fits_is_taken_over(tmp_path: Path) -> None:
                            heritage=Heritage(parent, 0, alive, longest), **settings)  # fmt: skip
         assert heir.rows == alive.sum()
         assert heir.lists < parent.lists / 2
+
+
+@pytest.mark.parametrize("last", ["inherit", "assign", "calibrate"])
+def test_a_build_that_takes_over_goes_on_where_it_stopped(tmp_path: Path, last: str) -> None:
+    """Bit by bit as one that was not stopped; from the beginning where other rows are left of the index."""
+    base = make_vectors(900, 8, "int8")
+    parent = Index.build(base, tmp_path / "parent", rows_per_list=50)
+    labels = parent.stored.labels()
+
+    def build(name: str, gone: int, stop: str | None = None) -> dict[str, bytes]:
+        def interrupt(phase: str, done: int, total: int) -> None:
+            if phase == stop:
+                raise KeyboardInterrupt
+
+        alive = labels % 10 != gone
+        rows = np.concatenate([base[labels[alive]], base[labels[~alive]][:20]])
+        heir = Index.build(rows, tmp_path / name, rows_per_list=50, heritage=Heritage(parent, 0, alive, 0.0),
+                           progress=interrupt)  # fmt: skip
+        return {path.name: path.read_bytes() for path in heir.path.iterdir()}
+
+    expected = build("whole", 3)
+    for gone in (3, 7):
+        with pytest.raises(KeyboardInterrupt):
+            build(f"stopped-{gone}", gone, last)
+        assert build(f"stopped-{gone}", 3) == expected
+
+
+def test_an_index_that_goes_while_it_is_taken_over_is_missed_in_one_sentence(tmp_path: Path) -> None:
+    """Nothing half made gets the name."""
+    base = make_vectors(900, 8, "int8")
+    parent = Index.build(base, tmp_path / "parent", rows_per_list=50)
+
+    def remove(phase: str, done: int, total: int) -> None:
+        if phase == "inherit" and parent.path.exists():
+            shutil.rmtree(parent.path)
+
+    rows = base[parent.stored.labels()]
+    heritage = Heritage(parent, 0, np.ones(900, bool), 0.0)
+    with pytest.raises(InputError, match="parent"):
+        Index.build(rows, tmp_path / "heir", rows_per_list=50, heritage=heritage, progress=remove)
+    assert not (tmp_path / "heir").exists()
 
 
 def test_merging_takes_over_the_largest_segment_and_compacting_builds_anew(
