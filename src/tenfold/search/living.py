@@ -438,7 +438,7 @@ class LivingIndex:
         """Measure anew, for every segment, which settings reach which recall; as `Index.calibrate`.
 
         Segments that are made later take over what was measured on `queries` from one of about their size, if there is
-        one; others, and those of `compact`, are measured on rows of their own.
+        one whose settings do not find far too little there; others, and those of `compact`, are measured on own rows.
         """
         self._stack.writer()
         self._maintainer.calibrate(
