@@ -9,6 +9,7 @@ n rows of the build · L lists of the index before · K lists now · D dimension
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,6 @@ __all__ = ["Heritage", "relist"]
 _LONGEST = 2.0  # times the mean length that is wanted
 _SHORTEST = 0.25
 _NO_LIST = 0xFFFFFFFF
-_SOME_LISTS = 4096  # at a time
 
 Blocks = Callable[[], Iterator[np.ndarray]]
 
@@ -85,15 +85,11 @@ class Heritage:
 
     def former_lists(self, out: np.ndarray, blocks: Blocks, threads: int) -> np.ndarray:
         """The list of the index that each row (n,) is in, or would be in; and their sizes, (L,) int64."""
-        index, starts = self.index, self.index.list_starts().astype(np.int64)
-        sizes, row = np.zeros(index.lists, np.int64), self.start
-        for first in range(0, index.lists, _SOME_LISTS):
-            some = starts[first : first + _SOME_LISTS + 1]
-            kept = np.concatenate([[0], np.cumsum(self.alive[some[0] : some[-1]])])[some - some[0]]
-            numbers = np.repeat(np.arange(first, first + len(some) - 1, dtype=np.uint32), np.diff(kept))
-            out[row : row + len(numbers)] = numbers
-            sizes[first : first + len(some) - 1] = np.diff(kept)
-            row += len(numbers)
+        index, sizes, row = self.index, np.zeros(self.index.lists, np.int64), self.start
+        for number, (first, stop) in enumerate(pairwise(index.list_starts().tolist())):
+            sizes[number] = np.count_nonzero(self.alive[first:stop])
+            out[row : row + sizes[number]] = number
+            row += int(sizes[number])
         at = 0
         for block in blocks():
             which = np.arange(at, at + len(block))
