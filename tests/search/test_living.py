@@ -110,6 +110,17 @@ def test_a_damaged_segment_ends_a_search_of_several(tmp_path: Path, monkeypatch:
         np.testing.assert_array_equal(whole.index.search(base[:3], 5), expected)
 
 
+def test_an_index_that_was_built_of_no_rows_takes_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are sealed beside its empty segment, which goes."""
+    monkeypatch.setattr(maintaining, "_DELTA_ROWS", 100)
+    Index.build(np.zeros((0, 4), np.uint8), tmp_path / "index")
+    with LivingIndex.open(tmp_path / "index") as index:
+        index.add(make_vectors(100, 4, "uint8"))
+        index._maintainer.wait()
+        stats = index.stats()
+        assert (stats["trouble"], [part["rows"] for part in stats["segments"]]) == (None, [100])
+
+
 def test_an_index_that_was_built_takes_updates(tmp_path: Path, index_copy: Callable[..., Path]) -> None:
     """Its rows keep their numbers as ids; once it takes updates, only LivingIndex opens it."""
     path, base, queries = (

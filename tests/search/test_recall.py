@@ -201,20 +201,23 @@ def test_an_empty_index_misses_nothing(tmp_path: Path) -> None:
 
 
 def test_an_earlier_calibration_is_kept_where_it_holds(bigann: dict[str, Index], tmp_path: Path) -> None:
-    """Of like rows it is; one that finds too little, searches far too much or lacks a level is not."""
-    index = bigann["pq"]
-    vectors = index.stored.at(np.arange(index.rows))
-    other = Index.build(vectors[::2], tmp_path / "half", calibration=index.calibration)
-    assert other.calibration in (index.calibration, Index.build(vectors[::2], tmp_path / "own").calibration)
+    """Of like rows it is; one that finds too little, searches far too much or lacks a level is not.
 
-    def changed(probes: float) -> Calibration:
+    One that was measured on a user's queries may search as much as it wants to, but must not find far too little.
+    """
+    index = bigann["pq"]
+    chosen = Calibration({10: [(0.5, Tuning(3, 30, -1.0))]}, own_rows=False)
+    other = Index.build(index.stored.at(np.arange(500)), tmp_path / "other", calibration=chosen)
+    assert other.calibration == chosen
+
+    def changed(probes: float, own_rows: bool = True) -> Calibration:
         def times(levels: dict[int, list[tuple[float, Tuning]]]) -> dict[int, list[tuple[float, Tuning]]]:
             return {
                 k: [(level, some._replace(probes=max(1, int(probes * some.probes)))) for level, some in entries]
                 for k, entries in levels.items()
             }
 
-        return Calibration(times(index.calibration.levels), times(index.calibration.memory))
+        return Calibration(times(index.calibration.levels), times(index.calibration.memory), own_rows)
 
     def kept(earlier: Calibration) -> bool:
         return calibrate(index, None, 1, no_progress, earlier) is earlier
@@ -223,4 +226,6 @@ def test_an_earlier_calibration_is_kept_where_it_holds(bigann: dict[str, Index],
     assert not kept(changed(0.5))
     assert not kept(changed(20))
     assert not kept(Calibration({10: index.calibration.levels[10][:-1]}, index.calibration.memory))
-    assert kept(Calibration(own_rows=False))
+    assert kept(changed(1, own_rows=False))
+    assert kept(changed(20, own_rows=False))
+    assert not kept(changed(0.3, own_rows=False))

@@ -1,5 +1,6 @@
 """Builds that take over the lists and the codec of an index which holds most of their rows."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import check_exact, make_vectors
 
+from tenfold.core.errors import InputError
 from tenfold.search import Index, LivingIndex, _native, maintaining
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.formats.source import ArrayVectors
@@ -117,6 +119,20 @@ def test_lists_are_split_and_dissolved_where_rows_come_and_go(tmp_path: Path) ->
     assert (squares(rows, index.centroids()[0]).argmin(axis=1) == own).mean() > 0.99
 
 
+def test_a_list_of_most_of_the_rows_is_split(tmp_path: Path) -> None:
+    """Where new rows are far from all there were, or many are equal and cannot be split: the others can."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, (3000, 8)).astype(np.float32)
+    far = (rng.normal(0, 1, (2500, 8)) + 30).astype(np.float32)
+    index, _ = build_heir(tmp_path, base, np.arange(3000), far)
+    assert np.diff(index.list_starts().astype(np.int64)).max() <= 2 * 128 * 1.2
+    base[:1500] = 7
+    (tmp_path / "equal").mkdir()
+    index, rows = build_heir(tmp_path / "equal", base, np.arange(3000), far)
+    assert sorted(np.diff(index.list_starts().astype(np.int64)))[-2] <= 2 * 128 * 1.2
+    check_exact(index.search(rows[::300], 7, recall=1.0), rows, rows[::300], "l2")
+
+
 def test_recall_and_cost_are_those_of_a_build_of_its_own(tmp_path: Path, real_data: Path) -> None:
     """Real descriptors, a third of which are other ones than before."""
     base, queries = (
@@ -137,9 +153,9 @@ def test_recall_and_cost_are_those_of_a_build_of_its_own(tmp_path: Path, real_da
 
 
 def test_only_an_index_that_fits_is_taken_over(tmp_path: Path) -> None:
-    """Not one that was built otherwise, nor one of few of the rows, nor one whose search space is too small."""
-    base, settings = make_vectors(1000, 8, "float32"), {"metric": "ip", "rows_per_list": 50}
-    parent = Index.build(base, tmp_path / "parent", **settings)  # type: ignore[arg-type]
+    """Not one that was built otherwise, nor one of few of the rows or far more, or whose search space is too small."""
+    base, settings = make_vectors(1000, 8, "float32"), dict[str, Any](metric="ip", rows_per_list=50)
+    parent = Index.build(base, tmp_path / "parent", **settings)
     labels = parent.stored.labels()
 
     def untrained(kept: int, radius: float = 0.0, **other: Any) -> int:
@@ -154,6 +170,53 @@ def test_only_an_index_that_fits_is_taken_over(tmp_path: Path) -> None:
     assert untrained(600, 1.01 * longest) == 0
     assert untrained(600, longest, rows_per_list=60) == 0
     assert untrained(600, longest, seed=1) == 0
+    few, lone = labels < 400, labels < 0
+    for alive in (few, lone):
+        heir = Index.build(base[labels[alive]], tmp_path / "heir", overwrite=True,
+                           heritage=Heritage(parent, 0, alive, longest), **settings)  # fmt: skip
+        assert heir.rows == alive.sum()
+        assert heir.lists < parent.lists / 2
+
+
+@pytest.mark.parametrize("last", ["inherit", "assign", "calibrate"])
+def test_a_build_that_takes_over_goes_on_where_it_stopped(tmp_path: Path, last: str) -> None:
+    """Bit by bit as one that was not stopped; from the beginning where other rows are left of the index."""
+    base = make_vectors(900, 8, "int8")
+    parent = Index.build(base, tmp_path / "parent", rows_per_list=50)
+    labels = parent.stored.labels()
+
+    def build(name: str, gone: int, stop: str | None = None) -> dict[str, bytes]:
+        def interrupt(phase: str, done: int, total: int) -> None:
+            if phase == stop:
+                raise KeyboardInterrupt
+
+        alive = labels % 10 != gone
+        rows = np.concatenate([base[labels[alive]], base[labels[~alive]][:20]])
+        heir = Index.build(rows, tmp_path / name, rows_per_list=50, heritage=Heritage(parent, 0, alive, 0.0),
+                           progress=interrupt)  # fmt: skip
+        return {path.name: path.read_bytes() for path in heir.path.iterdir()}
+
+    expected = build("whole", 3)
+    for gone in (3, 7):
+        with pytest.raises(KeyboardInterrupt):
+            build(f"stopped-{gone}", gone, last)
+        assert build(f"stopped-{gone}", 3) == expected
+
+
+def test_an_index_that_goes_while_it_is_taken_over_is_missed_in_one_sentence(tmp_path: Path) -> None:
+    """Nothing half made gets the name."""
+    base = make_vectors(900, 8, "int8")
+    parent = Index.build(base, tmp_path / "parent", rows_per_list=50)
+
+    def remove(phase: str, done: int, total: int) -> None:
+        if phase == "inherit" and parent.path.exists():
+            shutil.rmtree(parent.path)
+
+    rows = base[parent.stored.labels()]
+    heritage = Heritage(parent, 0, np.ones(900, bool), 0.0)
+    with pytest.raises(InputError, match="parent"):
+        Index.build(rows, tmp_path / "heir", rows_per_list=50, heritage=heritage, progress=remove)
+    assert not (tmp_path / "heir").exists()
 
 
 def test_merging_takes_over_the_largest_segment_and_compacting_builds_anew(

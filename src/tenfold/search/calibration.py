@@ -34,7 +34,8 @@ _CANDIDATES_PER_RESULT = (1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.8, 3.2, 3.6, 4.0,
 _TRUTH = 101
 _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
 _CHECKED_K, _CHECKED_LEVELS = 10, (0.95, 0.99)  # of an earlier calibration
-_LESS, _MORE = 0.1, 0.5  # of what a level misses, by which an earlier calibration may be off
+_OFF = (0.1, 0.5)  # of what a level misses: how much less and more an earlier calibration may find
+_OFF_GIVEN = (0.5, 1.0)  # one that was measured on a user's queries: rows need not be like those
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
 
 
@@ -161,8 +162,6 @@ def calibrate(
 
     What was measured `earlier`, on an index of like rows and size, is kept where it holds here too.
     """
-    if earlier is not None and not earlier.own_rows:
-        return earlier  # the queries that it was measured on are not at hand
     if index.rows < 2 or (queries is not None and len(queries) == 0):
         return Calibration()
     own = None
@@ -224,13 +223,16 @@ class _Trial:
         return recall, _Work(pages, float(stats.rounds.mean()), float(stats.codes_scanned.mean()), probes)
 
     def confirms(self, earlier: Calibration) -> bool:
-        """Whether settings that were chosen earlier still reach their levels, and not much more."""
-        measured = {k: list(_LEVELS) for k in _QUERIES if k < self.index.rows}
+        """Whether settings that were chosen earlier still reach their levels, and not much more.
+
+        Those chosen on a user's queries, which are not at hand, stay unless they find far too little of rows.
+        """
         media = earlier.levels, earlier.memory
-        return all(
-            {k: [level for level, _ in entries] for k, entries in some.items()} == measured for some in media
-        ) and all(
-            -_LESS * (1 - level) <= self.search(_CHECKED_K, *tuning)[0] - level <= _MORE * (1 - level)
+        measured = {k: list(_LEVELS) for k in _QUERIES if k < self.index.rows}
+        same = all({k: [level for level, _ in entries] for k, entries in some.items()} == measured for some in media)
+        less, more = _OFF if earlier.own_rows else _OFF_GIVEN
+        return (same or not earlier.own_rows) and all(
+            -less * (1 - level) <= self.search(_CHECKED_K, *tuning)[0] - level <= more * (1 - level)
             for some in media
             for level, tuning in some.get(_CHECKED_K, [])
             if level in _CHECKED_LEVELS

@@ -10,11 +10,11 @@ import numpy as np
 
 from tenfold.search import _native
 
-__all__ = ["GRAPH_DEGREE", "GRAPH_WIDTH", "NEIGHBOURS", "Tree", "grow_tree", "kmeans"]
+__all__ = ["GRAPH_DEGREE", "NEIGHBOURS", "Tree", "grow_tree", "with_graph"]
 
 NEIGHBOURS = 64  # lists that a row near a border may move or be copied to (SPANN's 64)
 GRAPH_DEGREE = 32
-GRAPH_WIDTH = 64
+_GRAPH_WIDTH = 64
 _BRANCHES = 32
 _ITERATIONS = 6
 _ROWS_PER_BRANCH = 256  # a k-means trains on at most this many rows per cluster
@@ -64,15 +64,15 @@ def grow_tree(
     nodes, begin, end, order = _split_all(sample, lists, np.random.default_rng(seed), progress)
     numbers = np.full(len(nodes), 0xFFFFFFFF, np.uint32)
     numbers[order] = np.arange(len(order), dtype=np.uint32)
-    tree = _with_graph(nodes, begin, end, numbers, np.ascontiguousarray(nodes[order]), threads)
+    tree = with_graph(nodes, begin, end, numbers, np.ascontiguousarray(nodes[order]), threads)
     for _ in range(refinements):
         centroids = _means(sample, tree.assign(sample, threads), tree.centroids)
         nodes[order] = centroids
-        tree = _with_graph(nodes, begin, end, numbers, centroids, threads)
+        tree = with_graph(nodes, begin, end, numbers, centroids, threads)
     return tree
 
 
-def _with_graph(
+def with_graph(
     nodes: np.ndarray,
     begin: np.ndarray,
     end: np.ndarray,
@@ -80,7 +80,8 @@ def _with_graph(
     centroids: np.ndarray,
     threads: int,
 ) -> Tree:
-    graph = _native.make_graph(centroids, GRAPH_DEGREE, GRAPH_WIDTH, threads)
+    """A tree, and around its lists the graph and the nearest others of each; all arrays as in `Tree`."""
+    graph = _native.make_graph(centroids, GRAPH_DEGREE, _GRAPH_WIDTH, threads)
     neighbours = _native.nearest_points(centroids, graph, NEIGHBOURS, threads)
     return Tree(nodes, begin, end, numbers, centroids, neighbours, graph)
 
@@ -97,7 +98,7 @@ def _split_all(
     while stack:
         node, members = stack.pop()
         parts = min(_BRANCHES, round(len(members) / fair_size))
-        centroids = kmeans(sample, members, parts, fair_size / 4, rng) if parts > 1 else nodes[node][None]
+        centroids = _kmeans(sample, members, parts, fair_size / 4, rng) if parts > 1 else nodes[node][None]
         if len(centroids) < 2:
             leaves.append(node)
             last = nodes[node]
@@ -119,18 +120,10 @@ def _split_all(
     )
 
 
-def kmeans(
+def _kmeans(
     sample: np.ndarray, members: np.ndarray, parts: int, smallest: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Centroids of at most `parts` clusters of some rows of a sample; those with too few rows are dissolved.
-
-    Args:
-        sample: (S, D) float32.
-        members: Numbers of the rows, (m,).
-        parts: Clusters, at most.
-        smallest: Rows of a cluster, at least.
-        rng: Chooses the rows to begin with.
-    """
+    """Centroids of at most `parts` clusters; those with too few rows are dissolved."""
     most = parts * _ROWS_PER_BRANCH
     training = members if len(members) <= most else rng.choice(members, most, replace=False)
     training = np.sort(training)

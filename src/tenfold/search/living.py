@@ -435,7 +435,11 @@ class LivingIndex:
     def calibrate(
         self, queries: np.ndarray | None = None, *, threads: int | None = None, progress: Progress = no_progress
     ) -> None:
-        """Measure anew, for every segment, which settings reach which recall; as `Index.calibrate`."""
+        """Measure anew, for every segment, which settings reach which recall; as `Index.calibrate`.
+
+        Segments that are made later take over what was measured on `queries` from one of about their size, if there is
+        one whose settings do not find far too little there; others, and those of `compact`, are measured on own rows.
+        """
         self._stack.writer()
         self._maintainer.calibrate(
             lambda part: part.segment.index.calibrate(queries, threads=threads, progress=progress)

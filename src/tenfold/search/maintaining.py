@@ -230,7 +230,7 @@ def _to_merge(parts: Sequence[Sealed]) -> list[Sealed]:
 
 def _like(parts: Sequence[Sealed], rows: int) -> str | None:
     """The folder of the segment whose size is nearest to so many rows, within a factor of two."""
-    by_ratio = {abs(math.log(part.rows / rows)): part.segment.folder.name for part in parts}
+    by_ratio = {abs(math.log(part.rows / rows)): part.segment.folder.name for part in parts if part.rows}
     nearest = min(by_ratio, default=math.inf)
     return by_ratio[nearest] if nearest <= math.log(2) else None
 

@@ -9,12 +9,13 @@ n rows of the build · L lists of the index before · K lists now · D dimension
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tenfold.search import _native
-from tenfold.search.clustering import GRAPH_DEGREE, GRAPH_WIDTH, NEIGHBOURS, Tree, kmeans
+from tenfold.search.clustering import NEIGHBOURS, Tree, grow_tree, with_graph
 from tenfold.search.manifest import read_manifest
 from tenfold.search.settings import BuildConfig
 from tenfold.search.space import Space
@@ -28,7 +29,6 @@ __all__ = ["Heritage", "relist"]
 _LONGEST = 2.0  # times the mean length that is wanted
 _SHORTEST = 0.25
 _NO_LIST = 0xFFFFFFFF
-_SOME_LISTS = 4096  # at a time
 
 Blocks = Callable[[], Iterator[np.ndarray]]
 
@@ -47,7 +47,7 @@ class Heritage:
     index: "Index"
     start: int
     alive: np.ndarray
-    radius: float = 0.0
+    radius: float
 
     @cached_property
     def rows(self) -> int:
@@ -65,12 +65,19 @@ class Heritage:
         return earlier + rows - self.rows
 
     def suits(self, config: BuildConfig, rows: int) -> bool:
-        """Whether the index was built alike, and at least half of the rows were there when its codec was trained.
+        """Whether the index was built alike, and most of the rows were there when its codec was trained.
 
-        With metric "ip" search space must also have room for the longest row.
+        With metric "ip" search space must also have room for the longest row. And lists must not have become so short
+        that there are more than twice as many as a build of its own would make.
         """
         alike = all(self.manifest.get(name) == value for name, value in asdict(config).items())
-        return alike and 2 * self.untrained(rows) <= rows and self.radius <= self.manifest["radius"]
+        lists = max(1, rows // config.rows_per_list)
+        return (
+            alike
+            and 2 * self.untrained(rows) < rows
+            and self.index.lists <= 2 * lists
+            and self.radius <= self.manifest["radius"]
+        )
 
     def fingerprint(self) -> list[Any]:
         """What tells one heritage from another."""
@@ -78,15 +85,11 @@ class Heritage:
 
     def former_lists(self, out: np.ndarray, blocks: Blocks, threads: int) -> np.ndarray:
         """The list of the index that each row (n,) is in, or would be in; and their sizes, (L,) int64."""
-        index, starts = self.index, self.index.list_starts().astype(np.int64)
-        sizes, row = np.zeros(index.lists, np.int64), self.start
-        for first in range(0, index.lists, _SOME_LISTS):
-            some = starts[first : first + _SOME_LISTS + 1]
-            kept = np.concatenate([[0], np.cumsum(self.alive[some[0] : some[-1]])])[some - some[0]]
-            numbers = np.repeat(np.arange(first, first + len(some) - 1, dtype=np.uint32), np.diff(kept))
-            out[row : row + len(numbers)] = numbers
-            sizes[first : first + len(some) - 1] = np.diff(kept)
-            row += len(numbers)
+        index, sizes, row = self.index, np.zeros(self.index.lists, np.int64), self.start
+        for number, (first, stop) in enumerate(pairwise(index.list_starts().tolist())):
+            sizes[number] = np.count_nonzero(self.alive[first:stop])
+            out[row : row + sizes[number]] = number
+            row += int(sizes[number])
         at = 0
         for block in blocks():
             which = np.arange(at, at + len(block))
@@ -130,30 +133,29 @@ def relist(
         blocks: Reads the rows of the build, in order; it is called up to three times.
         own: The list of each row, (n,) uint32, is written here.
         length: Mean rows per list that is wanted.
-        most_rows: At most so many rows are held to split lists, the longest first.
+        most_rows: About so many rows at most are held to split lists, a random share of theirs.
         seed: Of the splits.
         threads: Used.
     """
     space = heritage.index.space
     sizes = heritage.former_lists(own, blocks, threads)
     parts = np.where(sizes > _LONGEST * length, np.round(sizes / length), 1).astype(np.int64)
-    parts[_beyond(np.where(parts > 1, sizes, 0), most_rows)] = 1
-    founded = _split(blocks, own, parts, space, length, seed, threads)
+    share = most_rows / max(most_rows, sizes[parts > 1].sum())
+    founded = _split(blocks, own, parts, share, space, seed, threads)
     dissolved = sizes < _SHORTEST * length
     dissolved[sizes.argmax()] = False
     change = _succeed(heritage.index, founded, dissolved)
-    graph = _native.make_graph(change.centroids, GRAPH_DEGREE, GRAPH_WIDTH, threads)
-    neighbours = _native.nearest_points(change.centroids, graph, NEIGHBOURS, threads)
+    none = np.zeros(0, np.uint32)
+    tree = with_graph(change.centroids[:0], none, none, none, change.centroids, threads)
     row = 0
     for block in blocks():
         part = slice(row, row + len(block))
         own[part], _ = _native.relist(
             space.rows(block, threads), np.array(own[part]), change.begin, change.end, change.former, change.dissolved,
-            change.centroids, neighbours, change.fresh, threads,
+            change.centroids, tree.neighbours, change.fresh, threads,
         )  # fmt: skip
         row += len(block)
-    none = np.zeros(0, np.uint32)
-    return Tree(change.centroids[:0], none, none, none, change.centroids, neighbours, graph)
+    return tree
 
 
 def _succeed(index: "Index", founded: dict[int, np.ndarray], dissolved: np.ndarray) -> _Succession:
@@ -176,35 +178,36 @@ def _succeed(index: "Index", founded: dict[int, np.ndarray], dissolved: np.ndarr
     )
 
 
-def _beyond(sizes: np.ndarray, most: int) -> np.ndarray:
-    """Which sizes (L,), the largest first, no longer add up to at most `most`."""
-    order = np.argsort(-sizes, kind="stable")
-    return order[np.cumsum(sizes[order]) > most]
-
-
 def _split(
-    blocks: Blocks, own: np.ndarray, parts: np.ndarray, space: Space, length: float, seed: int, threads: int
+    blocks: Blocks, own: np.ndarray, parts: np.ndarray, share: float, space: Space, seed: int, threads: int
 ) -> dict[int, np.ndarray]:
-    """Centroids of the parts of every list that is to have several, and can."""
+    """Centroids of the parts of every list that is to have several, and can, by a share of its rows."""
     if not (parts > 1).any():
         return {}
-    lists, rows, row = [], [], 0
-    for block in blocks():
-        mine = np.asarray(own[row : row + len(block)])
-        chosen = parts[mine] > 1
-        lists.append(mine[chosen])
-        rows.append(space.rows(block[chosen], threads))
-        row += len(block)
-    members, held = np.concatenate(lists), np.concatenate(rows)
+    members, rows = _drawn(blocks, own, parts > 1, share, space, seed, threads)
     order = np.argsort(members, kind="stable")
     numbers, firsts = np.unique(members[order], return_index=True)
-    rng = np.random.default_rng(seed)
     founded = {}
-    for number, some in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
-        centroids = kmeans(held, some, int(parts[number]), length * _SHORTEST, rng)
+    for number, some in zip(numbers.tolist(), np.split(order, firsts)[1:], strict=True):
+        centroids = grow_tree(rows[some], int(parts[number]), seed, threads).centroids
         if len(centroids) > 1:
             founded[number] = centroids
     return founded
+
+
+def _drawn(
+    blocks: Blocks, own: np.ndarray, wanted: np.ndarray, share: float, space: Space, seed: int, threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random share of the rows of the wanted lists (L,) bool: their lists (s,) uint32, and they, (s, D) float32."""
+    rng = np.random.default_rng(seed)
+    lists, rows, row = [], [], 0
+    for block in blocks():
+        mine = np.asarray(own[row : row + len(block)])
+        chosen = wanted[mine] & (rng.random(len(block)) < share)
+        lists.append(mine[chosen])
+        rows.append(space.rows(block[chosen], threads))
+        row += len(block)
+    return np.concatenate(lists), np.concatenate(rows)
 
 
 def _nearest_left(index: "Index", left: np.ndarray, gone: np.ndarray) -> np.ndarray:

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.search.calibration import Calibration
 from tenfold.search.columns import Column, Columns, Values, merged, sorted_column, write_columns
 from tenfold.search.formats.source import ArrayVectors, VectorSource
 from tenfold.search.index import Index
+from tenfold.search.manifest import read_manifest
 from tenfold.search.relisting import Heritage
 from tenfold.search.segments import Segment, is_set, read_hidden, write_ids
 from tenfold.search.storage import replace_file, scratch_array
@@ -204,7 +206,8 @@ def _build(job: Job, target: Path, rows: VectorSource, ids: np.ndarray, heritage
         if os.getppid() != parent:
             raise InputError(f"{target}: its index was closed meanwhile")
 
-    calibration = None if job.like is None else Index.open(target.parent / job.like, io="buffered").calibration
+    like = None if job.like is None else read_manifest(target.parent / job.like)
+    calibration = None if like is None else Calibration.from_json(like["calibration"])
     built = Index.build(
         rows, target, threads=job.threads, overwrite=True, heritage=heritage, calibration=calibration, progress=watch,
         **job.settings,
