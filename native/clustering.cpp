@@ -1,7 +1,6 @@
 #include "clustering.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -81,10 +80,9 @@ void assign(const Tree& tree, const Lists& lists, const float* rows, size_t coun
     });
 }
 
-size_t relist(const Succession& change, const Lists& lists, const float* rows, size_t count, size_t threads,
-              uint32_t* list) {
+void relist(const Succession& change, const Lists& lists, const float* rows, size_t count, size_t threads,
+            uint32_t* list) {
     const auto l2 = kernels().l2_f32;
-    std::atomic<size_t> walked{0};
     parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
         std::vector<float> distances;
         for (size_t i = first; i < last; ++i) {
@@ -105,10 +103,8 @@ size_t relist(const Succession& change, const Lists& lists, const float* rows, s
                                   (split && l2(row, change.former + before * lists.dim, lists.dim) <= best.distance) ||
                                   std::any_of(neighbours, neighbours + lists.width, draws);
             list[i] = may_move ? walk(lists, row, best, distances).id : best.id;
-            walked += may_move;
         }
     });
-    return walked;
 }
 
 void replicate(const Lists& lists, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,

@@ -37,8 +37,8 @@ struct Succession {
 // The list of each row now, from that before (`list`, in place). Along neighbouring lists go, by LIRE's two necessary
 // conditions (SPFresh, SOSP 2023, section 3.3), only rows of a split list whose former centroid is nearer than the
 // centroids of its parts, and rows to which a neighbouring fresh centroid is nearer than their own; and all rows of
-// dissolved lists. Returns how many went.
-size_t relist(const Succession&, const Lists&, const float* rows, size_t count, size_t threads, uint32_t* list);
+// dissolved lists.
+void relist(const Succession&, const Lists&, const float* rows, size_t count, size_t threads, uint32_t* list);
 
 // Boundary replication (paper eq. 2) under SPANN's RNG rule: further lists c of each row, nearest first, with
 // |x - c| <= (1 + epsilon) |x - c1| and no chosen list s with spacing |s - c| <= |x - c|; SPANN's spacing is 1, with

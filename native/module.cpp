@@ -188,10 +188,10 @@ Out<uint32_t, 1>::Array assign_rows(const In2<float>& rows, const In2<float>& no
     return out.array;
 }
 
-nb::tuple relist_rows(const In2<float>& rows, const In1<uint32_t>& before, const In1<uint32_t>& begin,
-                      const In1<uint32_t>& end, const In2<float>& former, const In1<uint8_t>& dissolved,
-                      const In2<float>& centroids, const In2<uint32_t>& neighbours, const In1<uint8_t>& fresh,
-                      size_t threads) {
+Out<uint32_t, 1>::Array relist_rows(const In2<float>& rows, const In1<uint32_t>& before, const In1<uint32_t>& begin,
+                                    const In1<uint32_t>& end, const In2<float>& former, const In1<uint8_t>& dissolved,
+                                    const In2<float>& centroids, const In2<uint32_t>& neighbours,
+                                    const In1<uint8_t>& fresh, size_t threads) {
     const Lists lists = make_lists(centroids, neighbours);
     const size_t count = former.shape(0);
     require(before.shape(0) == rows.shape(0) && rows.shape(1) == lists.dim && former.shape(1) == lists.dim &&
@@ -204,13 +204,10 @@ nb::tuple relist_rows(const In2<float>& rows, const In1<uint32_t>& before, const
     for (size_t i = 0; i < before.shape(0); ++i) require(before.data()[i] < count, "relist: no such list");
     Out<uint32_t, 1> out({rows.shape(0)});
     std::copy(before.data(), before.data() + before.shape(0), out.data);
-    size_t walked = 0;
-    {
-        const nb::gil_scoped_release release;
-        const Succession change{begin.data(), end.data(), former.data(), dissolved.data(), fresh.data()};
-        walked = relist(change, lists, rows.data(), rows.shape(0), threads, out.data);
-    }
-    return nb::make_tuple(out.array, walked);
+    const nb::gil_scoped_release release;
+    const Succession change{begin.data(), end.data(), former.data(), dissolved.data(), fresh.data()};
+    relist(change, lists, rows.data(), rows.shape(0), threads, out.data);
+    return out.array;
 }
 
 Out<uint32_t, 2>::Array replicate_rows(const In2<float>& rows, const In1<uint32_t>& primary,

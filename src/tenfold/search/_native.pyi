@@ -92,8 +92,8 @@ def relist(
     neighbours: np.ndarray,
     fresh: np.ndarray,
     threads: int = 1,
-) -> tuple[np.ndarray, int]:
-    """The list now of each row (n, d) float32, from the one `before` (n,) uint32, and how many rows looked for another.
+) -> np.ndarray:
+    """The list now of each row (n, d) float32, (n,) uint32, from the one `before`, (n,) uint32.
 
     List l of before is now the lists begin[l] .. end[l], (L,) uint32 each, at least one; `former` (L, d) are the
     centroids before, `dissolved` (L,) uint8 tells lists that are gone, `fresh` (K,) uint8 those that come of a split.

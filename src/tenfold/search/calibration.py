@@ -34,7 +34,7 @@ _CANDIDATES_PER_RESULT = (1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.8, 3.2, 3.6, 4.0,
 _TRUTH = 101
 _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a number
 _CHECKED_K, _CHECKED_LEVELS = 10, (0.95, 0.99)  # of an earlier calibration
-_OFF = (0.1, 0.5)  # of what a level misses: how much less and more an earlier calibration may find
+_OFF = (0.0, 0.5)  # of what a level misses: how much less and more an earlier calibration may find
 _OFF_GIVEN = (0.5, 1.0)  # one that was measured on a user's queries: rows need not be like those
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
 

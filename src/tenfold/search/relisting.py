@@ -150,7 +150,7 @@ def relist(
     row = 0
     for block in blocks():
         part = slice(row, row + len(block))
-        own[part], _ = _native.relist(
+        own[part] = _native.relist(
             space.rows(block, threads), np.array(own[part]), change.begin, change.end, change.former, change.dissolved,
             change.centroids, tree.neighbours, change.fresh, threads,
         )  # fmt: skip
