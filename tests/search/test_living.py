@@ -1,5 +1,6 @@
 """An index that takes updates finds what exact search over a dictionary of its rows finds, whatever was done to it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,6 +403,26 @@ def test_a_reader_that_follows_opens_nothing_twice(tmp_path: Path, small_deltas:
         reader.refresh()
         assert reader._stack.delta is delta, "the log was read on"
         expect(reader, {number: row for number, row in enumerate(rows) if number != 3}, rows[:4])
+
+
+def test_sizes_are_told_while_segments_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is removed between being listed and being looked into counts as nothing."""
+    scan = os.scandir
+    with LivingIndex.create(tmp_path / "index", 4, dtype="uint8") as index:
+        before = index.stats()["index_bytes"]
+        going = tmp_path / "index" / "segment-000099"
+        going.mkdir()
+        (going / "file").write_bytes(bytes(9))
+
+        def scan_late(place: Any = ".") -> Any:
+            if str(place) == str(going):
+                shutil.rmtree(going, ignore_errors=True)
+            return scan(place)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", scan_late)
+            assert index.stats()["index_bytes"] == before
+        assert not going.exists()
 
 
 def test_a_reader_whose_index_is_gone_goes_on_searching(tmp_path: Path) -> None:
