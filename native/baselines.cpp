@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -167,7 +168,7 @@ size_t ListSearcher::read_bytes(size_t list) const {
 
 void ListSearcher::route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const {
     parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
-        router_.route(space + first * view_.graph.dim, last - first, probes, routes + first * probes);
+        router_.route(space + first * view_.graph.dim, last - first, probes, INFINITY, routes + first * probes);
     });
 }
 

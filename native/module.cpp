@@ -281,13 +281,14 @@ class SignalCheck {
     std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-template <typename Any>
-nb::tuple routes(const Any& searcher, const In2<float>& space, size_t dim, size_t probes, size_t threads) {
+// `find` fills in the routes of all queries, (count, probes).
+template <typename Find>
+nb::tuple routes(const In2<float>& space, size_t dim, size_t probes, const Find& find) {
     require(space.shape(1) == dim, "the queries do not have the dimension of search space");
     std::vector<Route> found(space.shape(0) * probes);
     {
         const nb::gil_scoped_release release;
-        searcher.route(space.data(), space.shape(0), probes, threads, found.data());
+        find(found.data());
     }
     Out<float, 2> distances({space.shape(0), probes});
     Out<uint32_t, 2> lists({space.shape(0), probes});
@@ -358,12 +359,12 @@ class BoundSearcher {
     size_t memory_bytes() const { return searcher_->memory_bytes(); }
 
     nb::tuple search(const Rows& exact, const In2<float>& space, const In1<float>& base, const In1<float>& slope,
-                     size_t k, size_t probes, size_t candidates, float z, const std::string& rule,
+                     size_t k, size_t probes, float margin, size_t candidates, float z, const std::string& rule,
                      bool score_whole_pages, size_t threads, const Bits& allowed,
                      const std::optional<nb::callable>& meanwhile) {
         const Queries queries = view_queries(exact, space, base, slope);
         const SearchOptions options{
-            k, probes, candidates, z, parse_rule(rule), score_whole_pages, threads, bits_of(allowed, rows_)};
+            k, probes, margin, candidates, z, parse_rule(rule), score_whole_pages, threads, bits_of(allowed, rows_)};
         Hooks hooks{SignalCheck(), nullptr};
         if (meanwhile)
             hooks.meanwhile = [&] {
@@ -399,14 +400,17 @@ class BoundSearcher {
         // Read only: a shortlist is filled in by a scan alone.
         const Shortlist found{const_cast<uint32_t*>(positions.data()), const_cast<float*>(estimates.data()),
                               const_cast<uint8_t*>(errors.data()), width};
-        const SearchOptions options{k, 0, width, z, parse_rule(rule), score_whole_pages, threads};
+        const SearchOptions options{k, 0, INFINITY, width, z, parse_rule(rule), score_whole_pages, threads};
         return answers(queries.count, k, [&](float* distances, int64_t* ids, QueryStats* stats) {
             searcher_->rerank(queries, found, options, distances, ids, stats, {SignalCheck(), nullptr});
         });
     }
 
-    nb::tuple route(const In2<float>& space, size_t probes, size_t threads) const {
-        return routes(*searcher_, space, space_dim_, std::min(probes, lists_), threads);
+    nb::tuple route(const In2<float>& space, size_t probes, size_t threads, float margin) const {
+        const size_t most = std::min(probes, lists_);
+        return routes(space, space_dim_, most, [&](Route* found) {
+            searcher_->route(space.data(), space.shape(0), most, margin, threads, found);
+        });
     }
 
     nb::tuple estimate(const In2<float>& space, const In2<uint32_t>& positions, size_t threads) const {
@@ -479,7 +483,9 @@ class BoundListSearcher {
     std::string backend() const { return searcher_->backend(); }
 
     nb::tuple route(const In2<float>& space, size_t probes, size_t threads) const {
-        return routes(*searcher_, space, centroids_.shape(1), std::min(probes, searcher_->lists()), threads);
+        const size_t most = std::min(probes, searcher_->lists());
+        return routes(space, centroids_.shape(1), most,
+                      [&](Route* found) { searcher_->route(space.data(), space.shape(0), most, threads, found); });
     }
 
     nb::tuple search(const Rows& queries, const In2<uint32_t>& lists, size_t k, size_t threads) const {
@@ -558,13 +564,13 @@ NB_MODULE(_native, m) {
              "arrays"_a, "numbers"_a, "path"_a, "dtype"_a, "metric"_a, "io"_a, "cache_bytes"_a)
         .def_prop_ro("backend", &BoundSearcher::backend)
         .def_prop_ro("memory_bytes", &BoundSearcher::memory_bytes)
-        .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a,
+        .def("search", &BoundSearcher::search, "exact"_a, "space"_a, "base"_a, "slope"_a, "k"_a, "probes"_a, "margin"_a,
              "candidates"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a, "allowed"_a = nb::none(),
              "meanwhile"_a = nb::none())
         .def("scan", &BoundSearcher::scan, "space"_a, "probes"_a, "candidates"_a, "threads"_a)
         .def("rerank", &BoundSearcher::rerank, "exact"_a, "space"_a, "base"_a, "slope"_a, "positions"_a, "estimates"_a,
              "errors"_a, "k"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
-        .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a)
+        .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a, "margin"_a = INFINITY)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
     nb::class_<BoundListSearcher>(m, "ListSearcher")
         .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In2<float>&,

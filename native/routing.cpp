@@ -12,6 +12,8 @@ constexpr size_t kFew = 1024;              // with fewer than these the graph is
 constexpr size_t kTileRows = 128;          // of bytes that stay in the nearest cache while a group of queries passes
 constexpr size_t kSample = 256;
 constexpr double kMostNoise = 0.15;  // parts of the squared distance of neighbours
+constexpr double kCloser = 0.2;
+constexpr size_t kUsual = 4;  // with a margin, most queries want less than a quarter of the lists
 constexpr int kQueryTop = 63, kQueryZero = 64, kRowTop = 127;
 
 size_t quads(size_t dim) { return (dim + 3) / 4; }
@@ -60,6 +62,7 @@ float spacing(const Graph& graph) {
 }  // namespace
 
 Router::Router(const Graph& graph) : graph_(graph), entries_(entry_points(graph.count)) {
+    for (size_t rank = 1; rank <= graph.count; ++rank) closer_.push_back(float(std::pow(double(rank), -kCloser)));
     if (graph.count == 0 || graph.count > kMostCompared) return;
     step_ = largest(graph.points, graph.count * graph.dim) / kRowTop;
     if (!bytes_suffice()) return;
@@ -121,8 +124,44 @@ float Router::first_limit(const ByteQuery& query, size_t width) const {
     return near[rank - 1].distance;
 }
 
-// The `width` nearest by bytes: |c|^2 - 2 <q, c> with rounded q and c, which is the distance less |q|^2.
-void Router::compare_all(const float* queries, size_t count, size_t width, std::vector<Route>* found) const {
+// How many of the routes, which ascend, are within the margin.
+size_t Router::within(float margin, const std::vector<Route>& routes) const {
+    if (routes.size() < 2 || std::isinf(margin)) return routes.size();
+    const float nearest = routes[0].distance, second = routes[1].distance;
+    if (second <= 0) return routes.size();  // the query is two centroids, which tells nothing about the others
+    size_t count = 1;
+    while (count < routes.size() && routes[count].distance - nearest <= margin * second * closer_[count]) ++count;
+    return count;
+}
+
+// The distance up to which lists are within the margin, as by bytes; where more of them are beyond those given, more.
+float Router::reach(float margin, float query_norm, size_t probes, const std::vector<Route>& found) const {
+    float nearest = INFINITY, second = INFINITY;
+    for (const Route& route : found) {
+        second = std::min(second, std::max(nearest, route.distance));
+        nearest = std::min(nearest, route.distance);
+    }
+    const float unit = margin * (second + query_norm);
+    if (!(unit > 0)) return INFINITY;
+    const auto up_to = [&](size_t count) { return nearest + unit * closer_[count - 1]; };
+    const auto all_within = [&](size_t count) {
+        const float most = up_to(count);
+        size_t below = 0;
+        for (const Route& route : found) below += route.distance <= most;
+        return below >= count;
+    };
+    size_t least = 1, most = std::min(probes, found.size());  // the further, the less far
+    while (least < most) {
+        const size_t middle = (least + most + 1) / 2;
+        all_within(middle) ? least = middle : most = middle - 1;
+    }
+    return up_to(least);
+}
+
+// The `width` nearest by bytes, and more: |c|^2 - 2 <q, c> with rounded q and c, which is the distance less |q|^2. With
+// a margin those within it, the first `probes` among them.
+void Router::compare_all(const float* queries, size_t count, size_t width, size_t probes, float margin,
+                         std::vector<Route>* found) const {
     const size_t dim = graph_.dim, row_bytes = quads(dim) * 4;
     std::vector<uint8_t> bytes(count * row_bytes, kQueryZero);
     std::vector<ByteQuery> rounded;
@@ -149,23 +188,35 @@ void Router::compare_all(const float* queries, size_t count, size_t width, std::
             found[q].clear();
             for (size_t first = 0; first < graph_.count; first += kTileRows) pass(q, first);
         }
-        keep_best(found[q], width);
+        if (std::isinf(margin)) continue;
+        const float* query = queries + q * dim;
+        const float norm = kernels().dot_f32(query, query, dim);
+        float most = reach(margin, norm, probes, found[q]);
+        if (most > limits[q]) {
+            found[q].clear();
+            for (size_t first = 0; first < graph_.count; first += kTileRows)
+                compare(rounded[q], all_, first, most, found[q]);
+            most = reach(margin, norm, probes, found[q]);
+        }
+        std::erase_if(found[q], [&](const Route& route) { return route.distance > most; });
     }
 }
 
-void Router::route(const float* queries, size_t count, size_t probes, Route* routes) const {
+void Router::route(const float* queries, size_t count, size_t probes, float margin, Route* routes) const {
     const size_t dim = graph_.dim, width = generous(probes);
+    const size_t usual = std::isinf(margin) ? width : generous(std::max<size_t>(1, probes / kUsual));
     static thread_local std::vector<Route> found[kGroup];
     static thread_local std::vector<Near> nearest;
     static thread_local std::vector<uint32_t> ids;
     static thread_local std::vector<float> distances;
     static thread_local Visited visited;
-    const bool by_bytes = !all_.blocks.empty() && 2 * width < graph_.count;
-    if (by_bytes) compare_all(queries, count, width, found);
+    const bool by_bytes = !all_.blocks.empty() && 2 * usual < graph_.count;
+    if (by_bytes) compare_all(queries, count, usual, probes, margin, found);
     for (size_t q = 0; q < count; ++q) {
         const float* query = queries + q * dim;
         std::vector<Route>& here = found[q];
         if (by_bytes) {
+            keep_best(here, width);
             ids.clear();
             for (const Route& route : here) ids.push_back(route.list);
             distances.resize(ids.size());
@@ -180,6 +231,8 @@ void Router::route(const float* queries, size_t count, size_t probes, Route* rou
             for (const Near& near : nearest) here.push_back({near.distance, near.id});
         }
         std::sort(here.begin(), here.end(), nearer_route);
+        here.resize(std::min(probes, here.size()));
+        here.resize(within(margin, here));
         here.resize(probes, {INFINITY, kNone});
         std::copy(here.begin(), here.end(), routes + q * probes);
     }

@@ -160,9 +160,10 @@ void Searcher::rerank(const Queries& queries, const Shortlist& found, const Sear
     if (queries.count > 0) answer(batch, threads, distances, ids, stats, hooks);
 }
 
-void Searcher::route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const {
+void Searcher::route(const float* space, size_t count, size_t probes, float margin, size_t threads,
+                     Route* routes) const {
     parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
-        router_.route(space + first * view_.graph.dim, last - first, probes, routes + first * probes);
+        router_.route(space + first * view_.graph.dim, last - first, probes, margin, routes + first * probes);
     });
 }
 
@@ -170,7 +171,8 @@ void Searcher::route(const float* space, size_t count, size_t probes, size_t thr
 void Searcher::begin(Batch& batch, size_t count, size_t threads) const {
     batch.routes.resize(count * batch.probes);
     batch.order.resize(count);
-    route(batch.queries.space + batch.first * view_.graph.dim, count, batch.probes, threads, batch.routes.data());
+    route(batch.queries.space + batch.first * view_.graph.dim, count, batch.probes, batch.options.margin, threads,
+          batch.routes.data());
     std::iota(batch.order.begin(), batch.order.end(), batch.first);
     std::stable_sort(batch.order.begin(), batch.order.end(),
                      [&](size_t a, size_t b) { return batch.routes_of(a)->list < batch.routes_of(b)->list; });

@@ -1,6 +1,7 @@
 // A query's way: graph -> lists -> codes -> candidates -> pages -> exact distances.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -43,7 +44,9 @@ struct IndexView {
 enum class Rule { bound, paper };
 
 struct SearchOptions {
-    size_t k, probes, candidates;
+    size_t k, probes;
+    float margin = INFINITY;  // of routing: for all `probes` lists
+    size_t candidates;
     float z;  // a candidate is read while estimate + z sqrt(estimate * error) < k-th exact distance; -inf: always
     Rule rule;
     bool score_whole_pages;
@@ -98,8 +101,8 @@ class Searcher {
     void scan(const Queries&, size_t probes, size_t threads, const Shortlist& found);
     void rerank(const Queries&, const Shortlist& found, const SearchOptions&, float* distances, int64_t* ids,
                 QueryStats* stats, Hooks);
-    // The nearest lists of each query of search space: routes (count, probes).
-    void route(const float* space, size_t count, size_t probes, size_t threads, Route* routes) const;
+    // The nearest lists of each query of search space, as by a Router: routes (count, probes).
+    void route(const float* space, size_t count, size_t probes, float margin, size_t threads, Route* routes) const;
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
     // NaN where a position's own list does not hold it.
     void estimate(const Queries&, const uint32_t* positions, size_t width, size_t threads, float* estimates,

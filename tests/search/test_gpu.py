@@ -66,7 +66,7 @@ _, code = machine_code(kernels._scan, M=64, ROWS=kernels.ROWS, PAIRS=kernels.PAI
 assert not re.search(r"FFMA|DFMA", code) and "FMUL" in code, "scan"
 """
 PROBES, NONE = 5, 0xFFFFFFFF
-LEVELS = {10: [(0.99, Tuning(PROBES, 60, -0.5))]}  # no measured ones: they cost time and say nothing here
+LEVELS = {10: [(0.99, Tuning(PROBES, 60, -0.5, 1.5))]}  # no measured ones: they cost time and say nothing here
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Recall: the default finds 95 % of the true neighbours of real descriptors, and the knob means what it says."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +141,52 @@ def test_tuning_between_and_beyond_levels() -> None:
     assert Calibration.from_json(calibration.to_json()) == calibration
 
 
+def test_margins_between_and_beyond_levels() -> None:
+    """As probes, by their logarithms; a larger k widens them; where the next level scans all lists, so does this."""
+    less, more = Tuning(4, 20, -0.2, 0.5), Tuning(16, 40, -0.2, 2.0)
+    calibration = Calibration({10: [(0.9, less), (0.99, more), (0.995, Tuning(40, 50, 0.0))]}, {})
+    assert calibration.tuning(10, 0.9, 40, 1000) == less
+    assert calibration.tuning(10, 1 - 0.1**1.5, 40, 1000) == Tuning(8, 29, -0.2, pytest.approx(1.0))  # type: ignore[arg-type]
+    assert calibration.tuning(10, 0.992, 40, 1000) == Tuning(40, 50, 0.0)
+    wider = calibration.tuning(20, 0.9, 40, 1000)
+    assert (wider.probes, wider.candidates) == (8, 40)
+    assert less.margin < wider.margin < 2 * less.margin
+    assert less.wider(10, 40) == Tuning(40, 20, -0.2)
+    assert less.scanning(7) == Tuning(7, 20, -0.2)
+    assert Tuning(7, 20, -0.2).most_probes == 7 < less.most_probes
+
+
+def test_calibrations_are_read_with_and_without_margins() -> None:
+    """Those of older indexes have none: a fixed number of lists."""
+    calibration = Calibration({10: [(0.9, Tuning(4, 20, -0.2, 0.5)), (0.99, Tuning(9, 20, -0.2))]}, {})
+    written = calibration.to_json()
+    assert [len(entry) for entry in written["levels"]["10"]] == [5, 4]
+    assert Calibration.from_json(json.loads(json.dumps(written))) == calibration
+    for margin in (-1, math.nan, "much"):
+        written["levels"]["10"][0][4] = margin
+        with pytest.raises(InputError, match="its calibration is not readable"):
+            Calibration.from_json(written)
+
+
+def test_a_margin_finds_more_than_as_many_lists_for_every_query(
+    bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray
+) -> None:
+    """Queries whose neighbours are scattered scan more lists, others fewer: on average what the calibration says."""
+    index = bigann["pq"]
+    space = index.space.queries(queries).space
+    for _, tuning in index.calibration.levels[10]:
+        lists = index.engine.route(space, tuning.most_probes, 2, tuning.margin)[1]
+        counts = (lists < index.lists).sum(axis=1)
+        assert 0.85 * tuning.probes <= counts.mean() <= 1.15 * tuning.probes
+        assert counts.min() < tuning.probes < counts.max()
+        generous = tuning._replace(candidates=400, z=-1.0)
+        by_margin, fixed = (
+            recall_at_k(index.search_tuned(queries, 10, some)[0], truth, 10)
+            for some in (generous, generous.scanning(round(counts.mean())))
+        )
+        assert by_margin > fixed
+
+
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_recall_of_every_metric(metric: str, tmp_path: Path) -> None:
     """Clustered vectors of unequal length, unseen queries: the default keeps its promise."""
@@ -213,7 +261,7 @@ def test_an_earlier_calibration_is_kept_where_it_holds(bigann: dict[str, Index],
     def changed(probes: float, own_rows: bool = True) -> Calibration:
         def times(levels: dict[int, list[tuple[float, Tuning]]]) -> dict[int, list[tuple[float, Tuning]]]:
             return {
-                k: [(level, some._replace(probes=max(1, int(probes * some.probes)))) for level, some in entries]
+                k: [(level, some.wider(probes, index.lists)) for level, some in entries]
                 for k, entries in levels.items()
             }
 

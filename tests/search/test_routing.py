@@ -52,6 +52,30 @@ def test_nearest_lists_are_found(
         assert (distances <= true[:, -1:] * (1 + 1e-5)).mean() > 0.97
 
 
+@pytest.mark.parametrize("dim", [24, 3], ids=["bytes", "all compared"])
+def test_a_margin_leaves_far_lists_out(dim: int, tmp_path: Path, uncalibrated: None) -> None:
+    """The lists of rank i at d_i with d_i - d_1 <= margin d_2 / i^0.2, but for a hundredth: the order is by bytes."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(60, dim)) * np.geomspace(20, 1, dim)
+    base = (centres[rng.integers(0, 60, 6000)] + rng.normal(size=(6000, dim))).astype(np.float32)
+    index = Index.build(base, tmp_path / "index", rows_per_list=10)
+    queries = np.concatenate([base[:300] + 0.1, rng.normal(size=(100, dim)), index.centroids()[0][:50]])
+    space = index.space.queries(queries.astype(np.float32)).space
+    far, order = index.engine.route(space, index.lists, 2)
+    ranks = np.arange(1, index.lists + 1)
+    for probes in (12, 100, 500):
+        for margin in (0.0, 0.3, 3.0, 30.0):
+            limits = far[:, :1] + margin * far[:, 1:2] * ranks**-0.2
+            counts = np.minimum((far <= limits * (1 + 1e-6)).cumprod(axis=1).sum(axis=1), probes)
+            lists = index.engine.route(space, probes, 2, margin)[1]
+            for row, (wanted, found) in enumerate(zip(counts, lists, strict=True)):
+                own = found[found < index.lists]
+                assert len(own) >= 1
+                assert own[0] == order[row, 0]
+                differing = set(own.tolist()) ^ set(order[row, :wanted].tolist())
+                assert len(differing) <= 2 + 0.02 * wanted
+
+
 @pytest.fixture(scope="module")
 def random_index(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Index]:
     """An index of 3,000 x 20 by its metric, each built once; without recall settings, which nothing here asks for."""
@@ -92,7 +116,7 @@ def test_a_scan_and_a_reranking_are_a_search(
     queries = index.space.queries(exact)
     for probes, candidates in ((8, 40), (2, 300)):
         whole = index.engine.search(
-            exact, *queries, 10, probes, candidates, -0.3, rule, whole_pages, 2
+            exact, *queries, 10, probes, np.inf, candidates, -0.3, rule, whole_pages, 2
         )  # fmt: skip
         found = index.engine.scan(queries.space, probes, candidates, 2)
         assert (np.diff(found[1][np.isfinite(found[1]).all(axis=1)], axis=1) >= 0).all()

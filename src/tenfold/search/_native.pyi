@@ -157,6 +157,7 @@ class Searcher:
         slope: np.ndarray,
         k: int,
         probes: int,
+        margin: float,
         candidates: int,
         z: float,
         rule: str,
@@ -196,10 +197,11 @@ class Searcher:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The second half, from what `scan` or another device has found; returns what `search` does."""
 
-    def route(self, space: np.ndarray, probes: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def route(self, space: np.ndarray, probes: int, threads: int, margin: float = ...) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances (q, probes) float32 and numbers uint32 of each query's nearest lists, nearest first.
 
-        Where fewer lists are found, inf and 2^32 - 1 follow.
+        Of the distances d_1, d_2, ... only while d_i - d_1 <= margin d_2 / i^0.2. Where fewer lists are found, inf and
+        2^32 - 1 follow.
         """
 
     def estimate(self, space: np.ndarray, positions: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:

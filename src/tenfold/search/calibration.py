@@ -2,8 +2,10 @@
 
 The truth comes from exact search. A candidate with estimate e and squared residual error r is worth
 a disk read while e + z sqrt(e r) is below the k-th exact distance; (d - e) / sqrt(e r) over true
-neighbours says which z loses how many. Then, for every level of recall, the cheapest of some settings
-of probes, candidates and z that reach it is kept.
+neighbours says which z loses how many. A list is scanned while its centroid is not much farther than
+the nearest: queries in sparse places, whose neighbours are scattered, scan more lists than others.
+Then, for every level of recall, the cheapest of some settings of probes, candidates and z that reach
+it is kept.
 """
 
 import itertools
@@ -36,6 +38,9 @@ _MOST = 1 << 33  # nothing counted here is larger, and it times any k is still a
 _CHECKED_K, _CHECKED_LEVELS = 10, (0.95, 0.99)  # of an earlier calibration
 _OFF = (0.0, 0.5)  # of what a level misses: how much less and more an earlier calibration may find
 _OFF_GIVEN = (0.5, 1.0)  # one that was measured on a user's queries: rows need not be like those
+_REFERENCE, _CLOSER = 1, 0.2  # of a margin, as in native/routing
+_SPREAD = 4  # times as many lists as the mean a query may scan; with one list or two, some more
+_WIDENING = 0.6  # of the margin, for a factor of lists: measured on text, docstrings and SIFT, 0.5 to 0.75
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
 
 
@@ -57,11 +62,36 @@ _MEDIA = {"disk": _Work(30.0, 20.0, 0.003, 0.2), "memory": _Work(0.8, 0.0, 0.003
 
 
 class Tuning(NamedTuple):
-    """Settings of one search."""
+    """Settings of one search.
+
+    Attributes:
+        probes: Lists that a query scans: on average, or with an infinite margin always.
+        candidates: Most codes to keep for re-ranking.
+        z: How far below its estimate the distance of a candidate is reckoned with.
+        margin: The lists, at distances d_1, d_2, ... in rising order, are scanned while
+            d_i - d_1 <= margin d_2 / i^0.2: less far the more of them there are.
+    """
 
     probes: int
     candidates: int
     z: float
+    margin: float = math.inf
+
+    @property
+    def most_probes(self) -> int:
+        """No query scans more lists."""
+        return self.probes if math.isinf(self.margin) else _SPREAD * (self.probes + 3)
+
+    def scanning(self, probes: int) -> "Tuning":
+        """With this number of lists for every query."""
+        return self._replace(probes=probes, margin=math.inf)
+
+    def wider(self, factor: float, lists: int) -> "Tuning":
+        """With about `factor` times as many lists, all of them at most."""
+        probes = math.ceil(factor * self.probes)
+        if probes >= lists:
+            return self.scanning(lists)
+        return self._replace(probes=probes, margin=self.margin * factor**_WIDENING)
 
 
 Levels = dict[int, list[tuple[float, Tuning]]]
@@ -93,7 +123,7 @@ class Calibration:
         if tuning is None:
             return Tuning(lists, max(1, rows), EVERYTHING)
         if k > known:  # beyond the largest measured k: in proportion
-            return Tuning(int(tuning.probes * k / known), int(tuning.candidates * k / known), tuning.z)
+            return tuning.wider(k / known, lists)._replace(candidates=int(tuning.candidates * k / known))
         # Fewer results need fewer candidates; as many as the next smaller k that was measured.
         fewer = (_at(levels[smaller], recall) for smaller in sorted(levels, reverse=True) if smaller < k)
         least = next((some.candidates for some in fewer if some), tuning.candidates)
@@ -103,7 +133,7 @@ class Calibration:
         """As kept in the manifest."""
 
         def written(levels: Levels) -> dict[str, Any]:
-            return {str(k): [[level, *tuning] for level, tuning in entries] for k, entries in levels.items()}
+            return {str(k): [_written(*entry) for entry in entries] for k, entries in levels.items()}
 
         return {"levels": written(self.levels), "memory": written(self.memory), "own_rows": self.own_rows}
 
@@ -116,15 +146,21 @@ class Calibration:
             raise InputError("manifest.json: its calibration is not readable; run `tenfold search tune`") from None
 
 
+def _written(level: float, tuning: Tuning) -> list[float]:
+    probes, candidates, z, margin = tuning
+    return [level, probes, candidates, z] if math.isinf(margin) else [level, probes, candidates, z, margin]
+
+
 def _read_levels(data: dict[str, Any]) -> Levels:
     levels = {
-        int(k): [(float(level), Tuning(int(p), int(c), float(z))) for level, p, c, z in entries]
+        int(k): [(float(level), Tuning(int(p), int(c), float(z), *map(float, m))) for level, p, c, z, *m in entries]
         for k, entries in data.items()
     }
     for k, entries in levels.items():
         recalls = [level for level, _ in entries]
         counts = [k, *(count for _, tuning in entries for count in (tuning.probes, tuning.candidates))]
         whole = all(1 <= count < _MOST for count in counts) and all(-1e6 < t.z < 1e6 for _, t in entries)
+        whole = whole and all(tuning.margin >= 0 for _, tuning in entries)
         if not whole or recalls != sorted(recalls) or not all(0 < level < 1 for level in recalls):
             raise ValueError("out of range")
     return levels
@@ -148,11 +184,16 @@ def _at(entries: list[tuple[float, Tuning]], recall: float) -> Tuning | None:
 def _between(lower: tuple[float, Tuning], upper: tuple[float, Tuning], recall: float) -> Tuning:
     """Settings between two levels: what is missed falls by about the same factor for every factor of probes."""
     (low, less), (high, more) = lower, upper
+    if math.isinf(more.margin) and not math.isinf(less.margin):
+        return more  # all lists
     share = math.log((1 - low) / (1 - recall)) / math.log((1 - low) / (1 - high))
     probes, candidates = (
         math.ceil(few * (many / few) ** share - 1e-9) for few, many in zip(less[:2], more[:2], strict=True)
     )
-    return Tuning(probes, candidates, less.z + share * (more.z - less.z))
+    z = less.z + share * (more.z - less.z)
+    if math.isinf(less.margin) or less.margin == 0:
+        return Tuning(probes, candidates, z, more.margin)
+    return Tuning(probes, candidates, z, less.margin * (more.margin / less.margin) ** share)
 
 
 def calibrate(
@@ -167,11 +208,10 @@ def calibrate(
     own = None
     if queries is None:
         count = min(max(_QUERIES.values()), max(_FEWEST_QUERIES, index.rows // 20), index.rows)
-        own = np.sort(np.random.default_rng(1).choice(index.rows, count, replace=False))
+        own = _spread(index.rows, count)
         queries = index.stored.at(own)
     else:
-        most = max(_QUERIES.values())
-        queries = queries[np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64)]
+        queries = queries[_spread(len(queries), max(_QUERIES.values()))]
     trial = _Trial(index, check_queries(queries, index.dim, index.dtype), own, threads, progress)
     if earlier is not None and trial.confirms(earlier):
         return earlier
@@ -196,8 +236,10 @@ class _Trial:
         if own is not None:
             distances, positions = _without(distances, positions, own)
         self.truth = distances
+        self.asked = {k: _spread(len(queries), count) for k, count in _QUERIES.items()}
         self.zs = self._bound_quantiles(distances, positions)
         self.search = lru_cache(maxsize=None)(self._search)
+        self.margin = lru_cache(maxsize=None)(self._margin)
 
     def _bound_quantiles(self, distances: np.ndarray, positions: np.ndarray) -> list[float]:
         estimates, errors, base, slope = self.index.estimates(self.queries, positions, self.threads)
@@ -209,12 +251,22 @@ class _Trial:
             return [-1.0]
         return sorted({min(0.0, float(np.quantile(ratios, lost))) for lost in _LOST})
 
-    def _search(self, k: int, probes: int, candidates: int, z: float) -> tuple[float, _Work]:
+    def _margin(self, probes: int) -> float:
+        """With which the calibration queries scan that many lists on average."""
+        if probes >= self.index.lists:
+            return math.inf
+        most = min(Tuning(probes, 1, 0, 0).most_probes, self.index.lists)
+        space = self.index.space.queries(self.queries, self.threads).space
+        margins = _margins(self.index.engine.route(space, most, self.threads)[0]).ravel()
+        last = len(self.queries) * probes - 1
+        return float(np.partition(margins, last)[last])
+
+    def _search(self, k: int, probes: int, candidates: int, z: float, margin: float) -> tuple[float, _Work]:
         """Recall and mean work of the calibration queries with these settings."""
         more = 0 if self.own is None else 1
-        some = slice(_QUERIES[k])
+        some = self.asked[k]
         distances, ids, stats = self.index.search_tuned(
-            self.queries[some], k + more, Tuning(probes, candidates, z), self.threads
+            self.queries[some], k + more, Tuning(probes, candidates, z, margin), self.threads
         )
         if self.own is not None:
             distances, _ = _without(distances, ids, self.index.stored.labels()[self.own[some]])
@@ -261,11 +313,12 @@ class _Trial:
     def _options(self, k: int, level: float, counts: list[int]) -> list[tuple[Tuning, _Work]]:
         """Settings that reach the level: about the fewest probes that do, and more of them with fewer candidates."""
         steps = _probe_steps(self.index.lists)
-        # Half a standard error more, so that chance in the choice of queries does not eat into the level.
-        wanted = min(1.0, level + 0.5 * float(np.sqrt(level * (1 - level) / len(self.queries[: _QUERIES[k]]))))
+        # More, so that chance in the choice of queries does not eat into the level: about two standard errors, which
+        # for queries spread over all lists, with k results each, are half of those for one result of any queries.
+        wanted = min(1.0, level + 0.5 * float(np.sqrt(level * (1 - level) / len(self.asked[k]))))
 
         def reached(probes: int, candidates: int, z: float) -> bool:
-            return self.search(k, probes, candidates, z)[0] >= wanted
+            return self.search(k, probes, candidates, z, self.margin(probes))[0] >= wanted
 
         self.fewest = _first(len(steps), self.fewest, lambda step: reached(steps[step], counts[-1], self.zs[0]))
         if self.fewest == len(steps):
@@ -277,9 +330,10 @@ class _Trial:
             least = self.enough.get((more, z), 0)  # at the level before: a higher one takes no fewer
             at = bisect_left(counts, True, least, len(counts) - 1, key=lambda count: reached(probes, count, z))
             self.enough[more, z] = at
-            recall, work = self.search(k, probes, counts[at], z)
+            tuning = Tuning(probes, counts[at], z, self.margin(probes))
+            recall, work = self.search(k, *tuning)
             if recall >= wanted:
-                options.append((Tuning(probes, counts[at], z), work))
+                options.append((tuning, work))
         return options
 
 
@@ -297,6 +351,24 @@ def _probe_steps(lists: int) -> list[int]:
     while steps[-1] < lists:
         steps.append(min(lists, max(steps[-1] + 1, int(steps[-1] * 1.06))))
     return steps
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of the numbers below `count`, evenly: rows in their order on disk come from all places then.
+
+    Recall differs from place to place, so that these tell more of it than as many by chance: as twice as many, of text.
+    """
+    most = min(most, count)
+    return ((np.arange(most) + 0.5) * count / max(1, most)).astype(np.int64)
+
+
+def _margins(distances: np.ndarray) -> np.ndarray:
+    """The margins that just include lists at rising distances (q, p); inf where there is no list."""
+    reference = distances[:, min(_REFERENCE, distances.shape[1] - 1), None]
+    ranks = np.arange(1, distances.shape[1] + 1, dtype=np.float32)
+    rise = (distances - distances[:, :1]) * ranks**_CLOSER
+    known = np.isfinite(distances) & (reference > 0)
+    return np.where(np.isfinite(distances), np.divide(rise, reference, out=np.zeros_like(rise), where=known), np.inf)
 
 
 def _without(distances: np.ndarray, ids: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -457,8 +457,9 @@ def _print_info(index: Index | LivingIndex, json: bool) -> None:
         ["needed in memory", _size(stats["memory_bytes"])],
         ["I/O back end, SIMD", f"{stats['io_backend']}, {stats['simd']}"],
     ]
-    for level, probes, candidates, z in stats["calibration"]["levels"].get("10", []):
-        facts.append([f"recall@10 {level:g}", f"probes {probes:,}, candidates {candidates:,}, z {z:.2f}"])
+    for level, probes, candidates, z, *margin in stats["calibration"]["levels"].get("10", []):
+        lists = f"probes {probes:,}" + "".join(f" (margin {most:.2f})" for most in margin)
+        facts.append([f"recall@10 {level:g}", f"{lists}, candidates {candidates:,}, z {z:.2f}"])
     Table(stats["path"], ["what", "value"], facts).print()
 
 

@@ -194,6 +194,7 @@ class DeviceSearch:
         queries: QueryRows,
         k: int,
         probes: int,
+        margin: float,
         candidates: int,
         z: float,
         rule: str,
@@ -216,7 +217,7 @@ class DeviceSearch:
             for start in range(0, count, _ROUTED):
                 rows = np.arange(start, min(count, start + _ROUTED))
                 space_QD = queries.space[rows]
-                distances_QP, lists_QP = self._engine.route(space_QD, probes, threads)
+                distances_QP, lists_QP = self._engine.route(space_QD, probes, threads, margin)
                 in_one = count < _BATCH and count <= batch
                 scan = self._gathered if in_one else self._pipelined
                 scan(rows, _Scan(space_QD, distances_QP, lists_QP, candidates), batch, rerank)

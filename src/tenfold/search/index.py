@@ -289,7 +289,9 @@ class Index:
         z = EVERYTHING if everything else tuning.z
         if rerank == "paper":  # which finds out by itself how many it needs
             tuning = tuning._replace(candidates=max(tuning.candidates, _PAPER_CANDIDATES * k))
-        return Tuning(probes or tuning.probes, candidates or tuning.candidates, z)
+        if probes is not None:
+            tuning = tuning.scanning(probes)
+        return tuning._replace(candidates=candidates or tuning.candidates, z=z)
 
     def search_tuned(
         self,
@@ -308,9 +310,9 @@ class Index:
         `meanwhile` is called at most once, by this thread, when it first waits for the disk.
         """
         exact = check_queries(queries, self.dim, self.dtype)
-        probes, candidates = min(tuning.probes, self.lists), min(tuning.candidates, max(1, self.rows))
+        probes, candidates = min(tuning.most_probes, self.lists), min(tuning.candidates, max(1, self.rows))
         threads = threads or _native.usable_cores()
-        settings = (k, probes, candidates, tuning.z, rerank, score_whole_pages, threads)
+        settings = (k, probes, tuning.margin, candidates, tuning.z, rerank, score_whole_pages, threads)
         try:
             # A search of everything is one of the disk: no device makes it faster.
             scans = self.device is not None and allowed is None and tuning.z != EVERYTHING

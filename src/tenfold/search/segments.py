@@ -253,7 +253,9 @@ class Sealed(NamedTuple):
         if some is None:
             return index.search_tuned(queries, k, tuning, threads, rerank, meanwhile=meanwhile)
         settings = _Settings(k, tuning, rerank, threads, index.lists, meanwhile)
-        even = settings if chosen is None else settings.probing(-(-tuning.probes * self.rows // some.rows))
+        even = (
+            settings if chosen is None else settings._replace(tuning=tuning.wider(self.rows / some.rows, index.lists))
+        )
         if some.is_even or self._is_read_sooner(some, even):
             return self._search_some(queries, some, even)
         needed = self.segment.probes_outside(queries, some, tuning, threads)
@@ -276,7 +278,7 @@ class Sealed(NamedTuple):
         found = index.search_tuned(queries, k, tuning, threads, rerank, allowed=some.bits, meanwhile=meanwhile)
         short = np.flatnonzero(found[1][:, -1] < 0)
         if len(short):  # there are more, in lists that were not probed, or behind copies
-            wider = tuning._replace(probes=lists, candidates=max(tuning.candidates, _MOST_COPIES * k))
+            wider = tuning.scanning(lists)._replace(candidates=max(tuning.candidates, _MOST_COPIES * k))
             again = index.search_tuned(queries[short], k, wider, threads, rerank, allowed=some.bits)
             for part, all_of in zip(again[:2], found[:2], strict=True):
                 all_of[short] = part
@@ -299,14 +301,10 @@ class _Settings(NamedTuple):
     lists: int
     meanwhile: Callable[[], None] | None
 
-    def probing(self, probes: int) -> "_Settings":
-        """With another number of probes."""
-        return self._replace(tuning=self.tuning._replace(probes=min(probes, self.lists)))
-
     def outside(self, probes: int) -> "_Settings":
         """For a query outside of the rows: distances differ less there, and estimates tell less."""
-        further = self.probing(probes)
-        return further._replace(tuning=further.tuning._replace(candidates=2 * self.tuning.candidates))
+        further = self.tuning.scanning(min(probes, self.lists))
+        return self._replace(tuning=further._replace(candidates=2 * self.tuning.candidates))
 
 
 def bits_of(mask: np.ndarray) -> np.ndarray:
