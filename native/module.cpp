@@ -406,10 +406,10 @@ class BoundSearcher {
         });
     }
 
-    nb::tuple route(const In2<float>& space, size_t probes, size_t threads, float margin) const {
+    nb::tuple route(const In2<float>& space, size_t probes, size_t threads, float margin, size_t rows) const {
         const size_t most = std::min(probes, lists_);
         return routes(space, space_dim_, most, [&](Route* found) {
-            searcher_->route(space.data(), space.shape(0), most, margin, threads, found);
+            searcher_->route(space.data(), space.shape(0), most, margin, rows, threads, found);
         });
     }
 
@@ -570,7 +570,7 @@ NB_MODULE(_native, m) {
         .def("scan", &BoundSearcher::scan, "space"_a, "probes"_a, "candidates"_a, "threads"_a)
         .def("rerank", &BoundSearcher::rerank, "exact"_a, "space"_a, "base"_a, "slope"_a, "positions"_a, "estimates"_a,
              "errors"_a, "k"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
-        .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a, "margin"_a = INFINITY)
+        .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a, "margin"_a = INFINITY, "rows"_a = 0)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
     nb::class_<BoundListSearcher>(m, "ListSearcher")
         .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In2<float>&,

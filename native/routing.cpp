@@ -142,7 +142,7 @@ float Router::reach(float margin, float query_norm, size_t probes, const std::ve
         nearest = std::min(nearest, route.distance);
     }
     const float unit = margin * (second + query_norm);
-    if (!(unit > 0)) return INFINITY;
+    if (second + query_norm <= 0) return INFINITY;
     const auto up_to = [&](size_t count) { return nearest + unit * closer_[count - 1]; };
     const auto all_within = [&](size_t count) {
         const float most = up_to(count);
@@ -202,14 +202,24 @@ void Router::compare_all(const float* queries, size_t count, size_t width, size_
     }
 }
 
+// The `width` nearest, ascending; with many lists about those.
+void Router::compare_floats(const float* query, size_t width, std::vector<Route>& found) const {
+    static thread_local std::vector<Near> nearest;
+    static thread_local Visited visited;
+    if (all_.blocks.empty() && graph_.count > kFew && width <= graph_.count / 8)
+        search_graph(graph_, query, width, entries_, visited, nearest);
+    else
+        search_all(graph_.points, graph_.count, graph_.dim, query, width, nearest);
+    found.clear();
+    for (const Near& near : nearest) found.push_back({near.distance, near.id});
+}
+
 void Router::route(const float* queries, size_t count, size_t probes, float margin, Route* routes) const {
     const size_t dim = graph_.dim, width = generous(probes);
     const size_t usual = std::isinf(margin) ? width : generous(std::max<size_t>(1, probes / kUsual));
     static thread_local std::vector<Route> found[kGroup];
-    static thread_local std::vector<Near> nearest;
     static thread_local std::vector<uint32_t> ids;
     static thread_local std::vector<float> distances;
-    static thread_local Visited visited;
     const bool by_bytes = !all_.blocks.empty() && 2 * usual < graph_.count;
     if (by_bytes) compare_all(queries, count, usual, probes, margin, found);
     for (size_t q = 0; q < count; ++q) {
@@ -223,12 +233,8 @@ void Router::route(const float* queries, size_t count, size_t probes, float marg
             kernels().l2_many(query, graph_.points, ids.data(), ids.size(), dim, distances.data());
             for (size_t i = 0; i < here.size(); ++i) here[i].distance = distances[i];
         } else {
-            if (all_.blocks.empty() && graph_.count > kFew && probes <= graph_.count / 8)
-                search_graph(graph_, query, width, entries_, visited, nearest);
-            else
-                search_all(graph_.points, graph_.count, dim, query, probes, nearest);
-            here.clear();
-            for (const Near& near : nearest) here.push_back({near.distance, near.id});
+            compare_floats(query, usual, here);
+            if (usual < width && within(margin, here) == here.size()) compare_floats(query, width, here);
         }
         std::sort(here.begin(), here.end(), nearer_route);
         here.resize(std::min(probes, here.size()));

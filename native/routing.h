@@ -39,6 +39,7 @@ class Router {
     void compare_all(const float* queries, size_t count, size_t width, size_t probes, float margin,
                      std::vector<Route>* found) const;
     void compare(const ByteQuery&, const Packed&, size_t first, float limit, std::vector<Route>& found) const;
+    void compare_floats(const float* query, size_t width, std::vector<Route>& found) const;
     float first_limit(const ByteQuery&, size_t width) const;
     size_t within(float margin, const std::vector<Route>& routes) const;
     float reach(float margin, float query_norm, size_t probes, const std::vector<Route>& found) const;

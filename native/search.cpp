@@ -160,19 +160,35 @@ void Searcher::rerank(const Queries& queries, const Shortlist& found, const Sear
     if (queries.count > 0) answer(batch, threads, distances, ids, stats, hooks);
 }
 
-void Searcher::route(const float* space, size_t count, size_t probes, float margin, size_t threads,
+void Searcher::route(const float* space, size_t count, size_t probes, float margin, size_t rows, size_t threads,
                      Route* routes) const {
     parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
         router_.route(space + first * view_.graph.dim, last - first, probes, margin, routes + first * probes);
+        if (std::isinf(margin)) return;
+        for (size_t q = first; q < last; ++q) widen(space + q * view_.graph.dim, probes, rows, routes + q * probes);
     });
+}
+
+// Where the lists within a margin hold too few rows, as in a small dense cluster, the next nearest follow.
+void Searcher::widen(const float* query, size_t probes, size_t rows, Route* routes) const {
+    const auto lists_of = [&] {
+        size_t at = 0;
+        for (size_t held = 0; at < probes && routes[at].list != kNone && held < rows; ++at)
+            held += view_.starts[routes[at].list + 1] - view_.starts[routes[at].list];
+        return at;
+    };
+    const size_t within = lists_of();
+    if (within == probes || routes[within].list != kNone) return;
+    router_.route(query, 1, probes, INFINITY, routes);
+    std::fill(routes + std::max(within, lists_of()), routes + probes, Route{INFINITY, kNone});
 }
 
 // Routes the next `count` queries and puts them in order.
 void Searcher::begin(Batch& batch, size_t count, size_t threads) const {
     batch.routes.resize(count * batch.probes);
     batch.order.resize(count);
-    route(batch.queries.space + batch.first * view_.graph.dim, count, batch.probes, batch.options.margin, threads,
-          batch.routes.data());
+    route(batch.queries.space + batch.first * view_.graph.dim, count, batch.probes, batch.options.margin,
+          batch.options.candidates, threads, batch.routes.data());
     std::iota(batch.order.begin(), batch.order.end(), batch.first);
     std::stable_sort(batch.order.begin(), batch.order.end(),
                      [&](size_t a, size_t b) { return batch.routes_of(a)->list < batch.routes_of(b)->list; });

@@ -101,8 +101,10 @@ class Searcher {
     void scan(const Queries&, size_t probes, size_t threads, const Shortlist& found);
     void rerank(const Queries&, const Shortlist& found, const SearchOptions&, float* distances, int64_t* ids,
                 QueryStats* stats, Hooks);
-    // The nearest lists of each query of search space, as by a Router: routes (count, probes).
-    void route(const float* space, size_t count, size_t probes, float margin, size_t threads, Route* routes) const;
+    // The nearest lists of each query of search space, as by a Router, but no fewer than hold so many rows: routes
+    // (count, probes).
+    void route(const float* space, size_t count, size_t probes, float margin, size_t rows, size_t threads,
+               Route* routes) const;
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
     // NaN where a position's own list does not hold it.
     void estimate(const Queries&, const uint32_t* positions, size_t width, size_t threads, float* estimates,
@@ -110,6 +112,7 @@ class Searcher {
 
   private:
     void begin(Batch&, size_t count, size_t threads) const;
+    void widen(const float* query, size_t probes, size_t rows, Route* routes) const;
     void in_batches(Batch&, size_t threads, const std::function<void(size_t threads)>& work) const;
     void answer(const Batch&, size_t threads, float* distances, int64_t* ids, QueryStats* stats, Hooks&);
     void load();

@@ -147,11 +147,15 @@ def test_margins_between_and_beyond_levels() -> None:
     calibration = Calibration({10: [(0.9, less), (0.99, more), (0.995, Tuning(40, 50, 0.0))]}, {})
     assert calibration.tuning(10, 0.9, 40, 1000) == less
     assert calibration.tuning(10, 1 - 0.1**1.5, 40, 1000) == Tuning(8, 29, -0.2, pytest.approx(1.0))  # type: ignore[arg-type]
-    assert calibration.tuning(10, 0.992, 40, 1000) == Tuning(40, 50, 0.0)
+    between = calibration.tuning(10, 0.992, 40, 1000)
+    assert (between.probes, between.candidates, between.margin) == (40, 43, math.inf)
+    beyond = calibration.tuning(10, 0.9975, 40, 1000)
+    assert (beyond.probes, beyond.candidates, beyond.margin) == (40, 63, math.inf)
     wider = calibration.tuning(20, 0.9, 40, 1000)
     assert (wider.probes, wider.candidates) == (8, 40)
     assert less.margin < wider.margin < 2 * less.margin
     assert less.wider(10, 40) == Tuning(40, 20, -0.2)
+    assert less._replace(margin=0.0).wider(2, 40) == Tuning(8, 20, -0.2)
     assert less.scanning(7) == Tuning(7, 20, -0.2)
     assert Tuning(7, 20, -0.2).most_probes == 7 < less.most_probes
 
@@ -166,6 +170,26 @@ def test_calibrations_are_read_with_and_without_margins() -> None:
         written["levels"]["10"][0][4] = margin
         with pytest.raises(InputError, match="its calibration is not readable"):
             Calibration.from_json(written)
+
+
+def test_enough_lists_for_k_are_scanned(tmp_path: Path) -> None:
+    """In small dense clusters the other lists are all far, and yet no query gets fewer than k."""
+    rng = np.random.default_rng(4)
+    centres = 10 * rng.normal(size=(130, 32))
+    base, queries = (
+        (centres[np.arange(count) % 130] + 0.1 * rng.normal(size=(count, 32))).astype(np.float32)
+        for count in (7800, 130)
+    )
+    index = Index.build(base, tmp_path / "index")
+    lists = index.engine.route(index.space.queries(queries).space, index.lists, 1, 0.01, 100)[1]
+    sizes = np.append(np.diff(index.list_starts().astype(np.int64)), 0)
+    held = sizes[np.minimum(lists, index.lists)]
+    assert (held.sum(axis=1) >= 100).all(), "so many rows were asked for"
+    last = (lists < index.lists).sum(axis=1) - 1
+    assert (held.sum(axis=1) - held[np.arange(130), last] < 100).all(), "and no list more"
+    for k in (10, 100, 300):
+        for recall in (0.8, 0.9, 0.95):
+            assert (index.search(queries, k, recall=recall)[1] >= 0).all()
 
 
 def test_a_margin_finds_more_than_as_many_lists_for_every_query(

@@ -197,10 +197,13 @@ class Searcher:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The second half, from what `scan` or another device has found; returns what `search` does."""
 
-    def route(self, space: np.ndarray, probes: int, threads: int, margin: float = ...) -> tuple[np.ndarray, np.ndarray]:
+    def route(
+        self, space: np.ndarray, probes: int, threads: int, margin: float = ..., rows: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances (q, probes) float32 and numbers uint32 of each query's nearest lists, nearest first.
 
-        Of the distances d_1, d_2, ... only while d_i - d_1 <= margin d_2 / i^0.2. Where fewer lists are found, inf and
+        Of the distances d_1, d_2, ... only while d_i - d_1 <= margin d_2 / i^0.2, or until
+        they hold so many rows. Where fewer lists are found, inf and
         2^32 - 1 follow.
         """
 

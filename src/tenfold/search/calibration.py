@@ -39,6 +39,7 @@ _CHECKED_K, _CHECKED_LEVELS = 10, (0.95, 0.99)  # of an earlier calibration
 _OFF = (0.0, 0.5)  # of what a level misses: how much less and more an earlier calibration may find
 _OFF_GIVEN = (0.5, 1.0)  # one that was measured on a user's queries: rows need not be like those
 _REFERENCE, _CLOSER = 1, 0.2  # of a margin, as in native/routing
+_ROUTED, _FEWEST_ROUTED = 1 << 20, 20  # lists and queries that a margin is chosen by
 _SPREAD = 4  # times as many lists as the mean a query may scan; with one list or two, some more
 _WIDENING = 0.6  # of the margin, for a factor of lists: measured on text, docstrings and SIFT, 0.5 to 0.75
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
@@ -89,8 +90,8 @@ class Tuning(NamedTuple):
     def wider(self, factor: float, lists: int) -> "Tuning":
         """With about `factor` times as many lists, all of them at most."""
         probes = math.ceil(factor * self.probes)
-        if probes >= lists:
-            return self.scanning(lists)
+        if probes >= lists or self.margin == 0:
+            return self.scanning(min(probes, lists))
         return self._replace(probes=probes, margin=self.margin * factor**_WIDENING)
 
 
@@ -184,15 +185,15 @@ def _at(entries: list[tuple[float, Tuning]], recall: float) -> Tuning | None:
 def _between(lower: tuple[float, Tuning], upper: tuple[float, Tuning], recall: float) -> Tuning:
     """Settings between two levels: what is missed falls by about the same factor for every factor of probes."""
     (low, less), (high, more) = lower, upper
-    if math.isinf(more.margin) and not math.isinf(less.margin):
-        return more  # all lists
     share = math.log((1 - low) / (1 - recall)) / math.log((1 - low) / (1 - high))
     probes, candidates = (
         math.ceil(few * (many / few) ** share - 1e-9) for few, many in zip(less[:2], more[:2], strict=True)
     )
     z = less.z + share * (more.z - less.z)
-    if math.isinf(less.margin) or less.margin == 0:
-        return Tuning(probes, candidates, z, more.margin)
+    if math.isinf(less.margin) != math.isinf(more.margin) or less.margin == 0:  # as many lists, of two kinds
+        return Tuning(more.probes, candidates, z, more.margin)
+    if math.isinf(more.margin):
+        return Tuning(probes, candidates, z)
     return Tuning(probes, candidates, z, less.margin * (more.margin / less.margin) ** share)
 
 
@@ -256,10 +257,12 @@ class _Trial:
         if probes >= self.index.lists:
             return math.inf
         most = min(Tuning(probes, 1, 0, 0).most_probes, self.index.lists)
-        space = self.index.space.queries(self.queries, self.threads).space
+        some = self.queries[_spread(len(self.queries), max(_FEWEST_ROUTED, _ROUTED // most))]
+        space = self.index.space.queries(some, self.threads).space
         margins = _margins(self.index.engine.route(space, most, self.threads)[0]).ravel()
-        last = len(self.queries) * probes - 1
-        return float(np.partition(margins, last)[last])
+        last = len(some) * probes - 1
+        margins.partition(last)
+        return float(margins[last])
 
     def _search(self, k: int, probes: int, candidates: int, z: float, margin: float) -> tuple[float, _Work]:
         """Recall and mean work of the calibration queries with these settings."""

@@ -217,8 +217,12 @@ class DeviceSearch:
             for start in range(0, count, _ROUTED):
                 rows = np.arange(start, min(count, start + _ROUTED))
                 space_QD = queries.space[rows]
-                distances_QP, lists_QP = self._engine.route(space_QD, probes, threads, margin)
+                distances_QP, lists_QP = self._engine.route(space_QD, probes, threads, margin, candidates)
                 in_one = count < _BATCH and count <= batch
+                if not in_one:  # most queries want far fewer lists than they may
+                    used = max(1, int((lists_QP != _NONE).sum(axis=1).max(initial=0)))
+                    distances_QP, lists_QP = distances_QP[:, :used], lists_QP[:, :used]
+                    batch = self._batch(used, candidates)
                 scan = self._gathered if in_one else self._pipelined
                 scan(rows, _Scan(space_QD, distances_QP, lists_QP, candidates), batch, rerank)
                 stats[rows, 4] = self.codes_scanned(lists_QP)

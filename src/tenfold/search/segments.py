@@ -253,9 +253,7 @@ class Sealed(NamedTuple):
         if some is None:
             return index.search_tuned(queries, k, tuning, threads, rerank, meanwhile=meanwhile)
         settings = _Settings(k, tuning, rerank, threads, index.lists, meanwhile)
-        even = (
-            settings if chosen is None else settings._replace(tuning=tuning.wider(self.rows / some.rows, index.lists))
-        )
+        even = settings if chosen is None else settings.probing(-(-tuning.probes * self.rows // some.rows))
         if some.is_even or self._is_read_sooner(some, even):
             return self._search_some(queries, some, even)
         needed = self.segment.probes_outside(queries, some, tuning, threads)
@@ -301,10 +299,14 @@ class _Settings(NamedTuple):
     lists: int
     meanwhile: Callable[[], None] | None
 
+    def probing(self, probes: int) -> "_Settings":
+        """With a number of probes, the same for every query."""
+        return self._replace(tuning=self.tuning.scanning(min(probes, self.lists)))
+
     def outside(self, probes: int) -> "_Settings":
         """For a query outside of the rows: distances differ less there, and estimates tell less."""
-        further = self.tuning.scanning(min(probes, self.lists))
-        return self._replace(tuning=further._replace(candidates=2 * self.tuning.candidates))
+        further = self.probing(probes)
+        return further._replace(tuning=further.tuning._replace(candidates=2 * self.tuning.candidates))
 
 
 def bits_of(mask: np.ndarray) -> np.ndarray:
