@@ -54,7 +54,7 @@ def test_nearest_lists_are_found(
 
 @pytest.mark.parametrize(("rows", "dim"), [(6000, 24), (4000, 3), (34_000, 6)], ids=["bytes", "floats", "graph"])
 def test_a_margin_leaves_far_lists_out(rows: int, dim: int, tmp_path: Path, uncalibrated: None) -> None:
-    """The lists of rank i at d_i with d_i - d_1 <= margin d_2 / i^0.2; else nearly all of those."""
+    """The lists of rank i at d_i with d_i - d_1 <= margin d_2 / i^0.2; of bytes and graph nearly all."""
     rng = np.random.default_rng(3)
     base = rng.normal(size=(rows, dim)).astype(np.float32)
     index = Index.build(base, tmp_path / "index", rows_per_list=1 if rows > 30_000 else 10)
