@@ -13,7 +13,7 @@ constexpr size_t kTileRows = 128;          // of bytes that stay in the nearest 
 constexpr size_t kSample = 256;
 constexpr double kMostNoise = 0.15;  // parts of the squared distance of neighbours
 constexpr double kCloser = 0.2;
-constexpr size_t kUsual = 4;  // with a margin, most queries want less than a quarter of the lists
+constexpr size_t kUsual = 2;  // with a margin, most queries want less than half of the lists
 constexpr int kQueryTop = 63, kQueryZero = 64, kRowTop = 127;
 
 size_t quads(size_t dim) { return (dim + 3) / 4; }
@@ -216,11 +216,13 @@ void Router::compare_floats(const float* query, size_t width, std::vector<Route>
 
 void Router::route(const float* queries, size_t count, size_t probes, float margin, Route* routes) const {
     const size_t dim = graph_.dim, width = generous(probes);
-    const size_t usual = std::isinf(margin) ? width : generous(std::max<size_t>(1, probes / kUsual));
+    const bool bounded = !std::isinf(margin);
+    const size_t usual = bounded ? generous(std::max<size_t>(1, probes / kUsual)) : width;
     static thread_local std::vector<Route> found[kGroup];
     static thread_local std::vector<uint32_t> ids;
     static thread_local std::vector<float> distances;
-    const bool by_bytes = !all_.blocks.empty() && 2 * usual < graph_.count;
+    // Bytes only say which lists to compare with exactly: without a margin, as many as asked for.
+    const bool by_bytes = !all_.blocks.empty() && (bounded ? usual : 2 * usual) < graph_.count;
     if (by_bytes) compare_all(queries, count, usual, probes, margin, found);
     for (size_t q = 0; q < count; ++q) {
         const float* query = queries + q * dim;

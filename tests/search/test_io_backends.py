@@ -77,8 +77,10 @@ def test_forced_backend_is_the_one_used(io: str, small: Path) -> None:
 def test_stats_do_not_depend_on_the_backend(io: str, small: Path) -> None:
     """One thread asks for the same pages whatever brings them."""
     queries = make_vectors(30, 24, "uint8", seed=3)
-    *_, expected = Index.open(small, io="buffered").search(queries, 5, threads=1, return_stats=True)
-    *_, stats = open_with(small, io).search(queries, 5, threads=1, return_stats=True)
+    buffered = Index.open(small, io="buffered")
+    tuning = buffered.tuning(5, 0.9)  # vectors in memory are searched with settings of their own otherwise
+    *_, expected = buffered.search_tuned(queries, 5, tuning, 1)
+    *_, stats = open_with(small, io).search_tuned(queries, 5, tuning, 1)
     for name in ("candidates", "codes_scanned", "rounds"):
         np.testing.assert_array_equal(getattr(stats, name), getattr(expected, name))
     assert (stats.rounds <= 2).all()

@@ -40,7 +40,7 @@ _OFF = (0.0, 0.5)  # of what a level misses: how much less and more an earlier c
 _OFF_GIVEN = (0.5, 1.0)  # one that was measured on a user's queries: rows need not be like those
 _REFERENCE, _CLOSER = 1, 0.2  # of a margin, as in native/routing
 _ROUTED, _FEWEST_ROUTED = 1 << 20, 20  # lists and queries that a margin is chosen by
-_SPREAD = 4  # times as many lists as the mean a query may scan; with one list or two, some more
+_SPREAD = (2, 40)  # the most lists a query may scan, times the mean and some: the tail of its time is their number
 _WIDENING = 0.6  # of the margin, for a factor of lists: measured on text, docstrings and SIFT, 0.5 to 0.75
 _MORE_STEPS = (2, 8)  # of probes: a little more than can just do, and half as many again
 
@@ -81,7 +81,8 @@ class Tuning(NamedTuple):
     @property
     def most_probes(self) -> int:
         """No query scans more lists."""
-        return self.probes if math.isinf(self.margin) else _SPREAD * (self.probes + 3)
+        times, some = _SPREAD
+        return self.probes if math.isinf(self.margin) else times * self.probes + some
 
     def scanning(self, probes: int) -> "Tuning":
         """With this number of lists for every query."""
