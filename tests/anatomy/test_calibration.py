@@ -1,7 +1,7 @@
 """Curves from scores to what they stand for."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tenfold.anatomy.calibration import rising_curve
@@ -10,6 +10,7 @@ _share = st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(_share, _share), min_size=1, max_size=40))
+@example([(0.0, 0.0), (2.2250738585e-313, 1.0)])
 def test_curves_never_fall_and_stay_within_what_they_are_made_of(pairs: list[tuple[float, float]]) -> None:
     score, truth = np.array(pairs).T
     x, y = rising_curve(score, truth, 11)

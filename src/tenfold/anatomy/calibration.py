@@ -23,7 +23,9 @@ def rising_curve(
     """
     from scipy.optimize import isotonic_regression  # noqa: PLC0415 - slow to load
 
-    order = np.argsort(score_N, kind="stable")
+    # Scores closer than this are one: between them a slope could overflow.
+    near_N: NDArray[np.float64] = score_N.astype(np.float64).round(12)
+    order = np.argsort(near_N, kind="stable")
     rising_N = isotonic_regression(truth_N[order].astype(np.float64)).x
-    x = np.unique(np.quantile(score_N, np.linspace(0, 1, knots)))
-    return x, np.maximum.accumulate(np.interp(x, score_N[order], rising_N))
+    x = np.unique(np.quantile(near_N, np.linspace(0, 1, knots)))
+    return x, np.maximum.accumulate(np.interp(x, near_N[order], rising_N))
