@@ -5,10 +5,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <limits>
 #include <new>
+#include <numeric>
 #include <optional>
 #include <system_error>
 
@@ -413,6 +415,45 @@ class BoundSearcher {
         });
     }
 
+    // The same without gaps, queries in the order of their nearest lists.
+    nb::tuple itinerary(const In2<float>& space, size_t probes, size_t threads, float margin, size_t rows) const {
+        require(space.shape(1) == space_dim_, "the queries do not have the dimension of search space");
+        const size_t count = space.shape(0), most = std::min(probes, lists_);
+        std::vector<Route> found(count * most);
+        Out<int64_t, 1> order({count}), starts({count + 1});
+        {
+            const nb::gil_scoped_release release;
+            searcher_->route(space.data(), count, most, margin, rows, threads, found.data());
+            std::iota(order.data, order.data + count, 0);
+            if (most > 0)
+                std::stable_sort(order.data, order.data + count, [&](int64_t a, int64_t b) {
+                    return found[size_t(a) * most].list < found[size_t(b) * most].list;
+                });
+            starts.data[0] = 0;
+            for (size_t i = 0; i < count; ++i) {
+                const Route* own = found.data() + size_t(order.data[i]) * most;
+                const auto none = std::find_if(own, own + most, [](const Route& route) { return route.list == kNone; });
+                starts.data[i + 1] = starts.data[i] + (none - own);
+            }
+        }
+        Out<float, 1> distances({size_t(starts.data[count])});
+        Out<uint32_t, 1> lists({size_t(starts.data[count])});
+        const auto copy = [&](size_t first, size_t last, size_t) {
+            for (size_t i = first; i < last; ++i) {
+                const Route* own = found.data() + size_t(order.data[i]) * most;
+                for (int64_t at = starts.data[i]; at < starts.data[i + 1]; ++at, ++own) {
+                    distances.data[at] = own->distance;
+                    lists.data[at] = own->list;
+                }
+            }
+        };
+        {
+            const nb::gil_scoped_release release;
+            parallel_for(count, 64, threads, copy);
+        }
+        return nb::make_tuple(order.array, starts.array, distances.array, lists.array);
+    }
+
     nb::tuple estimate(const In2<float>& space, const In2<uint32_t>& positions, size_t threads) const {
         require(space.shape(1) == space_dim_ && positions.shape(0) == space.shape(0),
                 "queries and positions do not fit each other");
@@ -571,6 +612,8 @@ NB_MODULE(_native, m) {
         .def("rerank", &BoundSearcher::rerank, "exact"_a, "space"_a, "base"_a, "slope"_a, "positions"_a, "estimates"_a,
              "errors"_a, "k"_a, "z"_a, "rule"_a, "score_whole_pages"_a, "threads"_a)
         .def("route", &BoundSearcher::route, "space"_a, "probes"_a, "threads"_a, "margin"_a = INFINITY, "rows"_a = 0)
+        .def("itinerary", &BoundSearcher::itinerary, "space"_a, "probes"_a, "threads"_a, "margin"_a = INFINITY,
+             "rows"_a = 0)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
     nb::class_<BoundListSearcher>(m, "ListSearcher")
         .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In2<float>&,

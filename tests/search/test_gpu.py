@@ -31,8 +31,8 @@ from triton.compiler import ASTSource, compile
 from tenfold.search import gpu_kernels as kernels
 
 BYTES, WHOLE, LONG = ("codes", "table", "errors"), ("own_counts", "entry_counts", "replicas", "lists"), (
-    "first_blocks", "starts", "replica_starts", "slots", "keys")
-SCALARS = {"count": "i32", "probes": "i32", "width": "i32"} | dict.fromkeys(
+    "first_blocks", "starts", "replica_starts", "places", "keys")
+SCALARS = {"count": "i32", "width": "i32"} | dict.fromkeys(
     ("shift_low", "shift_step", "scale_low", "scale_step"), "fp32")
 
 def kind(name):
@@ -65,7 +65,7 @@ assert "div.rn.f32" in ptx and not re.search(r"\\bfma|div[.](full|approx)", ptx)
 _, code = machine_code(kernels._scan, M=64, ROWS=kernels.ROWS, PAIRS=kernels.PAIRS)
 assert not re.search(r"FFMA|DFMA", code) and "FMUL" in code, "scan"
 """
-PROBES, NONE = 5, 0xFFFFFFFF
+PROBES = 5
 LEVELS = {10: [(0.99, Tuning(PROBES, 60, -0.5, 1.5))]}  # no measured ones: they cost time and say nothing here
 
 
@@ -158,13 +158,14 @@ def test_a_scan_of_all_lists_for_more_than_there_is(folder: Callable[..., Path],
 def test_lists_without_entries_and_routes_without_lists(folder: Callable[..., Path], kernels: Any) -> None:
     parts = Index.open(folder(rows=200))._list_parts(kernels)
     lists = kernels.DeviceLists(parts, "cpu", 4 << 20, 1, share=1, shares=2)  # even lists are empty in this share
-    numbers = np.array([[0, NONE, NONE], [0, 1, NONE], [2, 0, 4]], np.uint32)
-    space = np.zeros((3, parts.dim), np.float32)
-    keys, errors = lists.launch(0, space, np.zeros((3, 3), np.float32), numbers, 1000).collect()
-    assert ((keys != kernels.NOTHING).sum(axis=1) == [0, parts.entries_L[1], 0]).all()
+    space, starts = np.zeros((4, parts.dim), np.float32), np.array([0, 1, 1, 3, 6])
+    numbers = np.array([0, 0, 1, 2, 0, 4], np.uint32)
+    scan = gpu._Scan(space, starts, np.zeros(6, np.float32), numbers, 1000)
+    keys, errors = lists.launch(0, scan).collect()
+    assert ((keys != kernels.NOTHING).sum(axis=1) == [0, 0, parts.entries_L[1], 0]).all()
     assert keys.shape == errors.shape
-    keys, _ = lists.launch(0, space, np.zeros((3, 3), np.float32), numbers[[0, 0, 2]], 1000).collect()
-    assert keys.shape == (3, 0)
+    keys, _ = lists.launch(0, scan.part(3, 4)).collect()
+    assert keys.shape == (1, 0)
 
 
 def test_an_index_without_rows(folder: Callable[..., Path], kernels: Any) -> None:
@@ -174,19 +175,21 @@ def test_an_index_without_rows(folder: Callable[..., Path], kernels: Any) -> Non
 
 
 @pytest.mark.parametrize("rerank", ["bound", "paper"])
-@pytest.mark.parametrize("batch", [1024, 4])
+@pytest.mark.parametrize("batch", [4096, 4])
 def test_a_search_finds_what_the_cpu_finds(
     rerank: Any, batch: int, folder: Callable[..., Path], kernels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "_BATCH", batch)  # 1024 goes through the gathering of small requests, 4 in a pipeline
+    monkeypatch.setattr(gpu, "_BATCH", batch)  # 4096 goes through the gathering of small requests, 4 in a pipeline
     monkeypatch.setattr(gpu, "_ROUTED", 8)
     scans: list[int] = []
     launch = kernels.DeviceLists.launch
     index, cpu = Index.open(folder(), device="cuda"), Index.open(folder())
-    monkeypatch.setattr(kernels.DeviceLists, "launch", lambda *given: scans.append(len(given[2])) or launch(*given))
+    monkeypatch.setattr(
+        kernels.DeviceLists, "launch", lambda *given: scans.append(len(given[2].space_QD)) or launch(*given)
+    )
     queries = make_vectors(11, 12, "uint8", seed=6)
     expected, found = (one.search(queries, 5, rerank=rerank, return_stats=True) for one in (cpu, index))
-    assert scans == ([8, 3] if batch == 1024 else [4, 4, 3])
+    assert scans == ([8, 3] if batch == 4096 else [4, 4, 3])
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     for name in ("candidates", "rows_scored", "codes_scanned", "rounds"):

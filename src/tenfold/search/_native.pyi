@@ -207,6 +207,15 @@ class Searcher:
         2^32 - 1 follow.
         """
 
+    def itinerary(
+        self, space: np.ndarray, probes: int, threads: int, margin: float = ..., rows: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The same without gaps, queries in the order of their nearest lists.
+
+        Returns this order (q,) int64; starts (q + 1,) int64, between which the lists of each query, so ordered, lie
+        in what follows; distances (r,) float32 and numbers (r,) uint32.
+        """
+
     def estimate(self, space: np.ndarray, positions: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Estimates and squared residual errors (q, n) float32 of rows by position; NaN where out of range."""
 

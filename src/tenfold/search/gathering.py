@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from threading import Condition
+from threading import Condition, Lock
 from typing import Generic, TypeVar
 
 __all__ = ["Gatherer"]
@@ -20,6 +20,7 @@ class _Request(Generic[Item, Answer]):
     done: bool = False
     answers: list[Answer] = field(default_factory=list)
     error: BaseException | None = None
+    called: Lock = field(default_factory=Lock)  # held until it is answered, or is to lead
 
 
 class Gatherer(Generic[Item, Answer]):
@@ -27,7 +28,8 @@ class Gatherer(Generic[Item, Answer]):
 
     There is no thread of its own. Who finds no leader becomes it, waits until `most` are there or `wait`
     seconds have passed, but not where nobody else is on the way, answers requests of one kind together, and
-    hands over. Where a group fails, each request is tried alone, so that only the culprit gets the error.
+    hands over. Each of the others wakes once, when its answer is there. Where a group fails, each request is tried
+    alone, so that only the culprit gets the error.
 
     Args:
         answer: Turns items of one kind into as many answers.
@@ -37,33 +39,40 @@ class Gatherer(Generic[Item, Answer]):
 
     def __init__(self, answer: Callable[[list[Item]], list[Answer]], most: int = 256, wait: float = 200e-6) -> None:
         self._answer, self._most, self._wait = answer, most, wait
-        self._changed = Condition()
+        self._more = Condition()  # what the leader alone waits for
         self._waiting: list[_Request[Item, Answer]] = []
-        self._led = False
+        self._leader: _Request[Item, Answer] | None = None
         self._callers = 0
 
     def enter(self) -> None:
         """Say that a caller is on its way: it asks now or soon. To be followed by `leave`."""
-        with self._changed:
+        with self._more:
             self._callers += 1
 
     def leave(self) -> None:
         """Say that a caller is through."""
-        with self._changed:
+        with self._more:
             self._callers -= 1
 
     def ask(self, item: Item, kind: Hashable, size: int) -> Answer:
         """The answer to an item, perhaps computed by another thread; raises what computing it raised."""
         request: _Request[Item, Answer] = _Request(item, kind, size)
-        with self._changed:
+        request.called.acquire()
+        with self._more:
             self._waiting.append(request)
-            self._changed.notify_all()
-            while not request.done and self._led:
-                self._changed.wait()
+            leads = self._leader is None
+            if leads:
+                self._leader = request
+            else:
+                self._more.notify()
+        try:
+            if not leads:
+                request.called.acquire()
             if not request.done:
-                self._led = True
-        if not request.done:
-            self._lead(request)
+                self._lead(request)
+        finally:
+            if self._leader is request or not request.done:
+                self._hand_over(request)
         if request.error is not None:
             raise request.error
         return request.answers[0]
@@ -74,19 +83,29 @@ class Gatherer(Generic[Item, Answer]):
             group = self._gather(own)
             self._run(group)
         finally:
-            with self._changed:  # after an interrupt, which is the leader's, the others go on without it
-                undone = [request for request in group if request is not own and not request.done]
-                self._waiting = undone + [request for request in self._waiting if request is not own]
-                self._led = False
-                self._changed.notify_all()
+            with self._more:  # after an interrupt, which is the leader's, the others go on without it
+                self._waiting = [request for request in group if not request.done] + self._waiting
+            for request in group:
+                if request.done:
+                    request.called.release()
+
+    def _hand_over(self, own: _Request[Item, Answer]) -> None:
+        """Whoever has waited longest leads next, where this request did; it itself is of the past."""
+        with self._more:
+            own.done = True
+            self._waiting = [request for request in self._waiting if request is not own]
+            if self._leader is own:
+                self._leader = self._waiting[0] if self._waiting else None
+                if self._leader is not None:
+                    self._leader.called.release()
 
     def _gather(self, own: _Request[Item, Answer]) -> list[_Request[Item, Answer]]:
         """The leader's own request and others of its kind, out of the queue."""
         deadline = time.monotonic() + self._wait
-        with self._changed:
+        with self._more:
             while self._callers > len(self._waiting) and sum(r.size for r in self._waiting) < self._most:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
+                if left <= 0 or not self._more.wait(left):
                     break
             group, size = [own], own.size
             for request in self._waiting:

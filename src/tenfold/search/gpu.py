@@ -4,7 +4,7 @@ The CPU routes queries and re-ranks candidates; what lies between, the scan of t
 Only queries, numbers of lists and the candidates cross the bus. torch and triton are imported when a device is
 asked for, by `gpu_kernels.py` alone. Answers are the CPU's.
 
-Q queries · P probes · N candidates · D dimension of search space
+Q queries · R routes, a query's way to a list · N candidates · D dimension of search space
 """
 
 import importlib
@@ -27,12 +27,12 @@ Device = Literal["auto", "cpu", "cuda"]
 Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
 Rerank = Callable[[np.ndarray, Shortlist], None]  # numbers of queries and their candidates
 
-_BATCH = 1024  # queries in flight together: a batch costs the CPU some 1.5 ms, whatever is in it
+_BATCH = 4096  # queries in flight together; with few, re-ranking lacks reads to put in order and to share
 _FLIGHTS = 2  # batches on the way at once, of different callers
 _ROUTED = 8192  # queries that are routed and put in order together
-_MOST_SCRATCH = 1 << 30  # bytes on each device, for batches in flight
+_MOST_SCRATCH = 4 << 30  # bytes on each device, for batches in flight
 LEAST_SCRATCH = 32 << 20
-_NONE = 0xFFFFFFFF
+_NO_ROW = 0xFFFFFFFF
 
 
 def find_kernels(device: Device) -> Any:
@@ -101,16 +101,20 @@ def _import_kernels() -> Any:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A batch to scan: rows of search space and their lists."""
+    """A batch to scan: rows of search space, and between `starts` the distances and numbers of their lists."""
 
     space_QD: np.ndarray
-    distances_QP: np.ndarray
-    lists_QP: np.ndarray
+    starts: np.ndarray  # (Q + 1,)
+    distances_R: np.ndarray
+    lists_R: np.ndarray
     candidates: int
 
-    def part(self, rows: np.ndarray) -> "_Scan":
-        """Some of its queries, by number."""
-        return _Scan(self.space_QD[rows], self.distances_QP[rows], self.lists_QP[rows], self.candidates)
+    def part(self, first: int, last: int) -> "_Scan":
+        """Some of its queries."""
+        starts = self.starts[first : last + 1]
+        own = slice(starts[0], starts[-1])
+        rest = self.distances_R[own], self.lists_R[own], self.candidates
+        return _Scan(self.space_QD[first:last], starts - starts[0], *rest)
 
 
 class DeviceSearch:
@@ -127,7 +131,7 @@ class DeviceSearch:
         self._kernels, self._engine, self._forced = kernels, engine, forced
         if len(parts.replicas) and int(parts.replicas.max()) >= int(parts.starts[-1]):
             raise InputError("lists.bin: a list names a row beyond the last; run `tenfold search verify`")
-        self._entries = np.append(parts.entries_L, 0)
+        self._entries_L = parts.entries_L
         self._flights: SimpleQueue[int] = SimpleQueue()
         for flight in range(_FLIGHTS):
             self._flights.put(flight)
@@ -161,13 +165,13 @@ class DeviceSearch:
         Raises:
             InputError: It does not, and device="cuda" was asked for.
         """
-        fits = self._batch(probes, candidates) > 0
+        fits = self._fit(probes, candidates)
         if not fits and self._forced:
             raise self._no_room(probes, candidates)
         return fits
 
     def _no_room(self, probes: int, candidates: int) -> InputError:
-        needed = max(share.query_bytes(probes, candidates) for share in self._shares)
+        needed = max(share.most_bytes(probes, candidates) for share in self._shares)
         there = self._shares[0].scratch_bytes // _FLIGHTS
         return InputError(
             f"one query with {probes:,} probes and {candidates:,} candidates takes {_gigabytes(needed)} on the "
@@ -183,10 +187,12 @@ class DeviceSearch:
         Raises:
             InputError: Not even one query fits into the scratch.
         """
-        if self._batch(probes, candidates) == 0:
+        if not self._fit(probes, candidates):
             raise self._no_room(probes, candidates)
-        distances_QP, lists_QP = self._engine.route(space_QD, probes, threads)
-        return self._scan(_Scan(space_QD, distances_QP, lists_QP, candidates))
+        order, *routes = self._engine.itinerary(space_QD, probes, threads)
+        found = self._scan(_Scan(space_QD[order], *routes, candidates))
+        back = np.argsort(order)
+        return found[0][back], found[1][back], found[2][back]
 
     def search(
         self,
@@ -203,7 +209,7 @@ class DeviceSearch:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `engine.search` returns: distances and ids (Q, k), and the six counts of SearchStats (Q, 6)."""
 
-        count, batch = len(exact), self._batch(probes, candidates)
+        count = len(exact)
         distances, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
         stats = np.empty((count, 6), np.uint32)
 
@@ -215,75 +221,71 @@ class DeviceSearch:
         self._gatherer.enter()
         try:
             for start in range(0, count, _ROUTED):
-                rows = np.arange(start, min(count, start + _ROUTED))
-                space_QD = queries.space[rows]
-                distances_QP, lists_QP = self._engine.route(space_QD, probes, threads, margin, candidates)
-                in_one = count < _BATCH and count <= batch
-                if not in_one:  # most queries want far fewer lists than they may
-                    used = max(1, int((lists_QP != _NONE).sum(axis=1).max(initial=0)))
-                    distances_QP, lists_QP = distances_QP[:, :used], lists_QP[:, :used]
-                    batch = self._batch(used, candidates)
-                scan = self._gathered if in_one else self._pipelined
-                scan(rows, _Scan(space_QD, distances_QP, lists_QP, candidates), batch, rerank)
-                stats[rows, 4] = self.codes_scanned(lists_QP)
+                space_QD = queries.space[start : start + _ROUTED]
+                order, *routes = self._engine.itinerary(space_QD, probes, threads, margin, candidates)
+                scan = _Scan(space_QD[order], *routes, candidates)
+                rows = start + order
+                if count < _BATCH:
+                    rerank(rows, self._gatherer.ask(scan, candidates, count))
+                else:
+                    self._pipelined(rows, scan, rerank)
+                stats[rows, 4] = self._codes_scanned(scan)
         finally:
             self._gatherer.leave()
         return distances, ids, stats
 
-    def codes_scanned(self, lists_QP: np.ndarray) -> np.ndarray:
-        """Entries of the given lists (Q, P), 2^32 - 1 for none: (Q,) int64."""
-        counts: np.ndarray = self._entries[np.minimum(lists_QP, len(self._entries) - 1)].sum(axis=1)
+    def _codes_scanned(self, scan: _Scan) -> np.ndarray:
+        """Entries of the lists of each query, (Q,)."""
+        before = np.append(0, np.cumsum(self._entries_L[scan.lists_R]))
+        counts: np.ndarray = np.diff(before[scan.starts])
         return counts
 
     # --- batches --------------------------------------------------------------------------------------------
 
-    def _batch(self, probes: int, candidates: int) -> int:
-        """How many queries fit into the scratch of a flight together, `_BATCH` at most."""
-        scratch = [(share.scratch_bytes // _FLIGHTS, share.query_bytes(probes, candidates)) for share in self._shares]
-        return int(min(_BATCH, *(there // needed for there, needed in scratch)))
+    def _fit(self, probes: int, candidates: int) -> bool:
+        """Whether a query finds room in the scratch of a flight even where its lists are the longest."""
+        return all(share.most_bytes(probes, candidates) <= share.scratch_bytes // _FLIGHTS for share in self._shares)
 
-    def _gathered(self, rows: np.ndarray, scan: _Scan, batch: int, rerank: Rerank) -> None:
-        """A few queries, scanned together with those of other threads."""
-        kind = (scan.lists_QP.shape[1], scan.candidates, batch)
-        rerank(rows, self._gatherer.ask(scan, kind, len(rows)))
+    def _batch(self, scan: _Scan) -> int:
+        """How many queries like these fit into the scratch of a flight together, `_BATCH` at most, 1 at least."""
+        routes = int(np.diff(scan.starts).max(initial=0))
+        needed = (share.query_bytes(routes, share.width(scan), scan.candidates) for share in self._shares)
+        there = self._shares[0].scratch_bytes // _FLIGHTS
+        return max(1, min(_BATCH, *(there // size for size in needed)))
 
     def _scan_together(self, scans: list[_Scan]) -> list[Shortlist]:
-        whole = _Scan(
-            np.concatenate([scan.space_QD for scan in scans]),
-            np.concatenate([scan.distances_QP for scan in scans]),
-            np.concatenate([scan.lists_QP for scan in scans]),
-            scans[0].candidates,
+        """Those of several callers, who want equally many candidates."""
+        space_QD, distances_R, lists_R = (
+            np.concatenate([getattr(scan, name) for scan in scans]) for name in ("space_QD", "distances_R", "lists_R")
         )
-        found = self._scan(whole)
+        routes = np.concatenate([np.diff(scan.starts) for scan in scans])
+        starts = np.append(0, np.cumsum(routes))
+        found = self._scan(_Scan(space_QD, starts, distances_R, lists_R, scans[0].candidates))
         stops = np.cumsum([len(scan.space_QD) for scan in scans])
         ranges = [slice(stop - len(scan.space_QD), stop) for scan, stop in zip(scans, stops, strict=True)]
         return [(found[0][own], found[1][own], found[2][own]) for own in ranges]
 
     def _scan(self, scan: _Scan) -> Shortlist:
         """A scan in as many batches as the scratch wants, one after the other."""
-        shape = len(scan.space_QD), scan.candidates
-        positions, estimates, errors = (
-            np.empty(shape, np.uint32),
-            np.empty(shape, np.float32),
-            np.empty(shape, np.uint8),
-        )
-        for rows in _pieces(np.arange(shape[0]), self._batch(scan.lists_QP.shape[1], scan.candidates)):
-            with self._launched(scan.part(rows)) as collect:
-                positions[rows], estimates[rows], errors[rows] = collect()
-        return positions, estimates, errors
+        found: list[Shortlist] = []
+        for first, last in _pieces(len(scan.space_QD), self._batch(scan)):
+            with self._launched(scan.part(first, last)) as collect:
+                found.append(collect())
+        positions, estimates, errors = zip(*found, strict=True)
+        return np.concatenate(positions), np.concatenate(estimates), np.concatenate(errors)
 
-    def _pipelined(self, rows: np.ndarray, scan: _Scan, batch: int, rerank: Rerank) -> None:
+    def _pipelined(self, rows: np.ndarray, scan: _Scan, rerank: Rerank) -> None:
         """Many queries: the device scans a batch while the CPU re-ranks the last.
 
         They come in the order of their nearest lists, so that neighbours find codes in the device's cache and
         share pages when they are re-ranked.
         """
         last: tuple[np.ndarray, Shortlist] | None = None
-        for part in _pieces(np.argsort(scan.lists_QP[:, 0], kind="stable"), batch):
-            with self._launched(scan.part(part)) as collect:
+        for start, stop in _pieces(len(rows), self._batch(scan)):
+            with self._launched(scan.part(start, stop)) as collect:
                 if last is not None:
                     rerank(*last)
-                last = rows[part], collect()
+                last = rows[start:stop], collect()
         if last is not None:
             rerank(*last)
 
@@ -294,7 +296,7 @@ class DeviceSearch:
         tickets: list[Any] = []
         try:
             for share in self._shares:
-                tickets.append(share.launch(flight, scan.space_QD, scan.distances_QP, scan.lists_QP, scan.candidates))
+                tickets.append(share.launch(flight, scan))
 
             def collect() -> Shortlist:
                 return self._shortlist([tickets.pop(0).collect() for _ in self._shares], scan.candidates)
@@ -307,17 +309,19 @@ class DeviceSearch:
 
     def _shortlist(self, parts: list[tuple[np.ndarray, np.ndarray]], candidates: int) -> Shortlist:
         """Keys and errors of each share, merged and read: the N best of each query."""
-        keys, errors = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
-        missing = max(0, candidates - keys.shape[1])
-        keys = np.pad(keys, ((0, 0), (0, missing)), constant_values=self._kernels.NOTHING)
-        errors = np.pad(errors, ((0, 0), (0, missing)))
+        keys, errors = parts[0]
         if len(parts) > 1:
+            keys, errors = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
             order = np.argsort(keys, axis=1, kind="stable")
             keys, errors = np.take_along_axis(keys, order, axis=1), np.take_along_axis(errors, order, axis=1)
         keys, errors = keys[:, :candidates], errors[:, :candidates]
-        positions, ordered = (keys & _NONE).astype(np.uint32), (keys >> 32).astype(np.int32)
+        missing = ((0, 0), (0, candidates - keys.shape[1]))
+        if missing[1][1] > 0:
+            keys = np.pad(keys, missing, constant_values=self._kernels.NOTHING)
+            errors = np.pad(errors, missing)
+        positions, ordered = (keys & _NO_ROW).astype(np.uint32), (keys >> 32).astype(np.int32)
         estimates = np.where(ordered >= 0, ordered, ordered ^ np.int32(0x7FFFFFFF)).astype(np.int32).view(np.float32)
-        return positions, estimates, np.where(positions == _NONE, 0, errors).astype(np.uint8)
+        return positions, estimates, np.where(positions == _NO_ROW, 0, errors).astype(np.uint8)
 
 
 def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], int]:
@@ -337,9 +341,9 @@ def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], in
     )
 
 
-def _pieces(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _pieces(count: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, size):
+        yield start, min(count, start + size)
 
 
 def _gigabytes(size: int) -> str:

@@ -6,13 +6,14 @@ TRITON_INTERPRET=1 in the environment the kernels run in Triton's interpreter on
 Every float operation is that of native/quantizer.cpp and native/kernels_scalar.cpp, in the same order and
 without fused multiply-add, so estimates equal the CPU's bit for bit.
 
-Q queries · P probes · M sub-quantisers of 4 bits · W widest sub-quantiser · D dimension of search space
-L lists · S slots, one per list entry, 32 to a block · N candidates
+Q queries · R routes, a query's way to a list · M sub-quantisers of 4 bits · W widest sub-quantiser
+D dimension of search space · L lists · S slots, one per list entry, 32 to a block · N candidates
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -26,16 +27,18 @@ from tenfold.core.errors import InputError
 __all__ = ["INTERPRETED", "NOTHING", "DeviceLists", "ListParts", "Ticket", "devices", "free_bytes"]
 
 BLOCK_ROWS = 32
-ROWS, PAIRS = 64, 16  # entries and pairs of codes that a step of the scan takes
-WARPS = 2  # of a program of the scan
+ROWS, PAIRS, WARPS = 32, 32, 1  # of a step of the scan: entries, one to a thread; bytes of their codes; warps
 _SUBS = 32  # sub-quantisers that a step of the tables takes
 _LANES = 32  # queries whose tables are scaled together
 _UPLOAD = 64 << 20  # bytes of codes on their way to the device
+_ALIGNED = 16  # bytes; Triton compiles anew for a pointer that is aligned less
 
 # What stands for no entry: estimate inf, position 2^32 - 1. It is above every key.
 NOTHING = 0x7F800000_FFFFFFFF
 _INFINITY = tl.constexpr(float("inf"))
 _FLIP = tl.constexpr(0x7FFFFFFF)
+
+_Plan = dict[str, tuple[tuple[int, ...], Any]]  # shapes and types by name
 
 _LAUNCH = Lock()  # Triton's interpreter and its compiler want one thread at a time
 
@@ -116,17 +119,29 @@ def _bytes(values, lows, steps, table, count, M: tl.constexpr, SUBS: tl.constexp
     tl.store(table + slots, scaled.to(tl.int32).to(tl.uint8), mask=real[:, None])
 
 
-@triton.jit(do_not_specialize=["probes", "width"])
+@triton.jit
+def _add(total, code, tables, real, first, PAIRS: tl.constexpr):
+    """`total` and the table's entries for PAIRS bytes of code, from byte `first` on; each is two codes."""
+    for j in tl.static_range(PAIRS):
+        pair = first + j
+        both = tl.load(code + pair * 32, mask=real, other=0).to(tl.int32)
+        total += tl.load(tables + pair * 32 + (both & 15)).to(tl.int32)
+        total += tl.load(tables + pair * 32 + 16 + (both >> 4)).to(tl.int32)
+    return total
+
+
+@triton.jit(do_not_specialize=["width"])
 def _scan(codes, first_blocks, starts, own_counts, entry_counts, replica_starts, replicas,
-          table, offsets, steps, distances, lists, slots, keys, errors, probes, width,
+          table, offsets, steps, distances, lists, places, keys, errors, width,
           shift_low, shift_step, scale_low, scale_step,
           M: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr):  # fmt: skip
-    """A program per query and probe: keys (Q, S) int64 and codes of errors (Q, S) uint8 of a list's entries.
+    """A program per route: keys (Q, S) int64 and codes of errors (Q, S) uint8 of a list's entries.
 
     A key orders by estimate, then by position: the float's bits in ascending order above, the position below.
     """
-    route = tl.program_id(0).to(tl.int64)  # one dimension: the others end at 65,535
-    query = route // probes
+    route = tl.program_id(0)
+    out = tl.load(places + route)
+    query = out // width
     HALF: tl.constexpr = M // 2
     STRIDE: tl.constexpr = 32 * (HALF + 4)
     number = tl.load(lists + route)
@@ -137,20 +152,15 @@ def _scan(codes, first_blocks, starts, own_counts, entry_counts, replica_starts,
     replica_start = tl.load(replica_starts + number)
     list_term = tl.load(distances + route)
     offset, step = tl.load(offsets + query), tl.load(steps + query)
-    out = query * width + tl.load(slots + route)
     tables = table + query * (M * 16)
     for first in range(0, entries, ROWS):
         rows = first + tl.arange(0, ROWS)
         real = rows < entries
         block = codes + (first_block + rows // 32) * STRIDE
         total = tl.zeros([ROWS], tl.int32)
-        for pair in range(0, HALF, PAIRS):
-            pairs = pair + tl.arange(0, PAIRS)
-            mask = (pairs < HALF)[:, None] & real[None, :]
-            code = tl.load((block + rows % 32)[None, :] + pairs[:, None] * 32, mask=mask, other=0).to(tl.int32)
-            even = tl.load(tables + pairs[:, None] * 32 + (code & 15), mask=mask, other=0)
-            odd = tl.load(tables + pairs[:, None] * 32 + 16 + (code >> 4), mask=mask, other=0)
-            total += tl.sum(even.to(tl.int32) + odd.to(tl.int32), axis=0)
+        for some in range(0, HALF // PAIRS):
+            total = _add(total, block + rows % 32, tables, real, some * PAIRS, PAIRS)
+        total = _add(total, block + rows % 32, tables, real, HALF // PAIRS * PAIRS, HALF % PAIRS)
         terms = block + 32 * HALF
         low_byte = tl.load(terms + 2 * (rows % 32), mask=real, other=0).to(tl.int32)
         high_byte = tl.load(terms + 2 * (rows % 32) + 1, mask=real, other=0).to(tl.int32)
@@ -259,25 +269,24 @@ class DeviceLists:
         self.device, self.parts, self.scratch_bytes = device, parts, scratch_bytes
         mine = np.arange(len(parts.starts) - 1) % shares == share
         blocks = -(-parts.entries_L // BLOCK_ROWS)
-        self.blocks_L = np.append(np.where(mine, blocks, 0), 0)  # the last stands for no list
-        first = np.cumsum(self.blocks_L) - self.blocks_L
-        self._most_slots = np.cumsum(np.sort(self.blocks_L)[::-1]) * BLOCK_ROWS
+        self._blocks_L = np.where(mine, blocks, 0)
+        first = np.cumsum(self._blocks_L) - self._blocks_L
+        self._most_slots = np.append(0, np.cumsum(np.sort(self._blocks_L)[::-1]) * BLOCK_ROWS)
         self._codes = self._upload(np.repeat(mine, blocks))
         self._lists = [
             self._send(array)
             for array in (
                 first,
                 parts.starts.astype(np.int64),
-                np.append(np.where(mine, parts.own_L, 0), 0).astype(np.int32),
-                np.append(np.where(mine, parts.entries_L, 0), 0).astype(np.int32),
+                np.where(mine, parts.own_L, 0).astype(np.int32),
+                np.where(mine, parts.entries_L, 0).astype(np.int32),
                 parts.replica_offsets.astype(np.int64),
                 np.append(parts.replicas, np.uint32(0)).view(np.int32),
             )
         ]
-        self._blocks_L = self._send(self.blocks_L)
         self._codebook = self._send(parts.codebook.reshape(-1).astype(np.float32))
         self._scratch = [self._make_scratch(scratch_bytes // flights) for _ in range(flights)]
-        held = [self._codes, self._codebook, self._blocks_L, *self._lists]
+        held = [self._codes, self._codebook, *self._lists]
         self.held_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
         if self._on_gpu:
             torch.cuda.synchronize(device)
@@ -308,23 +317,31 @@ class DeviceLists:
     def _pinned(self, size: int) -> Any:
         return torch.empty(size, dtype=torch.uint8, pin_memory=self._on_gpu)
 
-    def query_bytes(self, probes: int, candidates: int) -> int:
-        """Scratch that one query takes at most; the plan of `launch`."""
-        most = int(self._most_slots[min(probes, len(self._most_slots)) - 1])
-        return sum(_bytes_of(shape, dtype) + 1 for shape, dtype in self._plan(1, probes, most, candidates).values())
+    def query_bytes(self, routes: int, width: int, candidates: int) -> int:
+        """Scratch of one query with so many routes and slots; the plan of `launch`."""
+        return _bytes_of(self._plan(1, routes, width, candidates))
 
-    def _plan(self, count: int, probes: int, width: int, candidates: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape and type of everything in a batch's scratch, the widest types first."""
-        subs, dim, kept = self.parts.subs, self.parts.dim, min(candidates, width)
-        return {
+    def most_bytes(self, probes: int, candidates: int) -> int:
+        """The same where its lists are the longest."""
+        most = int(self._most_slots[min(probes, len(self._most_slots) - 1)])
+        return self.query_bytes(probes, most, candidates)
+
+    def width(self, scan: Any) -> int:
+        """Slots of the query that has most of them here."""
+        return BLOCK_ROWS * int(np.diff(self._ends(scan)[scan.starts]).max(initial=0))
+
+    def _ends(self, scan: Any) -> np.ndarray:
+        """Blocks here of the first 0, 1, 2, ... lists of a scan."""
+        ends: np.ndarray = np.append(0, np.cumsum(self._blocks_L[scan.lists_R]))
+        return ends
+
+    def _plan(self, count: int, routes: int, width: int, candidates: int) -> _Plan:
+        """Shape and type of everything in a batch's scratch; what is sent comes first."""
+        subs, kept = self.parts.subs, min(candidates, width)
+        return self._sent(count, routes) | {
             "keys": ((count, width), torch.int64),
             "best": ((count, kept), torch.int64),
-            "places": ((count, kept), torch.int64),
-            "slots": ((count, probes), torch.int64),
-            "ends": ((count, probes), torch.int64),
-            "numbers": ((count, probes), torch.int32),
-            "distances": ((count, probes), torch.float32),
-            "queries": ((count, dim), torch.float32),
+            "chosen": ((count, kept), torch.int64),
             "values": ((count, subs, 16), torch.float32),
             "lows": ((subs, count), torch.float32),
             "spans": ((subs, count), torch.float32),
@@ -335,27 +352,36 @@ class DeviceLists:
             "best_errors": ((count, kept), torch.uint8),
         }
 
-    def launch(
-        self, flight: int, space_QD: np.ndarray, distances_QP: np.ndarray, lists_QP: np.ndarray, candidates: int
-    ) -> Ticket:
+    def _sent(self, count: int, routes: int) -> _Plan:
+        """What crosses to the device, as it lies there."""
+        return {
+            "places": ((routes,), torch.int64),
+            "queries": ((count, self.parts.dim), torch.float32),
+            "distances": ((routes,), torch.float32),
+            "numbers": ((routes,), torch.int32),
+        }
+
+    def launch(self, flight: int, scan: Any) -> Ticket:
         """Start a batch in scratch `flight`, which must be free until the ticket is collected.
 
         Args:
             flight: Number of the scratch.
-            space_QD: Queries in search space, float32.
-            distances_QP: Squared distances to the centroids of the lists, float32.
-            lists_QP: Numbers of lists, uint32; 2^32 - 1 means none.
-            candidates: N; fewer come back where the lists of no query hold as many.
+            scan: Queries and their lists, a `_Scan`; fewer than its candidates come back where the lists of no
+                query hold as many.
 
         Raises:
             InputError: The device has no memory left.
         """
-        numbers_QP = np.minimum(lists_QP, len(self.blocks_L) - 1).astype(np.int32)
-        width = int(self.blocks_L[numbers_QP].sum(axis=1).max(initial=0)) * BLOCK_ROWS
+        count, ends = len(scan.space_QD), self._ends(scan)
+        before = ends[scan.starts]
+        width = BLOCK_ROWS * int(np.diff(before).max(initial=0))
+        queries = np.repeat(np.arange(count), np.diff(scan.starts))
+        places = queries * width + (ends[:-1] - before[queries]) * BLOCK_ROWS
         try:
             with self._in_flight(flight) as scratch:
-                memory = _carve(scratch.device, self._plan(len(numbers_QP), numbers_QP.shape[1], width, candidates))
-                self._cross(scratch, memory, queries=space_QD, distances=distances_QP, numbers=numbers_QP)
+                memory = _carve(scratch.device, self._plan(count, len(places), width, scan.candidates))
+                rest = {"distances": scan.distances_R, "numbers": scan.lists_R}
+                self._cross(scratch, len(places), places=places, queries=scan.space_QD, **rest)
                 self._make_tables(memory)
                 self._find(memory, width)
                 return self._bring_back(scratch, memory["best"], memory["best_errors"])
@@ -369,16 +395,16 @@ class DeviceLists:
         with _LAUNCH, torch.cuda.device(self.device) if self._on_gpu else nullcontext(), on_stream:
             yield scratch
 
-    def _cross(self, scratch: _Scratch, memory: dict[str, Any], **arrays: np.ndarray) -> None:
-        """Arrays into their places on the device, through pinned memory."""
-        needed = sum(array.nbytes + 8 for array in arrays.values())
+    def _cross(self, scratch: _Scratch, routes: int, **arrays: np.ndarray) -> None:
+        """Arrays to the beginning of the scratch, through pinned memory and all at once."""
+        plan = self._sent(len(arrays["queries"]), routes)
+        needed = _bytes_of(plan)
         if scratch.sent.numel() < needed:
-            scratch.sent = self._pinned(needed)
-        shapes = {name: (array.shape, memory[name].dtype) for name, array in arrays.items()}
-        staged = _carve(scratch.sent, dict(sorted(shapes.items(), key=lambda item: -item[1][1].itemsize)))
+            scratch.sent = self._pinned(needed * 5 // 4)
+        staged = _carve(scratch.sent, plan)
         for name, array in arrays.items():
             staged[name].numpy()[...] = array
-            memory[name].copy_(staged[name], non_blocking=True)
+        scratch.device[:needed].copy_(scratch.sent[:needed], non_blocking=True)
 
     def _make_tables(self, memory: dict[str, Any]) -> None:
         parts, count = self.parts, len(memory["queries"])
@@ -399,28 +425,22 @@ class DeviceLists:
 
     def _find(self, memory: dict[str, Any], width: int) -> None:
         """Estimates of all entries of the probed lists, and of each query the best."""
-        count, probes = memory["numbers"].shape
         memory["keys"].fill_(NOTHING)
         if width == 0:
             return
-        torch.index_select(self._blocks_L, 0, memory["numbers"].view(-1), out=memory["slots"].view(-1))
-        torch.cumsum(memory["slots"], 1, out=memory["ends"])
-        torch.sub(memory["ends"], memory["slots"], out=memory["slots"])
-        memory["slots"].mul_(BLOCK_ROWS)
-        _scan[(count * probes,)](
+        _scan[(len(memory["places"]),)](
             self._codes, *self._lists, memory["table"], memory["offsets"], memory["steps"], memory["distances"],
-            memory["numbers"], memory["slots"], memory["keys"], memory["errors"], probes, width, *self.parts.numbers,
+            memory["numbers"], memory["places"], memory["keys"], memory["errors"], width, *self.parts.numbers,
             M=self.parts.subs, ROWS=ROWS, PAIRS=PAIRS, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
         kept = memory["best"].shape[1]
-        torch.topk(memory["keys"], kept, dim=1, largest=False, out=(memory["best"], memory["places"]))
-        torch.gather(memory["errors"], 1, memory["places"], out=memory["best_errors"])
+        torch.topk(memory["keys"], kept, dim=1, largest=False, out=(memory["best"], memory["chosen"]))
+        torch.gather(memory["errors"], 1, memory["chosen"], out=memory["best_errors"])
 
     def _bring_back(self, scratch: _Scratch, keys: Any, errors: Any) -> Ticket:
-        needed = 9 * keys.numel() + 8
-        if scratch.returned.numel() < needed:
-            scratch.returned = self._pinned(needed)
         plan = {"keys": (tuple(keys.shape), keys.dtype), "errors": (tuple(errors.shape), errors.dtype)}
+        if scratch.returned.numel() < _bytes_of(plan):
+            scratch.returned = self._pinned(_bytes_of(plan) * 5 // 4)
         staged = _carve(scratch.returned, plan)
         staged["keys"].copy_(keys, non_blocking=True)
         staged["errors"].copy_(errors, non_blocking=True)
@@ -430,15 +450,16 @@ class DeviceLists:
         return Ticket(staged["keys"], staged["errors"], event)
 
 
-def _bytes_of(shape: tuple[int, ...], dtype: Any) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * int(dtype.itemsize)
+def _bytes_of(plan: _Plan) -> int:
+    """Of memory for arrays of these shapes and types, each from a multiple of `_ALIGNED` on."""
+    return sum(-(-prod(shape) * dtype.itemsize // _ALIGNED) * _ALIGNED for shape, dtype in plan.values())
 
 
-def _carve(memory: Any, plan: dict[str, tuple[tuple[int, ...], Any]]) -> dict[str, Any]:
-    """Tensors of the planned shapes, one behind the other in flat bytes; the widest types come first."""
+def _carve(memory: Any, plan: _Plan) -> dict[str, Any]:
+    """The arrays, one behind the other in flat bytes."""
     made, at = {}, 0
     for name, (shape, dtype) in plan.items():
-        size = _bytes_of(shape, dtype)
+        size = prod(shape) * dtype.itemsize
         made[name] = memory[at : at + size].view(dtype).view(shape)
-        at += size
+        at += -(-size // _ALIGNED) * _ALIGNED
     return made
