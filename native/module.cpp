@@ -415,43 +415,51 @@ class BoundSearcher {
         });
     }
 
-    // The same without gaps, queries in the order of their nearest lists.
+    // The same as a device wants it: no gaps, queries in the order of their nearest lists.
     nb::tuple itinerary(const In2<float>& space, size_t probes, size_t threads, float margin, size_t rows) const {
         require(space.shape(1) == space_dim_, "the queries do not have the dimension of search space");
-        const size_t count = space.shape(0), most = std::min(probes, lists_);
-        std::vector<Route> found(count * most);
+        const size_t count = space.shape(0);
         Out<int64_t, 1> order({count}), starts({count + 1});
+        Out<int32_t, 2> sizes({count, 2});
+        std::vector<std::vector<Route>> found(count);
         {
             const nb::gil_scoped_release release;
-            searcher_->route(space.data(), count, most, margin, rows, threads, found.data());
+            searcher_->route(space.data(), count, std::min(probes, lists_), margin, rows, threads, found);
             std::iota(order.data, order.data + count, 0);
-            if (most > 0)
-                std::stable_sort(order.data, order.data + count, [&](int64_t a, int64_t b) {
-                    return found[size_t(a) * most].list < found[size_t(b) * most].list;
-                });
+            std::stable_sort(order.data, order.data + count, [&](int64_t a, int64_t b) {
+                return !found[size_t(a)].empty() &&
+                       (found[size_t(b)].empty() || found[size_t(a)][0].list < found[size_t(b)][0].list);
+            });
             starts.data[0] = 0;
-            for (size_t i = 0; i < count; ++i) {
-                const Route* own = found.data() + size_t(order.data[i]) * most;
-                const auto none = std::find_if(own, own + most, [](const Route& route) { return route.list == kNone; });
-                starts.data[i + 1] = starts.data[i] + (none - own);
-            }
+            for (size_t i = 0; i < count; ++i)
+                starts.data[i + 1] = starts.data[i] + int64_t(found[size_t(order.data[i])].size());
         }
-        Out<float, 1> distances({size_t(starts.data[count])});
-        Out<uint32_t, 1> lists({size_t(starts.data[count])});
-        const auto copy = [&](size_t first, size_t last, size_t) {
+        const auto routes = size_t(starts.data[count]);
+        Out<float, 1> distances({routes});
+        Out<int32_t, 1> lists({routes}), queries({routes}), slots({routes});
+        const auto write = [&](size_t first, size_t last, size_t) {
             for (size_t i = first; i < last; ++i) {
-                const Route* own = found.data() + size_t(order.data[i]) * most;
-                for (int64_t at = starts.data[i]; at < starts.data[i + 1]; ++at, ++own) {
-                    distances.data[at] = own->distance;
-                    lists.data[at] = own->list;
+                auto at = size_t(starts.data[i]);
+                size_t slot = 0, entries = 0;
+                for (const Route& route : found[size_t(order.data[i])]) {
+                    distances.data[at] = route.distance;
+                    lists.data[at] = int32_t(route.list);
+                    queries.data[at] = int32_t(i);
+                    slots.data[at++] = int32_t(slot);
+                    const size_t held = searcher_->entries(route.list);
+                    entries += held;
+                    slot += (held + kBlockRows - 1) / kBlockRows * kBlockRows;
                 }
+                sizes.data[2 * i] = int32_t(slot);
+                sizes.data[2 * i + 1] = int32_t(entries);
             }
         };
         {
             const nb::gil_scoped_release release;
-            parallel_for(count, 64, threads, copy);
+            parallel_for(count, 64, threads, write);
         }
-        return nb::make_tuple(order.array, starts.array, distances.array, lists.array);
+        return nb::make_tuple(order.array, starts.array, sizes.array, distances.array, lists.array, queries.array,
+                              slots.array);
     }
 
     nb::tuple estimate(const In2<float>& space, const In2<uint32_t>& positions, size_t threads) const {

@@ -160,12 +160,30 @@ void Searcher::rerank(const Queries& queries, const Shortlist& found, const Sear
     if (queries.count > 0) answer(batch, threads, distances, ids, stats, hooks);
 }
 
+void Searcher::route_some(const float* space, size_t count, size_t probes, float margin, size_t rows,
+                          Route* routes) const {
+    router_.route(space, count, probes, margin, routes);
+    if (std::isinf(margin)) return;
+    for (size_t q = 0; q < count; ++q) widen(space + q * view_.graph.dim, probes, rows, routes + q * probes);
+}
+
 void Searcher::route(const float* space, size_t count, size_t probes, float margin, size_t rows, size_t threads,
                      Route* routes) const {
     parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
-        router_.route(space + first * view_.graph.dim, last - first, probes, margin, routes + first * probes);
-        if (std::isinf(margin)) return;
-        for (size_t q = first; q < last; ++q) widen(space + q * view_.graph.dim, probes, rows, routes + q * probes);
+        route_some(space + first * view_.graph.dim, last - first, probes, margin, rows, routes + first * probes);
+    });
+}
+
+void Searcher::route(const float* space, size_t count, size_t probes, float margin, size_t rows, size_t threads,
+                     std::vector<std::vector<Route>>& routes) const {
+    parallel_for(count, Router::kGroup, threads, [&](size_t first, size_t last, size_t) {
+        std::vector<Route> found((last - first) * probes);
+        route_some(space + first * view_.graph.dim, last - first, probes, margin, rows, found.data());
+        for (size_t q = first; q < last; ++q) {
+            const auto own = found.begin() + std::ptrdiff_t((q - first) * probes);
+            const auto end = own + std::ptrdiff_t(probes);
+            routes[q].assign(own, std::find_if(own, end, [](const Route& route) { return route.list == kNone; }));
+        }
     });
 }
 

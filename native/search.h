@@ -105,6 +105,14 @@ class Searcher {
     // (count, probes).
     void route(const float* space, size_t count, size_t probes, float margin, size_t rows, size_t threads,
                Route* routes) const;
+    // The same, only those there are: routes (count).
+    void route(const float* space, size_t count, size_t probes, float margin, size_t rows, size_t threads,
+               std::vector<std::vector<Route>>& routes) const;
+    // Of a list, replicas included.
+    size_t entries(uint32_t list) const {
+        return size_t(view_.starts[list + 1] - view_.starts[list] + view_.replica_offsets[list + 1] -
+                      view_.replica_offsets[list]);
+    }
     // Estimates and squared residual errors of the codes of given positions, one row per query: (count, width).
     // NaN where a position's own list does not hold it.
     void estimate(const Queries&, const uint32_t* positions, size_t width, size_t threads, float* estimates,
@@ -112,6 +120,7 @@ class Searcher {
 
   private:
     void begin(Batch&, size_t count, size_t threads) const;
+    void route_some(const float* space, size_t count, size_t probes, float margin, size_t rows, Route* routes) const;
     void widen(const float* query, size_t probes, size_t rows, Route* routes) const;
     void in_batches(Batch&, size_t threads, const std::function<void(size_t threads)>& work) const;
     void answer(const Batch&, size_t threads, float* distances, int64_t* ids, QueryStats* stats, Hooks&);

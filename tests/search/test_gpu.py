@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from oracles import make_vectors, run_python
 
 from tenfold.core.errors import InputError
-from tenfold.search import Index, gpu
+from tenfold.search import Index, gathering, gpu
 from tenfold.search.calibration import Calibration, Tuning
 from tenfold.search.commands import query
 from tenfold.search.gathering import Gatherer
@@ -30,8 +31,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from tenfold.search import gpu_kernels as kernels
 
-BYTES, WHOLE, LONG = ("codes", "table", "errors"), ("own_counts", "entry_counts", "replicas", "lists"), (
-    "first_blocks", "starts", "replica_starts", "places", "keys")
+BYTES, WHOLE, LONG = ("codes", "table", "errors"), (
+    "own_counts", "entry_counts", "replicas", "lists", "owners", "places"), (
+    "first_blocks", "starts", "replica_starts", "keys")
 SCALARS = {"count": "i32", "width": "i32"} | dict.fromkeys(
     ("shift_low", "shift_step", "scale_low", "scale_step"), "fp32")
 
@@ -159,13 +161,17 @@ def test_lists_without_entries_and_routes_without_lists(folder: Callable[..., Pa
     parts = Index.open(folder(rows=200))._list_parts(kernels)
     lists = kernels.DeviceLists(parts, "cpu", 4 << 20, 1, share=1, shares=2)  # even lists are empty in this share
     space, starts = np.zeros((4, parts.dim), np.float32), np.array([0, 1, 1, 3, 6])
-    numbers = np.array([0, 0, 1, 2, 0, 4], np.uint32)
-    scan = gpu._Scan(space, starts, np.zeros(6, np.float32), numbers, 1000)
+    numbers = np.array([0, 0, 1, 2, 0, 4], np.int32)
+    queries, entries = np.repeat(np.arange(4), np.diff(starts)).astype(np.int32), parts.entries_L[numbers]
+    places = np.append(0, np.cumsum(-(-entries // 32) * 32))
+    slots = np.diff(places[starts])
+    places = (places[:-1] - places[starts[queries]]).astype(np.int32)
+    scan = gpu._Scan(space, starts, slots, np.zeros(6, np.float32), numbers, queries, places, 1000)
     keys, errors = lists.launch(0, scan).collect()
     assert ((keys != kernels.NOTHING).sum(axis=1) == [0, 0, parts.entries_L[1], 0]).all()
     assert keys.shape == errors.shape
-    keys, _ = lists.launch(0, scan.part(3, 4)).collect()
-    assert keys.shape == (1, 0)
+    assert (lists.launch(0, scan.part(3, 4)).collect()[0] == kernels.NOTHING).all()
+    assert lists.launch(0, scan.part(1, 2)).collect()[0].shape == (1, 0)
 
 
 def test_an_index_without_rows(folder: Callable[..., Path], kernels: Any) -> None:
@@ -175,12 +181,22 @@ def test_an_index_without_rows(folder: Callable[..., Path], kernels: Any) -> Non
 
 
 @pytest.mark.parametrize("rerank", ["bound", "paper"])
-@pytest.mark.parametrize("batch", [4096, 4])
+@pytest.mark.parametrize(
+    ("batch", "fitting", "launched"),
+    [(4096, 4096, [11]), (4096, 3, [3, 3, 3, 2]), (4, 4096, [4, 4, 3]), (4, 3, [3, 1, 3, 1, 3])],
+    ids=["gathered", "gathered-in-pieces", "pipeline", "pipeline-in-pieces"],
+)
 def test_a_search_finds_what_the_cpu_finds(
-    rerank: Any, batch: int, folder: Callable[..., Path], kernels: Any, monkeypatch: pytest.MonkeyPatch
+    rerank: Any,
+    batch: int,
+    fitting: int,
+    launched: list[int],
+    folder: Callable[..., Path],
+    kernels: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpu, "_BATCH", batch)  # 4096 goes through the gathering of small requests, 4 in a pipeline
-    monkeypatch.setattr(gpu, "_ROUTED", 8)
+    monkeypatch.setattr(gpu, "_BATCH", batch)
+    monkeypatch.setattr(gpu.DeviceSearch, "_batch", lambda *given: fitting)
     scans: list[int] = []
     launch = kernels.DeviceLists.launch
     index, cpu = Index.open(folder(), device="cuda"), Index.open(folder())
@@ -189,7 +205,7 @@ def test_a_search_finds_what_the_cpu_finds(
     )
     queries = make_vectors(11, 12, "uint8", seed=6)
     expected, found = (one.search(queries, 5, rerank=rerank, return_stats=True) for one in (cpu, index))
-    assert scans == ([8, 3] if batch == 4096 else [4, 4, 3])
+    assert scans == launched
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     for name in ("candidates", "rows_scored", "codes_scanned", "rounds"):
@@ -303,6 +319,42 @@ def test_after_an_interrupt_the_next_one_leads() -> None:
     with pytest.raises(KeyboardInterrupt):
         gatherer.ask(1, None, 1)
     assert gatherer.ask(2, None, 1) == 2
+
+
+def test_who_is_interrupted_while_waiting_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        """A lock that is waited for in vain."""
+
+        def __init__(self) -> None:
+            self.taken = False
+
+        def acquire(self) -> None:
+            if self.taken:
+                raise KeyboardInterrupt
+            self.taken = True
+
+        def release(self) -> None:
+            self.taken = False
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(items: list[int]) -> list[int]:
+        begun.set()
+        assert go_on.wait(10)
+        return items
+
+    gatherer: Gatherer[int, int] = Gatherer(answer)
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(gatherer.ask, 1, None, 1)
+        assert begun.wait(10)
+        with monkeypatch.context() as patch:
+            patch.setattr(gathering, "_Request", partial(gathering._Request, called=Interrupted()))
+            with pytest.raises(KeyboardInterrupt):
+                gatherer.ask(2, None, 1)
+        after = pool.submit(gatherer.ask, 3, None, 1)
+        go_on.set()
+        assert (leader.result(10), after.result(10)) == (1, 3)
+    assert gatherer.ask(4, None, 1) == 4
 
 
 def test_an_error_while_re_ranking_frees_the_scratch(

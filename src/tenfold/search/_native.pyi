@@ -209,11 +209,13 @@ class Searcher:
 
     def itinerary(
         self, space: np.ndarray, probes: int, threads: int, margin: float = ..., rows: int = 0
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The same without gaps, queries in the order of their nearest lists.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The same as a device wants it: no gaps, queries in the order of their nearest lists.
 
-        Returns this order (q,) int64; starts (q + 1,) int64, between which the lists of each query, so ordered, lie
-        in what follows; distances (r,) float32 and numbers (r,) uint32.
+        Returns this order (q,) int64; of the queries, so ordered, where the r routes of each begin and end
+        (q + 1,) int64, and the slots (32 to a block) and entries of their lists (q, 2) int32; of each route
+        distance float32, and int32 the number of the list, that of the query in this order, and the slots of the
+        query's lists before this one.
         """
 
     def estimate(self, space: np.ndarray, positions: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:

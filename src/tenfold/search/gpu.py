@@ -9,7 +9,6 @@ Q queries · R routes, a query's way to a list · N candidates · D dimension of
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -29,7 +28,6 @@ Rerank = Callable[[np.ndarray, Shortlist], None]  # numbers of queries and their
 
 _BATCH = 4096  # queries in flight together; with few, re-ranking lacks reads to put in order and to share
 _FLIGHTS = 2  # batches on the way at once, of different callers
-_ROUTED = 8192  # queries that are routed and put in order together
 _MOST_SCRATCH = 4 << 30  # bytes on each device, for batches in flight
 LEAST_SCRATCH = 32 << 20
 _NO_ROW = 0xFFFFFFFF
@@ -101,20 +99,77 @@ def _import_kernels() -> Any:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A batch to scan: rows of search space, and between `starts` the distances and numbers of their lists."""
+    """A batch to scan. A query's routes lie together; its slots, which estimates will fill, are numbered from 0."""
 
     space_QD: np.ndarray
-    starts: np.ndarray  # (Q + 1,)
+    starts: np.ndarray  # (Q + 1,), of each query's routes
+    slots_Q: np.ndarray
     distances_R: np.ndarray
     lists_R: np.ndarray
+    queries_R: np.ndarray
+    places_R: np.ndarray  # the first slot of each list
     candidates: int
+
+    @property
+    def width(self) -> int:
+        """Slots of the query that has most of them."""
+        return int(self.slots_Q.max(initial=0))
+
+    @property
+    def routes(self) -> int:
+        """Routes of the query that has most of them."""
+        return int((self.starts[1:] - self.starts[:-1]).max(initial=0))
 
     def part(self, first: int, last: int) -> "_Scan":
         """Some of its queries."""
-        starts = self.starts[first : last + 1]
-        own = slice(starts[0], starts[-1])
-        rest = self.distances_R[own], self.lists_R[own], self.candidates
-        return _Scan(self.space_QD[first:last], starts - starts[0], *rest)
+        starts, own = self.starts[first : last + 1], slice(self.starts[first], self.starts[last])
+        routes = self.distances_R[own], self.lists_R[own], self.queries_R[own] - np.int32(first), self.places_R[own]
+        return _Scan(self.space_QD[first:last], starts - starts[0], self.slots_Q[first:last], *routes, self.candidates)
+
+    @staticmethod
+    def together(scans: list["_Scan"]) -> "_Scan":
+        """Those of several callers, who want equally many candidates."""
+        if len(scans) == 1:
+            return scans[0]
+        before = np.cumsum([0] + [len(scan.space_QD) for scan in scans]).tolist()
+        routes = np.cumsum([0] + [len(scan.lists_R) for scan in scans]).tolist()
+        starts = [scan.starts[:-1] + first for scan, first in zip(scans, routes, strict=False)]
+        queries = [scan.queries_R + np.int32(first) for scan, first in zip(scans, before, strict=False)]
+        space_QD, slots_Q, distances_R, lists_R, places_R = (
+            np.concatenate([getattr(scan, name) for scan in scans])
+            for name in ("space_QD", "slots_Q", "distances_R", "lists_R", "places_R")
+        )
+        return _Scan(
+            space_QD, np.concatenate([*starts, routes[-1:]]), slots_Q, distances_R, lists_R, np.concatenate(queries),
+            places_R, scans[0].candidates,
+        )  # fmt: skip
+
+
+class _Flight:
+    """A batch on its way through the devices.
+
+    Its scratch is its own until it has landed.
+    """
+
+    def __init__(self, free: "SimpleQueue[int]", shares: list[Any], scan: _Scan) -> None:
+        self._free, self._number, self.scan = free, free.get(), scan
+        self._tickets: list[Any] = []
+        try:
+            for share in shares:
+                self._tickets.append(share.launch(self._number, scan))
+        except BaseException:
+            self.land()
+            raise
+
+    def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Wait for it; what each device has found, once."""
+        tickets, self._tickets = self._tickets, []
+        try:
+            return [ticket.collect() for ticket in tickets]
+        finally:
+            if self._number >= 0:
+                self._free.put(self._number)
+                self._number = -1
 
 
 class DeviceSearch:
@@ -131,7 +186,6 @@ class DeviceSearch:
         self._kernels, self._engine, self._forced = kernels, engine, forced
         if len(parts.replicas) and int(parts.replicas.max()) >= int(parts.starts[-1]):
             raise InputError("lists.bin: a list names a row beyond the last; run `tenfold search verify`")
-        self._entries_L = parts.entries_L
         self._flights: SimpleQueue[int] = SimpleQueue()
         for flight in range(_FLIGHTS):
             self._flights.put(flight)
@@ -189,10 +243,10 @@ class DeviceSearch:
         """
         if not self._fit(probes, candidates):
             raise self._no_room(probes, candidates)
-        order, *routes = self._engine.itinerary(space_QD, probes, threads)
-        found = self._scan(_Scan(space_QD[order], *routes, candidates))
+        order, _, scan = self._routed(space_QD, candidates, probes, threads)
         back = np.argsort(order)
-        return found[0][back], found[1][back], found[2][back]
+        positions, estimates, errors = self._scan(scan)
+        return positions[back], estimates[back], errors[back]
 
     def search(
         self,
@@ -209,36 +263,39 @@ class DeviceSearch:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `engine.search` returns: distances and ids (Q, k), and the six counts of SearchStats (Q, 6)."""
 
-        count = len(exact)
+        count, forms = len(exact), (exact, *queries)
         distances, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
         stats = np.empty((count, 6), np.uint32)
 
         def rerank(rows: np.ndarray, found: Shortlist) -> None:
-            part = (exact[rows], *(values[rows] for values in queries))
+            part = (values.take(rows, axis=0) for values in forms)
             answers = self._engine.rerank(*part, *found, k, z, rule, score_whole_pages, threads)
             distances[rows], ids[rows], stats[rows] = answers
 
+        def batches() -> Iterator[tuple[np.ndarray, _Scan]]:
+            for start in range(0, count, _BATCH):
+                space_QD = queries.space[start : start + _BATCH]
+                order, entries_Q, scan = self._routed(space_QD, candidates, probes, threads, margin, candidates)
+                scanned[start + order] = entries_Q
+                yield start + order, scan
+
+        scanned = np.empty(count, np.uint32)
         self._gatherer.enter()
         try:
-            for start in range(0, count, _ROUTED):
-                space_QD = queries.space[start : start + _ROUTED]
-                order, *routes = self._engine.itinerary(space_QD, probes, threads, margin, candidates)
-                scan = _Scan(space_QD[order], *routes, candidates)
-                rows = start + order
-                if count < _BATCH:
+            if count < _BATCH:
+                for rows, scan in batches():
                     rerank(rows, self._gatherer.ask(scan, candidates, count))
-                else:
-                    self._pipelined(rows, scan, rerank)
-                stats[rows, 4] = self._codes_scanned(scan)
+            else:
+                self._pipelined(batches(), rerank)
         finally:
             self._gatherer.leave()
+        stats[:, 4] = scanned
         return distances, ids, stats
 
-    def _codes_scanned(self, scan: _Scan) -> np.ndarray:
-        """Entries of the lists of each query, (Q,)."""
-        before = np.append(0, np.cumsum(self._entries_L[scan.lists_R]))
-        counts: np.ndarray = np.diff(before[scan.starts])
-        return counts
+    def _routed(self, space_QD: np.ndarray, candidates: int, *settings: Any) -> tuple[np.ndarray, np.ndarray, _Scan]:
+        """The order of the queries by their nearest lists, the entries of each one's lists, and the scan of these."""
+        order, starts, sizes, *routes = self._engine.itinerary(space_QD, *settings)
+        return order, sizes[:, 1], _Scan(space_QD.take(order, axis=0), starts, sizes[:, 0], *routes, candidates)
 
     # --- batches --------------------------------------------------------------------------------------------
 
@@ -247,65 +304,57 @@ class DeviceSearch:
         return all(share.most_bytes(probes, candidates) <= share.scratch_bytes // _FLIGHTS for share in self._shares)
 
     def _batch(self, scan: _Scan) -> int:
-        """How many queries like these fit into the scratch of a flight together, `_BATCH` at most, 1 at least."""
-        routes = int(np.diff(scan.starts).max(initial=0))
-        needed = (share.query_bytes(routes, share.width(scan), scan.candidates) for share in self._shares)
-        there = self._shares[0].scratch_bytes // _FLIGHTS
-        return max(1, min(_BATCH, *(there // size for size in needed)))
+        """How many queries like these fit into the scratch of a flight together, 1 at least."""
+        most = max(share.query_bytes(scan.routes, scan.width, scan.candidates) for share in self._shares)
+        return max(1, self._shares[0].scratch_bytes // _FLIGHTS // most)
 
     def _scan_together(self, scans: list[_Scan]) -> list[Shortlist]:
-        """Those of several callers, who want equally many candidates."""
-        space_QD, distances_R, lists_R = (
-            np.concatenate([getattr(scan, name) for scan in scans]) for name in ("space_QD", "distances_R", "lists_R")
-        )
-        routes = np.concatenate([np.diff(scan.starts) for scan in scans])
-        starts = np.append(0, np.cumsum(routes))
-        found = self._scan(_Scan(space_QD, starts, distances_R, lists_R, scans[0].candidates))
+        found = self._scan(_Scan.together(scans))
         stops = np.cumsum([len(scan.space_QD) for scan in scans])
         ranges = [slice(stop - len(scan.space_QD), stop) for scan, stop in zip(scans, stops, strict=True)]
         return [(found[0][own], found[1][own], found[2][own]) for own in ranges]
 
+    def _pieces(self, scan: _Scan) -> Iterator[tuple[slice, _Scan]]:
+        """A scan in as many pieces as the scratch wants."""
+        count, batch = len(scan.space_QD), self._batch(scan)
+        for first in range(0, count, batch):
+            last = min(count, first + batch)
+            yield slice(first, last), scan if batch >= count else scan.part(first, last)
+
     def _scan(self, scan: _Scan) -> Shortlist:
-        """A scan in as many batches as the scratch wants, one after the other."""
-        found: list[Shortlist] = []
-        for first, last in _pieces(len(scan.space_QD), self._batch(scan)):
-            with self._launched(scan.part(first, last)) as collect:
-                found.append(collect())
+        """A scan, one piece after the other."""
+        found = [self._landed(self._launched(piece)) for _, piece in self._pieces(scan)]
+        if len(found) == 1:
+            return found[0]
         positions, estimates, errors = zip(*found, strict=True)
         return np.concatenate(positions), np.concatenate(estimates), np.concatenate(errors)
 
-    def _pipelined(self, rows: np.ndarray, scan: _Scan, rerank: Rerank) -> None:
-        """Many queries: the device scans a batch while the CPU re-ranks the last.
+    def _pipelined(self, batches: Iterator[tuple[np.ndarray, _Scan]], rerank: Rerank) -> None:
+        """Many queries: the device scans one piece while the CPU re-ranks the one before and routes the next batch.
 
         They come in the order of their nearest lists, so that neighbours find codes in the device's cache and
         share pages when they are re-ranked.
         """
-        last: tuple[np.ndarray, Shortlist] | None = None
-        for start, stop in _pieces(len(rows), self._batch(scan)):
-            with self._launched(scan.part(start, stop)) as collect:
-                if last is not None:
-                    rerank(*last)
-                last = rows[start:stop], collect()
-        if last is not None:
-            rerank(*last)
-
-    @contextmanager
-    def _launched(self, scan: _Scan) -> Iterator[Callable[[], Shortlist]]:
-        """A batch on its way; the function waits for it. Its scratch is free again at the end."""
-        flight = self._flights.get()
-        tickets: list[Any] = []
+        flying: tuple[np.ndarray, _Flight] | None = None
         try:
-            for share in self._shares:
-                tickets.append(share.launch(flight, scan))
-
-            def collect() -> Shortlist:
-                return self._shortlist([tickets.pop(0).collect() for _ in self._shares], scan.candidates)
-
-            yield collect
+            for rows, scan in batches:
+                for own, piece in self._pieces(scan):
+                    last = (flying[0], self._landed(flying[1])) if flying else None
+                    flying = None
+                    flying = rows[own], self._launched(piece)
+                    if last is not None:
+                        rerank(*last)
+            if flying:
+                rerank(flying[0], self._landed(flying[1]))
         finally:
-            for ticket in tickets:  # nobody waited for these; the scratch is theirs until they are through
-                ticket.collect()
-            self._flights.put(flight)
+            if flying:
+                flying[1].land()
+
+    def _launched(self, scan: _Scan) -> _Flight:
+        return _Flight(self._flights, self._shares, scan)
+
+    def _landed(self, flight: _Flight) -> Shortlist:
+        return self._shortlist(flight.land(), flight.scan.candidates)
 
     def _shortlist(self, parts: list[tuple[np.ndarray, np.ndarray]], candidates: int) -> Shortlist:
         """Keys and errors of each share, merged and read: the N best of each query."""
@@ -320,8 +369,8 @@ class DeviceSearch:
             keys = np.pad(keys, missing, constant_values=self._kernels.NOTHING)
             errors = np.pad(errors, missing)
         positions, ordered = (keys & _NO_ROW).astype(np.uint32), (keys >> 32).astype(np.int32)
-        estimates = np.where(ordered >= 0, ordered, ordered ^ np.int32(0x7FFFFFFF)).astype(np.int32).view(np.float32)
-        return positions, estimates, np.where(positions == _NO_ROW, 0, errors).astype(np.uint8)
+        estimates = (ordered ^ (ordered >> 31 & np.int32(0x7FFFFFFF))).view(np.float32)
+        return positions, estimates, errors * (positions != _NO_ROW)
 
 
 def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], int]:
@@ -339,11 +388,6 @@ def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], in
         + ", ".join(f"{name} has {_gigabytes(size)} free" for name, size in free.items())
         + "; build with fewer code_bytes, use more devices, or take device='cpu'"
     )
-
-
-def _pieces(count: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, size):
-        yield start, min(count, start + size)
 
 
 def _gigabytes(size: int) -> str:

@@ -132,7 +132,7 @@ def _add(total, code, tables, real, first, PAIRS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["width"])
 def _scan(codes, first_blocks, starts, own_counts, entry_counts, replica_starts, replicas,
-          table, offsets, steps, distances, lists, places, keys, errors, width,
+          table, offsets, steps, distances, lists, owners, places, keys, errors, width,
           shift_low, shift_step, scale_low, scale_step,
           M: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr):  # fmt: skip
     """A program per route: keys (Q, S) int64 and codes of errors (Q, S) uint8 of a list's entries.
@@ -140,8 +140,8 @@ def _scan(codes, first_blocks, starts, own_counts, entry_counts, replica_starts,
     A key orders by estimate, then by position: the float's bits in ascending order above, the position below.
     """
     route = tl.program_id(0)
-    out = tl.load(places + route)
-    query = out // width
+    query = tl.load(owners + route).to(tl.int64)
+    out = query * width + tl.load(places + route)
     HALF: tl.constexpr = M // 2
     STRIDE: tl.constexpr = 32 * (HALF + 4)
     number = tl.load(lists + route)
@@ -269,9 +269,9 @@ class DeviceLists:
         self.device, self.parts, self.scratch_bytes = device, parts, scratch_bytes
         mine = np.arange(len(parts.starts) - 1) % shares == share
         blocks = -(-parts.entries_L // BLOCK_ROWS)
-        self._blocks_L = np.where(mine, blocks, 0)
-        first = np.cumsum(self._blocks_L) - self._blocks_L
-        self._most_slots = np.append(0, np.cumsum(np.sort(self._blocks_L)[::-1]) * BLOCK_ROWS)
+        here = np.where(mine, blocks, 0)
+        first = np.cumsum(here) - here
+        self._most_slots = np.append(0, np.cumsum(np.sort(blocks)[::-1]) * BLOCK_ROWS)
         self._codes = self._upload(np.repeat(mine, blocks))
         self._lists = [
             self._send(array)
@@ -326,15 +326,6 @@ class DeviceLists:
         most = int(self._most_slots[min(probes, len(self._most_slots) - 1)])
         return self.query_bytes(probes, most, candidates)
 
-    def width(self, scan: Any) -> int:
-        """Slots of the query that has most of them here."""
-        return BLOCK_ROWS * int(np.diff(self._ends(scan)[scan.starts]).max(initial=0))
-
-    def _ends(self, scan: Any) -> np.ndarray:
-        """Blocks here of the first 0, 1, 2, ... lists of a scan."""
-        ends: np.ndarray = np.append(0, np.cumsum(self._blocks_L[scan.lists_R]))
-        return ends
-
     def _plan(self, count: int, routes: int, width: int, candidates: int) -> _Plan:
         """Shape and type of everything in a batch's scratch; what is sent comes first."""
         subs, kept = self.parts.subs, min(candidates, width)
@@ -355,10 +346,11 @@ class DeviceLists:
     def _sent(self, count: int, routes: int) -> _Plan:
         """What crosses to the device, as it lies there."""
         return {
-            "places": ((routes,), torch.int64),
-            "queries": ((count, self.parts.dim), torch.float32),
+            "space": ((count, self.parts.dim), torch.float32),
             "distances": ((routes,), torch.float32),
-            "numbers": ((routes,), torch.int32),
+            "lists": ((routes,), torch.int32),
+            "queries": ((routes,), torch.int32),
+            "places": ((routes,), torch.int32),
         }
 
     def launch(self, flight: int, scan: Any) -> Ticket:
@@ -372,18 +364,13 @@ class DeviceLists:
         Raises:
             InputError: The device has no memory left.
         """
-        count, ends = len(scan.space_QD), self._ends(scan)
-        before = ends[scan.starts]
-        width = BLOCK_ROWS * int(np.diff(before).max(initial=0))
-        queries = np.repeat(np.arange(count), np.diff(scan.starts))
-        places = queries * width + (ends[:-1] - before[queries]) * BLOCK_ROWS
+        sizes = len(scan.space_QD), len(scan.lists_R)
         try:
             with self._in_flight(flight) as scratch:
-                memory = _carve(scratch.device, self._plan(count, len(places), width, scan.candidates))
-                rest = {"distances": scan.distances_R, "numbers": scan.lists_R}
-                self._cross(scratch, len(places), places=places, queries=scan.space_QD, **rest)
+                memory = _carve(scratch.device, self._plan(*sizes, scan.width, scan.candidates))
+                self._cross(scratch, self._sent(*sizes), scan)
                 self._make_tables(memory)
-                self._find(memory, width)
+                self._find(memory, scan.width)
                 return self._bring_back(scratch, memory["best"], memory["best_errors"])
         except torch.OutOfMemoryError as error:
             raise InputError(f"{self.device} has no memory left ({error}); search fewer queries at a time") from None
@@ -395,27 +382,26 @@ class DeviceLists:
         with _LAUNCH, torch.cuda.device(self.device) if self._on_gpu else nullcontext(), on_stream:
             yield scratch
 
-    def _cross(self, scratch: _Scratch, routes: int, **arrays: np.ndarray) -> None:
-        """Arrays to the beginning of the scratch, through pinned memory and all at once."""
-        plan = self._sent(len(arrays["queries"]), routes)
+    def _cross(self, scratch: _Scratch, plan: _Plan, scan: Any) -> None:
+        """What is sent, to the beginning of the scratch, through pinned memory and all at once."""
         needed = _bytes_of(plan)
         if scratch.sent.numel() < needed:
-            scratch.sent = self._pinned(needed * 5 // 4)
-        staged = _carve(scratch.sent, plan)
-        for name, array in arrays.items():
-            staged[name].numpy()[...] = array
+            scratch.sent = self._pinned(2 * needed)  # pinning takes milliseconds
+        arrays = scan.space_QD, scan.distances_R, scan.lists_R, scan.queries_R, scan.places_R
+        for staged, array in zip(_carve(scratch.sent, plan).values(), arrays, strict=True):
+            staged.numpy()[...] = array
         scratch.device[:needed].copy_(scratch.sent[:needed], non_blocking=True)
 
     def _make_tables(self, memory: dict[str, Any]) -> None:
-        parts, count = self.parts, len(memory["queries"])
+        parts, count = self.parts, len(memory["space"])
         shape = {"D": parts.dim, "M": parts.subs, "BITS": parts.bits}
         steps = (count, triton.cdiv(parts.subs, _SUBS))
         _products[steps](
-            memory["queries"], self._codebook, memory["values"], memory["lows"], memory["spans"], count, **shape,
+            memory["space"], self._codebook, memory["values"], memory["lows"], memory["spans"], count, **shape,
             W=parts.codebook.shape[2], SUBS=_SUBS, enable_fp_fusion=False,
         )  # fmt: skip
         _scales[(triton.cdiv(count, _LANES),)](
-            memory["queries"], memory["lows"], memory["spans"], memory["offsets"], memory["steps"], count, **shape,
+            memory["space"], memory["lows"], memory["spans"], memory["offsets"], memory["steps"], count, **shape,
             LANES=_LANES, num_warps=1, enable_fp_fusion=False,
         )  # fmt: skip
         _bytes[steps](
@@ -428,10 +414,10 @@ class DeviceLists:
         memory["keys"].fill_(NOTHING)
         if width == 0:
             return
-        _scan[(len(memory["places"]),)](
+        _scan[(len(memory["lists"]),)](
             self._codes, *self._lists, memory["table"], memory["offsets"], memory["steps"], memory["distances"],
-            memory["numbers"], memory["places"], memory["keys"], memory["errors"], width, *self.parts.numbers,
-            M=self.parts.subs, ROWS=ROWS, PAIRS=PAIRS, num_warps=WARPS, enable_fp_fusion=False,
+            memory["lists"], memory["queries"], memory["places"], memory["keys"], memory["errors"], width,
+            *self.parts.numbers, M=self.parts.subs, ROWS=ROWS, PAIRS=PAIRS, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
         kept = memory["best"].shape[1]
         torch.topk(memory["keys"], kept, dim=1, largest=False, out=(memory["best"], memory["chosen"]))
@@ -440,7 +426,7 @@ class DeviceLists:
     def _bring_back(self, scratch: _Scratch, keys: Any, errors: Any) -> Ticket:
         plan = {"keys": (tuple(keys.shape), keys.dtype), "errors": (tuple(errors.shape), errors.dtype)}
         if scratch.returned.numel() < _bytes_of(plan):
-            scratch.returned = self._pinned(_bytes_of(plan) * 5 // 4)
+            scratch.returned = self._pinned(2 * _bytes_of(plan))
         staged = _carve(scratch.returned, plan)
         staged["keys"].copy_(keys, non_blocking=True)
         staged["errors"].copy_(errors, non_blocking=True)
