@@ -202,14 +202,13 @@ def scans(cpu: Index, gpu: Index, queries: np.ndarray, options: argparse.Namespa
     """Codes per second of the scan alone: routing is timed apart and taken off. The bus is in the GPU's times."""
     space, threads, found = cpu.space.queries(queries).space, os.cpu_count() or 1, []
     assert gpu.device is not None
-    entries = list_entries(gpu)
     for recall in LEVELS:
         tuning = cpu.calibration.tuning(K, recall, cpu.lists, cpu.rows)
         probes, candidates = min(tuning.probes, cpu.lists), min(tuning.candidates, cpu.rows)
         if options.interpret:
             probes = min(probes, 3)
-        route, (*_, lists) = timed(lambda p=probes: cpu.engine.itinerary(space, p, threads), options.repeats)  # type: ignore[misc]
-        codes = int(entries[lists].sum())
+        route, found_routes = timed(lambda p=probes: cpu.engine.itinerary(space, p, threads), options.repeats)  # type: ignore[misc]
+        codes = int(found_routes[2][:, 1].sum())
         row: dict[str, Any] = {"recall": recall, "probes": probes, "candidates": candidates, "route_seconds": route}
         row["codes_per_query"] = codes / len(queries)
         for name, scan in (("cpu", cpu.engine.scan), ("gpu", gpu.device.scan)):
@@ -235,17 +234,11 @@ def kernel_seconds(gpu: Index, queries: np.ndarray, interpret: bool) -> dict[str
         event.key: 1e-6 * (event.cpu_time_total if interpret else event.device_time_total)
         for event in profile.key_averages()
     }
-    codes = int(list_entries(gpu)[gpu.engine.itinerary(space, probes, threads)[3]].sum())
+    codes = int(gpu.engine.itinerary(space, probes, threads)[2][:, 1].sum())
     largest = dict(sorted(seconds.items(), key=lambda item: -item[1])[:8])
     scan = sum(value for name, value in seconds.items() if name.startswith("_scan"))
     rate = codes * (gpu.stats()["code_bytes"] + 4) / scan / 1e9 if scan else None
     return {"seconds": largest, "codes": codes, "scan_gigabytes_per_second": rate}
-
-
-def list_entries(gpu: Index) -> np.ndarray:
-    """Entries of each list."""
-    entries: np.ndarray = gpu._list_parts(importlib.import_module("tenfold.search.gpu_kernels")).entries_L
-    return entries
 
 
 def sweep(gpu: Index, queries: np.ndarray, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@
 #include <chrono>
 #include <limits>
 #include <new>
-#include <numeric>
 #include <optional>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "arranging.h"
 #include "baselines.h"
@@ -425,11 +426,11 @@ class BoundSearcher {
         {
             const nb::gil_scoped_release release;
             searcher_->route(space.data(), count, std::min(probes, lists_), margin, rows, threads, found);
-            std::iota(order.data, order.data + count, 0);
-            std::stable_sort(order.data, order.data + count, [&](int64_t a, int64_t b) {
-                return !found[size_t(a)].empty() &&
-                       (found[size_t(b)].empty() || found[size_t(a)][0].list < found[size_t(b)][0].list);
-            });
+            std::vector<std::pair<uint32_t, int64_t>> nearest;
+            for (size_t q = 0; q < count; ++q)
+                nearest.emplace_back(found[q].empty() ? kNone : found[q][0].list, int64_t(q));
+            std::sort(nearest.begin(), nearest.end());
+            for (size_t i = 0; i < count; ++i) order.data[i] = nearest[i].second;
             starts.data[0] = 0;
             for (size_t i = 0; i < count; ++i)
                 starts.data[i + 1] = starts.data[i] + int64_t(found[size_t(order.data[i])].size());
