@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -264,7 +265,7 @@ def searches(path: Path, truth: np.ndarray, queries: np.ndarray, options: argpar
         opened = {device: Index.open(path, io=io, device=device) for device in ("cpu", "cuda")}  # type: ignore[arg-type]
         for recall in LEVELS:
             row: dict[str, Any] = {"io": opened["cpu"].engine.backend, "threads": threads, "recall": recall}
-            asked = queries if threads > FEW_CORES else queries[: len(queries) // 2]
+            asked = queries if threads > FEW_CORES else queries[: max(len(queries) // 2, len(truth))]
             for device, index in opened.items():
                 work = lambda i=index, r=recall: i.search(asked, K, recall=r, threads=threads)  # noqa: E731, B023
                 seconds, (distances, _) = timed(work, options.repeats)
@@ -306,9 +307,9 @@ def callers(cpu: Index, gpu: Index, queries: np.ndarray, options: argparse.Names
 def peers(
     base: np.ndarray, truth: np.ndarray, queries: np.ndarray, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """faiss and cuVS on the same GPU, where they are installed: everything in its memory."""
+    """Everything in the GPU's memory: all distances by torch, and faiss and cuVS where they are installed."""
     found, asked = [], queries[: len(truth), None].astype(np.float32)
-    for name, search in (("faiss", faiss_settings), ("cuvs", cuvs_settings)):
+    for name, search in (("torch", torch_settings), ("faiss", faiss_settings), ("cuvs", cuvs_settings)):
         try:
             for setting, work in search(base, queries):
                 seconds, ids = timed(work, options.repeats)
@@ -321,6 +322,22 @@ def peers(
         except Exception as error:  # a library that is missing or fails is named and left out
             say(f"  {name}: left out ({' '.join(str(error).split())[:120]})")
     return found
+
+
+def torch_settings(base: np.ndarray, queries: np.ndarray) -> Any:
+    """Exact search: products of matrices. Of bytes they are exact in TF32, with float32 sums, too."""
+    import torch  # noqa: PLC0415
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    rows, asked = (torch.from_numpy(np.array(values)).to(device).float() for values in (base, queries))
+    norms, batch = (rows**2).sum(dim=1), max(1, (4 << 30) // (4 * len(rows)))
+
+    def search() -> np.ndarray:
+        parts = (norms - 2 * (part @ rows.T) for part in asked.split(batch))
+        return torch.cat([torch.topk(part, K, dim=1, largest=False).indices for part in parts]).cpu().numpy()
+
+    yield f"torch {torch.__version__}, all distances", search
 
 
 def faiss_settings(base: np.ndarray, queries: np.ndarray) -> Any:
@@ -416,7 +433,8 @@ def page(results: dict[str, Any]) -> str:
                 rows = [list(row.values()) for row in size[name]]
                 parts.append(Table(title, list(size[name][0]), rows).to_markdown())
         if size.get("kernels"):
-            kernels = [[name, 1e3 * value] for name, value in size["kernels"]["seconds"].items()]
+            seconds = size["kernels"]["seconds"].items()
+            kernels = [[re.split(r"[<(]", name.removeprefix("void "))[0], 1e3 * value] for name, value in seconds]
             parts.append(Table("Kernels, all queries once", ["kernel", "ms"], kernels).to_markdown())
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
