@@ -17,6 +17,7 @@
 
 #include "arranging.h"
 #include "baselines.h"
+#include "buffer.h"
 #include "checksum.h"
 #include "clustering.h"
 #include "errors.h"
@@ -53,9 +54,10 @@ struct Out {
     explicit Out(std::array<size_t, Dims> shape) {
         size_t size = 1;
         for (size_t extent : shape) size *= extent;
-        data = new (std::nothrow) T[std::max<size_t>(1, size)];  // what throws, sanitizers take for an error
-        if (!data) throw std::bad_alloc();
-        nb::capsule owner(data, [](void* memory) noexcept { delete[] static_cast<T*>(memory); });
+        auto buffer = std::make_unique<Buffer<T>>(size);
+        data = buffer->data();
+        nb::capsule owner(buffer.get(), [](void* memory) noexcept { delete static_cast<Buffer<T>*>(memory); });
+        buffer.release();
         array = Array(data, Dims, shape.data(), owner);
     }
 };
@@ -103,6 +105,8 @@ Out<uint32_t, 1>::Array page_checksums(const Bytes& data, size_t page_bytes, siz
     });
     return out.array;
 }
+
+Out<float, 2>::Array empty_rows(size_t count, size_t dim) { return Out<float, 2>({count, dim}).array; }
 
 Out<float, 2>::Array turn_rows(const In2<float>& rows, const In2<float>& axes, size_t threads) {
     const size_t count = rows.shape(0), dim = rows.shape(1);
@@ -593,6 +597,7 @@ NB_MODULE(_native, m) {
     m.def("release_memory", &release_memory);
     m.def("crc32c", &checksum, "data"_a, "start"_a = 0);
     m.def("page_checksums", &page_checksums, "data"_a, "page_bytes"_a, "threads"_a = 1);
+    m.def("empty_rows", &empty_rows, "count"_a, "dim"_a);
     m.def("turn", &turn_rows, "rows"_a, "axes"_a, "threads"_a = 1);
     m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,
           "threads"_a = 1, "row_ids"_a = nb::none(), "allowed"_a = nb::none());

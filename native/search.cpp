@@ -8,6 +8,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "buffer.h"
 #include "checksum.h"
 #include "errors.h"
 #include "parallel.h"
@@ -203,7 +204,7 @@ void Searcher::widen(const float* query, size_t probes, size_t rows, Route* rout
 
 // Routes the next `count` queries and puts them in order.
 void Searcher::begin(Batch& batch, size_t count, size_t threads) const {
-    batch.routes.resize(count * batch.probes);
+    if (batch.routes.size() < count * batch.probes) batch.routes = Buffer<Route>(count * batch.probes);
     batch.order.resize(count);
     route(batch.queries.space + batch.first * view_.graph.dim, count, batch.probes, batch.options.margin,
           batch.options.candidates, threads, batch.routes.data());

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <utility>
 
+#include "buffer.h"
 #include "checksum.h"
 #include "errors.h"
 #include "page_cache.h"
@@ -52,12 +53,12 @@ struct Batch {
     const SearchOptions& options;
     size_t probes;
     size_t first;               // of the queries
-    std::vector<Route> routes;  // (order.size(), probes)
+    Buffer<Route> routes;       // (order.size(), probes)
     std::vector<size_t> order;  // numbers of queries
     size_t share;               // how many a worker takes at a time
     const Shortlist* found;     // where the scan is done already, instead of routes
 
-    const Route* routes_of(size_t query) const { return &routes[(query - first) * probes]; }
+    const Route* routes_of(size_t query) const { return routes.data() + (query - first) * probes; }
 };
 
 // Answers queries one thread at a time: scans for one while the disk reads for others.

@@ -133,6 +133,34 @@ def test_sizes_that_are_none(text: str) -> None:
 
 
 @pytest.mark.footprint
+def test_a_large_batch_holds_its_queries_once_more_and_gives_them_back(
+    index_cache: Callable[..., Path], python: Python
+) -> None:
+    """On its way: its queries in search space, and 8 MB of lists to scan. Afterwards neither, whatever it scanned."""
+    path = index_cache(1500, 384, "float32", "cosine", "rabitq", 8)
+    code = (
+        PEAK
+        + """
+import numpy as np
+from tenfold.search import Index
+queries = np.random.default_rng(0).normal(size=(8192, 384)).astype(np.float32)
+index = Index.open(sys.argv[1])
+index.search(queries[:64], 10, threads=2)
+before = kilobytes("VmRSS")
+for probes in (50, 100, index.lists):
+    index.search(queries, 10, probes=probes, candidates=10, threads=2)
+print(kilobytes("VmHWM") - before, kilobytes("VmRSS") - before)
+"""
+    )
+    done = python(code, path)
+    assert done.returncode == 0, done.stderr
+    peak, rest = (1024 * int(number) for number in done.stdout.split())
+    copy, room = 8192 * 384 * 4, 8 << 20  # room: results, pieces of the queries, what malloc keeps of them
+    assert peak <= copy + (8 << 20) + room, f"{peak / 2**20:.0f} MB"
+    assert rest <= room, f"{rest / 2**20:.0f} MB"
+
+
+@pytest.mark.footprint
 def test_many_small_searches_do_not_pile_up(index_cache: Callable[..., Path], python: Python) -> None:
     """Opening and searching again and again keeps the process where it was."""
     path = index_cache(700, 33, "uint8", "l2")

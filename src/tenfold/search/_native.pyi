@@ -29,6 +29,9 @@ def crc32c(data: np.ndarray, start: int = 0) -> int:
 def page_checksums(data: np.ndarray, page_bytes: int, threads: int = 1) -> np.ndarray:
     """CRC-32C of every page, (pages,) uint32."""
 
+def empty_rows(count: int, dim: int) -> np.ndarray:
+    """Rows (n, d) float32 not filled in; where they are large, their memory goes back to the system with them."""
+
 def turn(rows: np.ndarray, axes: np.ndarray, threads: int = 1) -> np.ndarray:
     """Rows (n, d) float32 @ axes (d, d) float32, the same bits whatever a row's company and the instruction set."""
 

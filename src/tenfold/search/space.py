@@ -27,6 +27,7 @@ Metric = Literal["l2", "ip", "cosine"]
 
 _MATRIX_DIM = 1024
 _CACHED_ROWS = 256  # rows that stay in the processor's cache while they are transformed
+_PIECE_ROWS = 256  # queries per thread that are transformed at a time: only of those are there several copies
 _ROUNDS = 4  # of signs and Hadamard transforms; enough to spread a single coordinate over all
 
 
@@ -67,6 +68,17 @@ class Space:
 
     def queries(self, block: np.ndarray, threads: int = 1) -> QueryRows:
         """Query vectors (q, vector_dim) -> their rows and how distances translate."""
+        step = _PIECE_ROWS * threads
+        if len(block) <= step:
+            return self._queries(block, threads)
+        space = _native.empty_rows(len(block), self.dim)
+        base, slope = np.empty((2, len(block)), np.float32)
+        for first in range(0, len(block), step):
+            piece = slice(first, first + step)
+            space[piece], base[piece], slope[piece] = self._queries(block[piece], threads)
+        return QueryRows(space, base, slope)
+
+    def _queries(self, block: np.ndarray, threads: int) -> QueryRows:
         values = block.astype(np.float32)
         ones = np.ones(len(values), np.float32)
         if self.metric == "l2":
