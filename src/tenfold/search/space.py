@@ -27,7 +27,6 @@ Metric = Literal["l2", "ip", "cosine"]
 
 _MATRIX_DIM = 1024
 _CACHED_ROWS = 256  # rows that stay in the processor's cache while they are transformed
-_PIECE_ROWS = 256  # queries per thread that are transformed at a time: only of those are there several copies
 _ROUNDS = 4  # of signs and Hadamard transforms; enough to spread a single coordinate over all
 
 
@@ -68,18 +67,8 @@ class Space:
 
     def queries(self, block: np.ndarray, threads: int = 1) -> QueryRows:
         """Query vectors (q, vector_dim) -> their rows and how distances translate."""
-        step = _PIECE_ROWS * threads
-        if len(block) <= step:
-            return self._queries(block, threads)
-        space = _native.empty_rows(len(block), self.dim)
-        base, slope = np.empty((2, len(block)), np.float32)
-        for first in range(0, len(block), step):
-            piece = slice(first, first + step)
-            space[piece], base[piece], slope[piece] = self._queries(block[piece], threads)
-        return QueryRows(space, base, slope)
-
-    def _queries(self, block: np.ndarray, threads: int) -> QueryRows:
-        values = block.astype(np.float32)
+        values = _native.empty_rows(*block.shape)
+        values[...] = block
         ones = np.ones(len(values), np.float32)
         if self.metric == "l2":
             return QueryRows(self._move(values, threads), 0 * ones, ones)
@@ -91,8 +80,9 @@ class Space:
         return QueryRows(self._move(augmented, threads), base.astype(np.float32), 2 * ones)
 
     def _move(self, values: np.ndarray, threads: int) -> np.ndarray:
+        """Rows of search space; `values` are the caller's no more."""
         if self.center is not None:
-            values = values - self.center
+            values -= self.center
         if self.axes is not None:
             return _native.turn(values, self.axes, threads)
         if self.rotation_seed is None:
@@ -142,7 +132,8 @@ def _random_signs(count: int, seed: int) -> np.ndarray:
 
 
 def _safe_norms(values: np.ndarray) -> np.ndarray:
-    norms: np.ndarray = np.linalg.norm(values, axis=1, keepdims=True)
+    pieces = (values[start : start + _CACHED_ROWS] for start in range(0, len(values), _CACHED_ROWS))
+    norms = np.concatenate([np.zeros((0, 1), np.float32), *(np.linalg.norm(p, axis=1, keepdims=True) for p in pieces)])
     norms[norms == 0] = 1
     return norms
 
