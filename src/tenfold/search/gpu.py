@@ -24,7 +24,10 @@ __all__ = ["LEAST_SCRATCH", "Device", "DeviceSearch", "find_kernels", "open_devi
 
 Device = Literal["auto", "cpu", "cuda"]
 Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
-Rerank = Callable[[np.ndarray, Shortlist], None]  # numbers of queries and their candidates
+_Rerank = Callable[[np.ndarray, Shortlist], None]  # numbers of queries and their candidates
+_Settings = tuple[int, int, float, int, float, str, bool]  # as `engine.search` takes them, from k on
+_Asked = tuple[np.ndarray, QueryRows, _Settings, int]
+_Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _BATCH = 4096  # queries in flight together; with few, re-ranking lacks reads to put in order and to share
 _FLIGHTS = 2  # batches on the way at once, of different callers
@@ -126,24 +129,6 @@ class _Scan:
         routes = self.distances_R[own], self.lists_R[own], self.queries_R[own] - np.int32(first), self.places_R[own]
         return _Scan(self.space_QD[first:last], starts - starts[0], self.slots_Q[first:last], *routes, self.candidates)
 
-    @staticmethod
-    def together(scans: list["_Scan"]) -> "_Scan":
-        """Those of several callers, who want equally many candidates."""
-        if len(scans) == 1:
-            return scans[0]
-        before = np.cumsum([0] + [len(scan.space_QD) for scan in scans]).tolist()
-        routes = np.cumsum([0] + [len(scan.lists_R) for scan in scans]).tolist()
-        starts = [scan.starts[:-1] + first for scan, first in zip(scans, routes, strict=False)]
-        queries = [scan.queries_R + np.int32(first) for scan, first in zip(scans, before, strict=False)]
-        space_QD, slots_Q, distances_R, lists_R, places_R = (
-            np.concatenate([getattr(scan, name) for scan in scans])
-            for name in ("space_QD", "slots_Q", "distances_R", "lists_R", "places_R")
-        )
-        return _Scan(
-            space_QD, np.concatenate([*starts, routes[-1:]]), slots_Q, distances_R, lists_R, np.concatenate(queries),
-            places_R, scans[0].candidates,
-        )  # fmt: skip
-
 
 class _Flight:
     """A batch on its way through the devices.
@@ -189,7 +174,7 @@ class DeviceSearch:
         self._flights: SimpleQueue[int] = SimpleQueue()
         for flight in range(_FLIGHTS):
             self._flights.put(flight)
-        self._gatherer: Gatherer[_Scan, Shortlist] = Gatherer(self._scan_together, _BATCH)
+        self._gatherer: Gatherer[_Asked, _Answers] = Gatherer(self._search_together, _BATCH)
         try:
             self._fill(parts, names)
             self.scan(np.zeros((1, parts.dim), np.float32), 1, 1, 1)  # compiles: what is missing for it shows now
@@ -261,16 +246,38 @@ class DeviceSearch:
         score_whole_pages: bool,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `engine.search` returns: distances and ids (Q, k), and the six counts of SearchStats (Q, 6)."""
+        """What `engine.search` returns: distances and ids (Q, k), and the six counts of SearchStats (Q, 6).
 
+        A few queries are searched together with those of other threads that ask for the same.
+        """
+        settings = (k, probes, margin, candidates, z, rule, score_whole_pages)
+        if len(exact) >= _BATCH:
+            return self._search(exact, queries, settings, threads)
+        self._gatherer.enter()
+        try:
+            return self._gatherer.ask((exact, queries, settings, threads), settings, len(exact))
+        finally:
+            self._gatherer.leave()
+
+    def _search_together(self, asked: list[_Asked]) -> list[_Answers]:
+        if len(asked) == 1:
+            return [self._search(*asked[0])]
+        exact = np.concatenate([one[0] for one in asked])
+        queries = QueryRows(*(np.concatenate(forms) for forms in zip(*(one[1] for one in asked), strict=True)))
+        found = self._search(exact, queries, asked[0][2], sum(one[3] for one in asked))
+        stops = np.cumsum([len(one[0]) for one in asked])[:-1]
+        distances, ids, stats = (np.split(values, stops) for values in found)
+        return list(zip(distances, ids, stats, strict=True))
+
+    def _search(self, exact: np.ndarray, queries: QueryRows, settings: _Settings, threads: int) -> _Answers:
+        k, probes, margin, candidates, *rules = settings
         count, forms = len(exact), (exact, *queries)
         distances, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
-        stats = np.empty((count, 6), np.uint32)
+        stats, scanned = np.empty((count, 6), np.uint32), np.empty(count, np.uint32)
 
         def rerank(rows: np.ndarray, found: Shortlist) -> None:
             part = (values.take(rows, axis=0) for values in forms)
-            answers = self._engine.rerank(*part, *found, k, z, rule, score_whole_pages, threads)
-            distances[rows], ids[rows], stats[rows] = answers
+            distances[rows], ids[rows], stats[rows] = self._engine.rerank(*part, *found, k, *rules, threads)
 
         def batches() -> Iterator[tuple[np.ndarray, _Scan]]:
             for start in range(0, count, _BATCH):
@@ -279,16 +286,7 @@ class DeviceSearch:
                 scanned[start + order] = entries_Q
                 yield start + order, scan
 
-        scanned = np.empty(count, np.uint32)
-        self._gatherer.enter()
-        try:
-            if count < _BATCH:
-                for rows, scan in batches():
-                    rerank(rows, self._gatherer.ask(scan, candidates, count))
-            else:
-                self._pipelined(batches(), rerank)
-        finally:
-            self._gatherer.leave()
+        self._pipelined(batches(), rerank)
         stats[:, 4] = scanned
         return distances, ids, stats
 
@@ -308,12 +306,6 @@ class DeviceSearch:
         most = max(share.query_bytes(scan.routes, scan.width, scan.candidates) for share in self._shares)
         return max(1, self._shares[0].scratch_bytes // _FLIGHTS // most)
 
-    def _scan_together(self, scans: list[_Scan]) -> list[Shortlist]:
-        found = self._scan(_Scan.together(scans))
-        stops = np.cumsum([len(scan.space_QD) for scan in scans])
-        ranges = [slice(stop - len(scan.space_QD), stop) for scan, stop in zip(scans, stops, strict=True)]
-        return [(found[0][own], found[1][own], found[2][own]) for own in ranges]
-
     def _pieces(self, scan: _Scan) -> Iterator[tuple[slice, _Scan]]:
         """A scan in as many pieces as the scratch wants."""
         count, batch = len(scan.space_QD), self._batch(scan)
@@ -329,7 +321,7 @@ class DeviceSearch:
         positions, estimates, errors = zip(*found, strict=True)
         return np.concatenate(positions), np.concatenate(estimates), np.concatenate(errors)
 
-    def _pipelined(self, batches: Iterator[tuple[np.ndarray, _Scan]], rerank: Rerank) -> None:
+    def _pipelined(self, batches: Iterator[tuple[np.ndarray, _Scan]], rerank: _Rerank) -> None:
         """Many queries: the device scans one piece while the CPU re-ranks the one before and routes the next batch.
 
         They come in the order of their nearest lists, so that neighbours find codes in the device's cache and
