@@ -292,8 +292,9 @@ class DeviceSearch:
 
     def _routed(self, space_QD: np.ndarray, candidates: int, *settings: Any) -> tuple[np.ndarray, np.ndarray, _Scan]:
         """The order of the queries by their nearest lists, the entries of each one's lists, and the scan of these."""
-        order, starts, sizes, *routes = self._engine.itinerary(space_QD, *settings)
-        return order, sizes[:, 1], _Scan(space_QD.take(order, axis=0), starts, sizes[:, 0], *routes, candidates)
+        order, starts, sizes, distances_R, lists_R, queries_R, places_R = self._engine.itinerary(space_QD, *settings)
+        space_QD, routes = space_QD.take(order, axis=0), (distances_R, lists_R, queries_R, places_R)
+        return order, sizes[:, 1], _Scan(space_QD, starts, sizes[:, 0], *routes, candidates)
 
     # --- batches --------------------------------------------------------------------------------------------
 
@@ -304,7 +305,7 @@ class DeviceSearch:
     def _batch(self, scan: _Scan) -> int:
         """How many queries like these fit into the scratch of a flight together, 1 at least."""
         most = max(share.query_bytes(scan.routes, scan.width, scan.candidates) for share in self._shares)
-        return max(1, self._shares[0].scratch_bytes // _FLIGHTS // most)
+        return max(1, int(self._shares[0].scratch_bytes // _FLIGHTS // most))
 
     def _pieces(self, scan: _Scan) -> Iterator[tuple[slice, _Scan]]:
         """A scan in as many pieces as the scratch wants."""
