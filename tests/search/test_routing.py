@@ -111,6 +111,32 @@ def test_queries_in_a_batch_are_answered_as_alone(random_index: Callable[[str], 
         np.testing.assert_array_equal(alone[0][0], distances[number])
 
 
+@pytest.mark.parametrize("count", [0, 1, 200])
+@pytest.mark.parametrize(("margin", "rows"), [(np.inf, 0), (0.3, 0), (0.3, 90)], ids=["all", "near", "enough rows"])
+def test_an_itinerary_is_the_routes_without_gaps(
+    count: int, margin: float, rows: int, random_index: Callable[[str], Index]
+) -> None:
+    """In the order of the nearest lists; slots are blocks of 32 that hold a list's rows and replicas."""
+    index, rng = random_index("l2"), np.random.default_rng(5)
+    space = index.space.queries(rng.normal(size=(count, index.dim)).astype(np.float32)).space
+    distances, lists = index.engine.route(space, 12, 2, margin, rows)
+    order, starts, sizes, *found = index.engine.itinerary(space, 12, 2, margin, rows)
+    np.testing.assert_array_equal(order, np.argsort(lists[:, 0], kind="stable"))
+    there = lists[order] < index.lists
+    np.testing.assert_array_equal(starts, np.append(0, np.cumsum(there.sum(axis=1))))
+    np.testing.assert_array_equal(found[0], distances[order][there])
+    np.testing.assert_array_equal(found[1], lists[order][there])
+    np.testing.assert_array_equal(found[2], np.nonzero(there)[0])
+    own, copies = (
+        np.diff(index._files["lists.bin"].array(name, "<u8").astype(int)) for name in ("starts", "replica_offsets")
+    )
+    entries = np.where(there, (own + copies)[np.minimum(lists[order], index.lists - 1)], 0)
+    slots = -(-entries // 32) * 32
+    np.testing.assert_array_equal(sizes, np.stack([slots.sum(axis=1), entries.sum(axis=1)], axis=1))
+    np.testing.assert_array_equal(found[3], (np.cumsum(slots, axis=1) - slots)[there])
+    assert margin == np.inf or count < 2 or there.sum() < there.size
+
+
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 @pytest.mark.parametrize("rule", ["bound", "paper"])
 @pytest.mark.parametrize("whole_pages", [True, False])
