@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,13 @@ KINDS: list[dict[str, Any]] = [
     {"dim": 13, "dtype": "float32", "metric": "l2", "codec": "pq", "code_bytes": 3},
     {"dim": 7, "dtype": "float32", "metric": "ip", "codec": "pq", "code_bytes": 16},
     {"dim": 80, "dtype": "int8", "metric": "cosine", "codec": "pq", "code_bytes": 20},
+    {
+        "dim": 80,
+        "dtype": "uint8",
+        "metric": "l2",
+        "codec": "pq",
+        "code_bytes": 40,
+    },  # in steps of PAIRS bytes and a rest
     {"dim": 16, "dtype": "float32", "metric": "l2", "codec": "rabitq", "code_bytes": 2},
     {"dim": 13, "dtype": "float16", "metric": "cosine", "codec": "rabitq", "code_bytes": 3},
     {"dim": 13, "dtype": "uint8", "metric": "ip", "codec": "rabitq", "code_bytes": 5},
@@ -149,6 +157,16 @@ def test_the_kinds_cover_every_width_of_rabitq(bits: int, folder: Callable[..., 
     indexes = [Index.open(folder(**kind)) for kind in kinds]
     assert bits in [index._manifest["codec_numbers"]["bits"] for index in indexes]
     assert any(index.stats()["entries_per_row"] > 1 for index in indexes)  # there are replicas
+
+
+def test_a_kind_takes_the_scan_several_steps(kernels: Any) -> None:
+    assert any(kind["code_bytes"] > kernels.PAIRS and kind["code_bytes"] % kernels.PAIRS for kind in KINDS)
+
+
+def test_a_scan_of_nothing_is_empty(folder: Callable[..., Path], kernels: Any) -> None:
+    device: Any = Index.open(folder(), device="cuda").device
+    found = device.scan(np.empty((0, 12), np.float32), PROBES, 7, 1)
+    assert [(part.shape, part.dtype) for part in found] == [((0, 7), kind) for kind in ("u4", "f4", "u1")]
 
 
 def test_a_scan_of_all_lists_for_more_than_there_is(folder: Callable[..., Path], kernels: Any) -> None:
@@ -196,6 +214,7 @@ def test_a_search_finds_what_the_cpu_finds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gpu, "_BATCH", batch)
+    monkeypatch.setattr(gpu, "_FEW", 256 if batch > 256 else 1)
     monkeypatch.setattr(gpu.DeviceSearch, "_batch", lambda *given: fitting)
     scans: list[int] = []
     launch = kernels.DeviceLists.launch
@@ -321,21 +340,27 @@ def test_after_an_interrupt_the_next_one_leads() -> None:
     assert gatherer.ask(2, None, 1) == 2
 
 
-def test_who_is_interrupted_while_waiting_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted:
-        """A lock that is waited for in vain."""
+class Interrupted:
+    """A lock that is waited for in vain."""
 
-        def __init__(self) -> None:
-            self.taken = False
+    def __init__(self) -> None:
+        self.taken = False
 
-        def acquire(self) -> None:
-            if self.taken:
-                raise KeyboardInterrupt
-            self.taken = True
+    def acquire(self) -> None:
+        if self.taken:
+            raise KeyboardInterrupt
+        self.taken = True
 
-        def release(self) -> None:
-            self.taken = False
+    def release(self) -> None:
+        self.taken = False
 
+
+def interrupt(*given: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["as it queues", "as it waits"])
+def test_who_is_interrupted_keeps_nobody_waiting(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def answer(items: list[int]) -> list[int]:
@@ -348,13 +373,40 @@ def test_who_is_interrupted_while_waiting_keeps_nobody_waiting(monkeypatch: pyte
         leader = pool.submit(gatherer.ask, 1, None, 1)
         assert begun.wait(10)
         with monkeypatch.context() as patch:
-            patch.setattr(gathering, "_Request", partial(gathering._Request, called=Interrupted()))
+            if when == "as it queues":
+                patch.setattr(gatherer._more, "notify", interrupt)
+            else:
+                patch.setattr(gathering, "_Request", partial(gathering._Request, called=Interrupted()))
             with pytest.raises(KeyboardInterrupt):
-                gatherer.ask(2, None, 1)
+                gatherer.ask(2, "another kind", 1)
         after = pool.submit(gatherer.ask, 3, None, 1)
         go_on.set()
         assert (leader.result(10), after.result(10)) == (1, 3)
     assert gatherer.ask(4, None, 1) == 4
+
+
+def test_a_flight_that_fails_waits_for_all_devices() -> None:
+    waited: list[str] = []
+
+    class Ticket:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def collect(self) -> None:
+            waited.append(self.name)
+            if self.name == "first":
+                raise RuntimeError("the device is lost")
+
+    class Share:
+        def __init__(self, name: str) -> None:
+            self.launch = lambda flight, scan: Ticket(name)
+
+    free: SimpleQueue[int] = SimpleQueue()
+    free.put(0)
+    flight = gpu._Flight(free, [Share("first"), Share("second")], None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="lost"):
+        flight.land()
+    assert waited == ["first", "second"] and free.get_nowait() == 0
 
 
 def test_an_error_while_re_ranking_frees_the_scratch(

@@ -28,8 +28,8 @@ class Gatherer(Generic[Item, Answer]):
 
     There is no thread of its own. Who finds no leader becomes it, waits until `most` are there or `wait`
     seconds have passed, but not where nobody else is on the way, answers requests of one kind together, and
-    hands over. Each of the others wakes once, when its answer is there. Where a group fails, each request is tried
-    alone, so that only the culprit gets the error.
+    hands over. Each of the others wakes once, when its answer is there or when it is to lead. Where a group
+    fails, each request is tried alone, so that only the culprit gets the error.
 
     Args:
         answer: Turns items of one kind into as many answers.
@@ -58,14 +58,14 @@ class Gatherer(Generic[Item, Answer]):
         """The answer to an item, perhaps computed by another thread; raises what computing it raised."""
         request: _Request[Item, Answer] = _Request(item, kind, size)
         request.called.acquire()
-        with self._more:
-            self._waiting.append(request)
-            leads = self._leader is None
-            if leads:
-                self._leader = request
-            else:
-                self._more.notify()
         try:
+            with self._more:
+                self._waiting.append(request)
+                leads = self._leader is None
+                if leads:
+                    self._leader = request
+                else:
+                    self._more.notify()
             if not leads:
                 request.called.acquire()
             if not request.done:

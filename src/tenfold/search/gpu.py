@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.search import _native
 from tenfold.search.gathering import Gatherer
 from tenfold.search.space import QueryRows
 
@@ -30,6 +31,7 @@ _Asked = tuple[np.ndarray, QueryRows, _Settings, int]
 _Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _BATCH = 4096  # queries in flight together; with few, re-ranking lacks reads to put in order and to share
+_FEW = 256  # queries of one thread; with more they are searched on their own
 _FLIGHTS = 2  # batches on the way at once, of different callers
 _MOST_SCRATCH = 4 << 30  # bytes on each device, for batches in flight
 LEAST_SCRATCH = 32 << 20
@@ -137,8 +139,9 @@ class _Flight:
     """
 
     def __init__(self, free: "SimpleQueue[int]", shares: list[Any], scan: _Scan) -> None:
-        self._free, self._number, self.scan = free, free.get(), scan
+        self._free, self.scan = free, scan
         self._tickets: list[Any] = []
+        self._number = free.get()
         try:
             for share in shares:
                 self._tickets.append(share.launch(self._number, scan))
@@ -148,10 +151,11 @@ class _Flight:
 
     def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Wait for it; what each device has found, once."""
-        tickets, self._tickets = self._tickets, []
         try:
-            return [ticket.collect() for ticket in tickets]
+            return [self._tickets.pop(0).collect() for _ in range(len(self._tickets))]
         finally:
+            for ticket in self._tickets:  # after an error of another: the scratch is theirs until they are through
+                ticket.collect()
             if self._number >= 0:
                 self._free.put(self._number)
                 self._number = -1
@@ -228,6 +232,9 @@ class DeviceSearch:
         """
         if not self._fit(probes, candidates):
             raise self._no_room(probes, candidates)
+        if len(space_QD) == 0:
+            none = (0, candidates)
+            return np.empty(none, np.uint32), np.empty(none, np.float32), np.empty(none, np.uint8)
         order, _, scan = self._routed(space_QD, candidates, probes, threads)
         back = np.argsort(order)
         positions, estimates, errors = self._scan(scan)
@@ -248,10 +255,10 @@ class DeviceSearch:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `engine.search` returns: distances and ids (Q, k), and the six counts of SearchStats (Q, 6).
 
-        A few queries are searched together with those of other threads that ask for the same.
+        Fewer than `_FEW` queries are searched together with those of other threads that ask for the same.
         """
         settings = (k, probes, margin, candidates, z, rule, score_whole_pages)
-        if len(exact) >= _BATCH:
+        if len(exact) >= _FEW:
             return self._search(exact, queries, settings, threads)
         self._gatherer.enter()
         try:
@@ -264,10 +271,11 @@ class DeviceSearch:
             return [self._search(*asked[0])]
         exact = np.concatenate([one[0] for one in asked])
         queries = QueryRows(*(np.concatenate(forms) for forms in zip(*(one[1] for one in asked), strict=True)))
-        found = self._search(exact, queries, asked[0][2], sum(one[3] for one in asked))
+        threads = [one[3] for one in asked]
+        found = self._search(exact, queries, asked[0][2], max(*threads, min(sum(threads), _native.usable_cores())))
         stops = np.cumsum([len(one[0]) for one in asked])[:-1]
-        distances, ids, stats = (np.split(values, stops) for values in found)
-        return list(zip(distances, ids, stats, strict=True))
+        parts = zip(*(np.split(values, stops) for values in found), strict=True)
+        return [(distances.copy(), ids.copy(), stats.copy()) for distances, ids, stats in parts]
 
     def _search(self, exact: np.ndarray, queries: QueryRows, settings: _Settings, threads: int) -> _Answers:
         k, probes, margin, candidates, *rules = settings

@@ -380,13 +380,18 @@ class DeviceLists:
         scratch = self._scratch[flight]
         on_stream = torch.cuda.stream(scratch.stream) if self._on_gpu else nullcontext()
         with _LAUNCH, torch.cuda.device(self.device) if self._on_gpu else nullcontext(), on_stream:
-            yield scratch
+            try:
+                yield scratch
+            except BaseException:
+                if scratch.stream is not None:
+                    scratch.stream.synchronize()  # what was begun reads and writes the scratch
+                raise
 
     def _cross(self, scratch: _Scratch, plan: _Plan, scan: Any) -> None:
         """What is sent, to the beginning of the scratch, through pinned memory and all at once."""
         needed = _bytes_of(plan)
         if scratch.sent.numel() < needed:
-            scratch.sent = self._pinned(2 * needed)  # pinning takes milliseconds
+            scratch.sent = self._pinned(needed)
         arrays = scan.space_QD, scan.distances_R, scan.lists_R, scan.queries_R, scan.places_R
         for staged, array in zip(_carve(scratch.sent, plan).values(), arrays, strict=True):
             staged.numpy()[...] = array
@@ -426,7 +431,7 @@ class DeviceLists:
     def _bring_back(self, scratch: _Scratch, keys: Any, errors: Any) -> Ticket:
         plan = {"keys": (tuple(keys.shape), keys.dtype), "errors": (tuple(errors.shape), errors.dtype)}
         if scratch.returned.numel() < _bytes_of(plan):
-            scratch.returned = self._pinned(2 * _bytes_of(plan))
+            scratch.returned = self._pinned(_bytes_of(plan))
         staged = _carve(scratch.returned, plan)
         staged["keys"].copy_(keys, non_blocking=True)
         staged["errors"].copy_(errors, non_blocking=True)
