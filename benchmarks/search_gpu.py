@@ -300,7 +300,8 @@ def callers(cpu: Index, gpu: Index, queries: np.ndarray, options: argparse.Names
                 one.result()
             whole = time.perf_counter() - start
         p50, p99 = 1e3 * np.quantile(seconds, (0.5, 0.99))
-        found.append({"device": name, "threads": options.callers, "qps": len(queries) / whole, "p50": p50, "p99": p99})
+        row = {"device": name, "threads": options.callers, "qps": len(queries) / whole}
+        found.append(row | {"p50_ms": p50, "p99_ms": p99})
     return found
 
 
@@ -431,7 +432,7 @@ def page(results: dict[str, Any]) -> str:
         for name, title in titles.items():
             if size.get(name):
                 rows = [list(row.values()) for row in size[name]]
-                parts.append(Table(title, list(size[name][0]), rows).to_markdown())
+                parts.append(Table(title, [key.replace("_", " ") for key in size[name][0]], rows).to_markdown())
         if size.get("kernels"):
             seconds = size["kernels"]["seconds"].items()
             kernels = [[re.split(r"[<(]", name.removeprefix("void "))[0], 1e3 * value] for name, value in seconds]

@@ -42,7 +42,7 @@ def test_a_known_relation_is_learned_and_its_errors_are_those_of_its_noise() -> 
     assert min(mae.values()) > 0.1 and max(spearman.values()) < 0.3  # held-out errors cannot be learned by heart
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=40))
 def test_curves_rise_from_zero_whatever_they_are_made_of(pairs: list[tuple[float, float]]) -> None:
     x, y = np.array(pairs).T

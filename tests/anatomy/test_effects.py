@@ -112,7 +112,7 @@ def test_tests_are_scipys() -> None:
     assert (p < 1).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_corrections_are_those_of_their_definitions(p: list[float]) -> None:
     count, ordered = len(p), sorted(p)

@@ -172,7 +172,7 @@ def test_other_files_are_named(tmp_path):
 
 
 @given(st.binary(max_size=344))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_damage_to_the_header_is_refused_or_read(tmp_path, noise):
     plain = nibabel.Nifti1Image(_noise(), AFFINE).to_bytes()
     (tmp_path / "b.nii").write_bytes(plain[:4] + noise + plain[4 + len(noise) :])

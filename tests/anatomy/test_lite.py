@@ -142,7 +142,7 @@ def test_a_turned_brain_gives_the_same_volumes_and_thick_slices_change_them_by_a
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_cut_box_holds_all_that_was_found_at_its_place(seed):
     """Wherever a brain lies and however large it is: nothing of it is lost, and its corner says where it was."""
     draw = np.random.default_rng(seed)

@@ -85,7 +85,7 @@ def test_a_transformer_is_scored_as_transformers_scores_it() -> None:
     assert perplexity(model, trimmed).loss == pytest.approx(np.mean(own), rel=1e-5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     tokens=st.integers(1, 3).flatmap(
         lambda rows: st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=rows, max_size=rows)

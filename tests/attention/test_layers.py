@@ -156,7 +156,7 @@ def test_padding_that_is_no_number(name: str, convolution: bool, strange: float)
 
 @every_kind
 @given(cuts=st.lists(st.integers(0, 38), max_size=4), padded=st.sets(st.tuples(st.integers(0, 1), st.integers(0, 39))))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_prefill_in_pieces(name: str, convolution: bool, cuts: list[int], padded: set[tuple[int, int]]) -> None:
     """Cut anywhere, also into single tokens and nothing, with padding anywhere: as in one piece."""
     made, x = layer(name, convolution), tokens(2, 40)

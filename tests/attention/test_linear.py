@@ -32,7 +32,7 @@ def recurrence(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float, s: Tens
 
 
 @given(T=st.integers(1, 90), chunk_size=st.integers(1, 90), G=st.integers(1, 3), lowest=st.sampled_from([-0.1, -50]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_it_is_the_recurrence(T: int, chunk_size: int, G: int, lowest: float) -> None:
     """Outputs, final state and all gradients, whatever the chunks and the gates."""
     leaves = [x.requires_grad_() for x in (*tensors(T, G, lowest=lowest), torch.ones(2, 2, 4, 3, dtype=torch.float64))]

@@ -29,7 +29,7 @@ def gaps(data: MQAR) -> np.ndarray:
     return np.array(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pairs=st.integers(1, 12),
     more=st.integers(0, 20),

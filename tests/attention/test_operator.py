@@ -198,7 +198,7 @@ SIZES = {"B": st.integers(1, 2), "H": st.integers(1, 2), "G": st.integers(1, 3)}
 
 
 @given(T=st.integers(1, 90), chunk_size=st.integers(1, 90), lowest=st.sampled_from([-0.1, -3, -40]), **SIZES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_chunks_change_nothing(T: int, chunk_size: int, lowest: float, **sizes: int) -> None:
     given = tensors(T, lowest=lowest, **sizes)
     first = state(*(sizes[name] for name in "BHKVM"))
@@ -210,7 +210,7 @@ def test_chunks_change_nothing(T: int, chunk_size: int, lowest: float, **sizes: 
     lowest=st.sampled_from([-0.3, -50]),
     backend=st.sampled_from(BACKENDS),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_streaming_is_one_shot(cuts: list[int], lowest: float, backend: Any) -> None:
     """Split anywhere, also into nothing, and token by token."""
     given = tensors(90, B=2, G=2, lowest=lowest, dtype=torch.float32)
@@ -272,7 +272,7 @@ def test_steps_are_one_shot() -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5), chunk_size=st.sampled_from([8, 64]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_packed_is_separate(lengths: list[int], chunk_size: int) -> None:
     """Outputs, states and gradients of sequences in one row are those of each alone."""
     starts = [0, *np.cumsum(lengths).tolist()]
@@ -341,7 +341,7 @@ def test_abc_is_a_softmax_over_time(backend: Any) -> None:
 
 
 @given(cut=st.integers(0, 30), padded=st.sets(st.integers(0, 29)))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_abc_gates_go_on_and_skip_padding(cut: int, padded: set[int]) -> None:
     """Two stretches with their sums, padding anywhere: what is written and kept is that of the tokens alone."""
     logits = torch.randn(1, 30, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -20,7 +20,7 @@ anything = st.text(max_size=60) | st.sampled_from(["<|eos|>", "a<|pad|><|bos|>",
 
 
 @BOTH
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=anything)
 def test_any_string_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     ids = tokenizer(text)["input_ids"]

@@ -101,7 +101,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @given(count=st.integers(1, 50), seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(1, 60), max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_however_the_stream_is_cut_each_epoch_has_each_sample_once(count: int, seed: int, cuts: list[int]) -> None:
     whole = SampleOrder(count, seed).numbers(0, 4 * count)
     for epoch in range(4):

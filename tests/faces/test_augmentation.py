@@ -65,7 +65,7 @@ def test_shift_rotation_and_scale_move_no_further_than_they_may() -> None:
     assert area.min() / 36 == pytest.approx(0.92**2, abs=0.06) and area.max() / 36 == pytest.approx(1.08**2, abs=0.06)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(1, 4), side=st.integers(8, 40), seed=st.integers(0, 999))
 def test_faces_stay_in_range_and_come_again_for_a_seed(count: int, side: int, seed: int) -> None:
     x = crops(count, side)

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InputError
@@ -14,14 +14,12 @@ from tenfold.faces.comparisons import all_pairs, check_pairs, compare, cosine_sc
 LABELS = st.lists(st.integers(0, 5) | st.just(2**40), min_size=2, max_size=14)
 
 
-@settings(deadline=None)
 @given(LABELS)
 def test_all_pairs_are_there_once(labels: list[int]) -> None:
     first, second = all_pairs(labels)
     assert list(zip(first, second, strict=True)) == list(combinations(range(len(labels)), 2))
 
 
-@settings(deadline=None)
 @given(LABELS, st.integers(2, 60), st.integers(0, 3))
 def test_a_sample_has_distinct_pairs_and_keeps_the_genuine(labels: list[int], limit: int, seed: int) -> None:
     """As many as wanted; all genuine ones where they are at most half, at least half of the limit otherwise."""
@@ -57,7 +55,6 @@ def test_pairs_of_very_many_faces_need_little_memory() -> None:
     assert peak < 100e6
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_cosines_are_those_of_a_loop(seed: int) -> None:
     random = np.random.default_rng(seed)

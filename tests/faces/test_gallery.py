@@ -524,7 +524,7 @@ def test_a_header_that_is_none_is_refused(tmp_path: Path, header: dict[str, obje
             refused()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_fuzzed_contents_are_a_gallery_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Written under the right key: bytes changed, dropped or doubled at random places of a true gallery's contents."""
@@ -546,7 +546,7 @@ def test_fuzzed_contents_are_a_gallery_or_refused(tmp_path: Path, data: st.DataO
     gallery.audit()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20), max_size=5))
 def test_any_names_that_pass_come_back(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "g"

@@ -14,7 +14,7 @@ from tenfold.faces.groups import by_group, read_groups
 from tenfold.faces.resampling import no_error_bound
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_rates_are_those_of_a_loop(seed: int) -> None:
     """Groups "a" and "b" with pairs inside them, people without a group, and everybody."""

@@ -42,7 +42,7 @@ def tinyface_average_precision(right: list[bool]) -> float:
     return area
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SEEDS, st.booleans())
 def test_ranks_and_precisions_are_those_of_loops(seed: int, distracted: bool) -> None:
     probes, probe_labels, gallery, gallery_labels, distractors = random_faces(seed)
@@ -67,7 +67,7 @@ def test_ranks_and_precisions_are_those_of_loops(seed: int, distracted: bool) ->
     assert found.entries == len(labels) and len(found.cmc) == 5
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SEEDS)
 def test_several_templates_become_one_entry(seed: int) -> None:
     """By the mean of unit vectors, or by the best of a person's scores."""
@@ -118,7 +118,7 @@ def test_tinyface_with_all_its_distractors_needs_little_memory() -> None:
     assert peak < 150e6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SEEDS, st.sampled_from(["none", "mean", "max"]))
 def test_open_set_is_a_loop_over_thresholds(seed: int, fusion: str) -> None:
     probes, probe_labels, gallery, gallery_labels, distractors = random_faces(seed, probes=30)

@@ -218,7 +218,7 @@ def test_a_text_that_is_made_bytes_of_again_and_again_is_refused(tmp_path: Path)
         tracemalloc.stop()
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4),

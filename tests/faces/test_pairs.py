@@ -91,7 +91,7 @@ def test_a_missing_list_is_named(lfw: Path) -> None:
         lfw_pairs(lfw, lfw / "nowhere.txt")
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(st.integers(0, len(LIST.encode()) - 1), st.integers(1, 255), st.integers(1, 400))
 def test_damaged_lists_are_read_or_refused(lfw: Path, at: int, flip: int, cut: int) -> None:
     data = bytearray(LIST.encode())

@@ -148,7 +148,7 @@ def test_a_span_is_a_picture_inside_a_file(tmp_path: Path) -> None:
     assert "too many for a picture" in refusal(Span(path, 6, 1 << 40), "pack: record 1")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]),
     at=st.floats(0, 1),

@@ -84,7 +84,7 @@ def test_sets_without_a_header_are_read_in_the_order_of_their_keys(tmp_path: Pat
     assert faces.labels.tolist() == [0, 0, 2, 1, 1]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([MAGIC, b"abcd", b"x", MAGIC[:2], b""]), max_size=9))
 def test_records_that_hold_the_magic_are_joined_again(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
@@ -187,7 +187,7 @@ def test_records_that_lie_in_each_other_are_not_all_kept(tmp_path: Path) -> None
     assert peak < 40 << 20
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(
     changes=st.lists(st.tuples(st.sampled_from(["rec", "idx"]), st.floats(0, 1), st.integers(0, 255)), max_size=4),
     cut=st.floats(0.2, 1.5),

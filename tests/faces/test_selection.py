@@ -9,7 +9,7 @@ from tenfold.core.errors import InputError
 from tenfold.faces.selection import select
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=6),
     rho=st.floats(0.01, 1.0),

@@ -236,7 +236,7 @@ def looked_at_all(people: list[NDArray[np.float32]], probe: NDArray[np.float32],
     return sorted(enumerate(best), key=lambda pair: (-round(pair[1], 12), pair[0]))[:k]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 5), max_size=30), st.integers(1, 6), st.integers(0, 1000), st.booleans())
 def test_a_matrix_product_finds_whom_looking_at_all_finds(
     counts: list[int], k: int, seed: int, with_doubles: bool

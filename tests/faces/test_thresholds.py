@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InputError
@@ -25,7 +25,6 @@ def people_of(people: int, faces: int, seed: int) -> Comparisons:
     return compare(vectors.reshape(-1, 12), np.repeat(np.arange(people), faces))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5).map(float) | st.floats(-1, 1), min_size=1, max_size=40), st.sampled_from([0.1, 0.3]))
 def test_as_many_are_accepted_as_the_far_allows(scores: list[float], far: float) -> None:
     """At most the wished share; ties are accepted or refused together, and one more kind of score would be too many."""
@@ -103,7 +102,6 @@ def test_one_line_says_what_it_rests_on() -> None:
     assert THRESHOLD.describe() == wanted
 
 
-@settings(deadline=None)
 @given(st.builds(Threshold, st.floats(-1, 1), st.floats(0.001, 0.9), st.just(0.0), st.floats(0, 1), st.integers(1, 9),
                  st.integers(0, 9), st.booleans()))  # fmt: skip
 def test_json_gives_the_threshold_back(threshold: Threshold) -> None:

@@ -84,7 +84,7 @@ def test_no_table_at_all_is_refused() -> None:
         umdfaces([])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.integers(0, len((HEAD + ROWS).encode()) - 1), st.integers(1, 255), st.integers(1, 300))
 def test_damaged_tables_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, at: int, flip: int, cut: int

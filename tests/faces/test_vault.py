@@ -192,7 +192,7 @@ def test_sizes_in_a_file_are_not_believed(tmp_path: Path) -> None:
         assert peak < 1 << 20
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=200), ours=st.integers(0, 44), size=st.integers(0, 200))
 @example(data=b"", ours=44, size=0)
 @example(data=b"[]" + bytes(16), ours=44, size=2)

@@ -26,7 +26,6 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
 
 
-@settings(deadline=None)
 @given(scored())
 def test_auc_and_curve_are_scikit_learns(pairs: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = pairs
@@ -40,7 +39,6 @@ def test_auc_and_curve_are_scikit_learns(pairs: tuple[np.ndarray, np.ndarray]) -
     assert found.accuracy == pytest.approx((tar + 1 - far).max() / 2)
 
 
-@settings(deadline=None)
 @given(scored())
 def test_equal_error_rate_is_where_the_curve_meets_the_diagonal(pairs: tuple[np.ndarray, np.ndarray]) -> None:
     far, tar, _ = roc_curve(pairs[1], pairs[0], drop_intermediate=False)
@@ -49,7 +47,6 @@ def test_equal_error_rate_is_where_the_curve_meets_the_diagonal(pairs: tuple[np.
     assert verification(*pairs, replicates=2).eer.value == pytest.approx(wanted)
 
 
-@settings(deadline=None)
 @given(scored(), st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9]))
 def test_tar_is_the_best_that_any_threshold_gives(pairs: tuple[np.ndarray, np.ndarray], wanted: float) -> None:
     scores, same = pairs
@@ -68,7 +65,7 @@ def test_tar_is_the_best_that_any_threshold_gives(pairs: tuple[np.ndarray, np.nd
     assert (scores[same] >= threshold).mean() == max(tars)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000))
 def test_a_weight_is_a_repeated_person(seed: int) -> None:
     """Measures with weights are those of the pairs repeated as often, products of two weights for impostor pairs."""
@@ -185,7 +182,7 @@ def test_what_does_not_fit_is_said(call, message: str) -> None:
 # --- LFW -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scored())
 def test_no_threshold_tells_more_pairs_rightly(pairs: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = pairs
@@ -193,7 +190,7 @@ def test_no_threshold_tells_more_pairs_rightly(pairs: tuple[np.ndarray, np.ndarr
     assert right == max(((scores >= cut) == same).sum() for cut in [*scores, np.inf])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_ten_folds_are_ten_loops(seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -60,7 +60,7 @@ def test_stored_numbers_follow_the_formula(kind: Kind, dim: int, code_bytes: int
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(kind=st.sampled_from(KINDS), dim=st.integers(1, 70), code_bytes=st.integers(1, 40), seed=st.integers(0, 99))
 def test_encoding_does_not_depend_on_threads(kind: Kind, dim: int, code_bytes: int, seed: int) -> None:
     codec, vectors, lists, centroids = case(kind, dim, code_bytes)

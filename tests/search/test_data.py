@@ -158,7 +158,7 @@ def test_files_of_other_programs_are_read_from_any_row(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("suffix", "dtype"), PAIRS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_what_is_written_is_read_back_bit_for_bit(suffix: str, dtype: str, data: st.DataObject) -> None:
     rows, dim = data.draw(st.integers(0, 40), label="rows"), data.draw(st.integers(1, 300), label="dim")

@@ -65,7 +65,7 @@ def test_truth_of_ann_benchmarks_and_numpy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows=st.integers(1, 20), k=st.integers(1, 30), seed=st.integers(0, 99), with_distances=st.booleans())
 def test_what_is_written_is_read_back(
     suffix: str, rows: int, k: int, seed: int, with_distances: bool, tmp_path_factory: pytest.TempPathFactory

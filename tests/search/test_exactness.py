@@ -185,7 +185,7 @@ def test_rows_far_from_the_origin_cost_no_more(tmp_path: Path) -> None:
     assert pages[1] < 1.3 * pages[0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(k=st.integers(1, 6), widths=st.lists(st.integers(0, 7), max_size=3), seed=st.integers(0, 2**32 - 1))
 def test_results_are_merged_as_by_sorting_all(k: int, widths: list[int], seed: int) -> None:
     """Ties and gaps among any number of results: the k least by (distance, id), inf and -1 where there are fewer."""

@@ -100,7 +100,7 @@ def columns_of(table: list[Row], positions: np.ndarray) -> dict[str, Any]:
     return {name: sorted_column(kind, [row[name] for row in table], positions) for name, kind in COLUMNS.items()}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(table=rows, content=filters, seed=st.integers(0, 99))
 def test_a_filter_chooses_what_reading_it_row_by_row_chooses(
     table: list[Row], content: dict[str, Any], seed: int
@@ -112,7 +112,7 @@ def test_a_filter_chooses_what_reading_it_row_by_row_chooses(
     np.testing.assert_array_equal(mask, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(first=rows, second=rows, seed=st.integers(0, 99))
 def test_columns_survive_merging_writing_and_reading(
     first: list[Row], second: list[Row], seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -49,7 +49,7 @@ def assert_distances_identical(base: np.ndarray, queries: np.ndarray, metric: st
     assert_identical(at_each_level(nearest))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     dim=st.integers(1, 300),
     dtype=st.sampled_from(DTYPES),
@@ -128,7 +128,7 @@ def test_scan_is_bit_identical(
     assert_identical(results)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 200),
     dim=st.integers(1, 70),

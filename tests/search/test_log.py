@@ -60,7 +60,7 @@ def test_cut_anywhere_the_whole_records_before_the_cut_remain(tmp_path: Path) ->
             assert list(read_log(path)) == [*kept, Record(9, DELETE, b"next")], size
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(place=st.integers(16, 16 + 5 * 25 + sum(map(len, PAYLOADS)) - 1), bit=st.integers(0, 7))
 def test_a_flipped_bit_of_synced_records_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
@@ -82,7 +82,7 @@ def test_a_flipped_bit_of_synced_records_is_noticed(
         Log(path, "always")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lost=st.sets(st.integers(0, 4), min_size=1))
 def test_unsynced_records_may_reach_the_disk_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, lost: set[int]

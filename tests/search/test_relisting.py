@@ -23,7 +23,7 @@ def squares(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     return gaps
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 5))
 def test_rows_look_for_another_list_by_lires_conditions(seed: int, former_lists: int, dim: int) -> None:
     """Against the two conditions written out: who may move goes to the nearest list, everybody else stays."""

@@ -29,7 +29,7 @@ def test_distances_translate(dim: int, metric: Metric, rotation: int | None) -> 
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * float(np.abs(expected).max()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(dim=st.integers(1, 700), seed=st.integers(0, 100))
 def test_rotation_keeps_lengths_and_angles(dim: int, seed: int) -> None:
     rows = np.random.default_rng(seed).normal(size=(6, dim)).astype(np.float32)

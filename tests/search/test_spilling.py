@@ -29,7 +29,7 @@ def spilled(path: Path, lists: list[int], replicas: list[bool] | None) -> np.nda
     return records
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     lists=st.lists(st.integers(0, 7) | st.just(3), max_size=300),
     most=st.integers(1, 120),
@@ -49,7 +49,7 @@ def test_pieces_are_the_sorted_file(
         assert 0 < len(piece) <= most + 1 or len(np.unique(piece["list"])) == 1
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(sizes=st.lists(st.integers(0, 90), max_size=8), cuts=st.lists(st.integers(0, 700), max_size=20))
 def test_blocks_are_cut_only_where_they_are_whole(sizes: list[int], cuts: list[int]) -> None:
     """Every part but the last of a list has a multiple of 32 of its records; nothing is lost or moved."""

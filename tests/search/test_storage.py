@@ -89,7 +89,7 @@ def test_wrong_requests(written: Path) -> None:
             work()
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 0.999999), value=st.integers(1, 255))
 def test_every_changed_byte_is_seen(place: float, value: int, written: Path) -> None:
     """In the header, in a section, or among the zeros that fill a page."""

@@ -29,7 +29,7 @@ def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.tuples(*[st.integers(3, 13)] * 3))
 def test_any_sides_come_back(sides: tuple[int, int, int]) -> None:
     """Property: sides are halved upwards and come back whole, odd ones too, in 3D and for slices."""

@@ -137,7 +137,7 @@ def test_errors_are_those_of_noise_and_image_that_the_velocity_implies() -> None
             assert torch.allclose(found, expected.square(), atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=25), st.floats(0.1, 0.9999))
 def test_average_is_the_recursion_with_a_growing_decay(values: list[float], most: float) -> None:
     """Property, against plain Python: m <- d m + (1 - d) w with d = min(most, (1 + s) / (10 + s))."""
