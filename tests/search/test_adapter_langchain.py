@@ -220,8 +220,8 @@ def change(store: TenfoldVectorStore | None, step: int, model: dict[str, int]) -
     return model | dict.fromkeys(names, step)
 
 
-def killed_after(seconds: float, path: Path, first: int) -> int:
-    """Change a store in a child from that step on, kill it then; the first step that was not acknowledged."""
+def killed_after(steps: int, seconds: float, path: Path, first: int) -> int:
+    """Change a store in a child from that step on, kill it so long after so many; the first not acknowledged."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -235,12 +235,13 @@ def killed_after(seconds: float, path: Path, first: int) -> int:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
     os.close(writing)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     with os.fdopen(reading) as said:
-        steps = [int(line) for line in said.read().splitlines() if line]
-    return steps[-1] + 1 if steps else first
+        done = [int(said.readline()) for _ in range(steps)]
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        done += [int(line) for line in said]
+    return done[-1] + 1 if done else first
 
 
 def test_killed_at_random_documents_and_vectors_keep_step(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_killed_at_random_documents_and_vectors_keep_step(tmp_path: Path) -> Non
     path, rng, model, step = tmp_path / "store", np.random.default_rng(1), dict[str, int](), 1
     TenfoldVectorStore(Numbers(), path, dim=2, metric="l2").close()
     for _ in range(20):
-        reached = killed_after(float(rng.uniform(0.05, 0.3)), path, step)
+        reached = killed_after(int(rng.integers(0, 8)), float(rng.uniform(0, 0.1)), path, step)
         for done in range(step, reached):
             model = change(None, done, model)
         found, one_more = versions_in(path), change(None, reached, model)
