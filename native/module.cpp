@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <limits>
+#include <memory>
 #include <new>
 #include <optional>
 #include <system_error>

@@ -133,10 +133,8 @@ def test_sizes_that_are_none(text: str) -> None:
 
 
 @pytest.mark.footprint
-def test_a_large_batch_holds_its_queries_once_more_and_gives_them_back(
-    index_cache: Callable[..., Path], python: Python
-) -> None:
-    """On its way: its queries in search space, and 8 MB of lists to scan. Afterwards neither, whatever it scanned."""
+def test_a_large_batch_gives_its_memory_back(index_cache: Callable[..., Path], python: Python) -> None:
+    """Queries twice while they cross into search space, then once beside 8 MB of lists to scan; afterwards neither."""
     path = index_cache(1500, 384, "float32", "cosine", "rabitq", 8)
     code = (
         PEAK
@@ -155,8 +153,8 @@ print(kilobytes("VmHWM") - before, kilobytes("VmRSS") - before)
     done = python(code, path)
     assert done.returncode == 0, done.stderr
     peak, rest = (1024 * int(number) for number in done.stdout.split())
-    copy, room = 8192 * 384 * 4, 8 << 20  # room: results, pieces of the queries, what malloc keeps of them
-    assert peak <= copy + (8 << 20) + room, f"{peak / 2**20:.0f} MB"
+    copy, room = 8192 * 384 * 4, 8 << 20  # room: results, what threads and malloc keep
+    assert peak <= max(2 * copy, copy + (8 << 20)) + room, f"{peak / 2**20:.0f} MB"
     assert rest <= room, f"{rest / 2**20:.0f} MB"
 
 

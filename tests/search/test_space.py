@@ -56,7 +56,7 @@ def test_a_row_does_not_depend_on_its_company(dim: int) -> None:
 @pytest.mark.parametrize("dim", [65, 384, 1025])
 def test_many_queries_at_once_are_the_same_to_the_bit(dim: int, metric: Metric) -> None:
     """However many they are, and however many threads share them: as few at a time give it."""
-    queries = np.random.default_rng(0).normal(size=((1 << 19) // dim, dim)).astype(np.float32)  # some pieces
+    queries = np.random.default_rng(0).normal(size=((1 << 19) // dim, dim)).astype(np.float32)
     space = Space(metric, dim, 5.0 if metric == "ip" else 0.0, 3)
     few = [space.queries(queries[first : first + 99]) for first in range(0, len(queries), 99)]
     for threads in (1, 2, 3):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,6 @@ Device = Literal["auto", "cpu", "cuda"]
 Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
 _Rerank = Callable[[np.ndarray, Shortlist], None]  # numbers of queries and their candidates
 _Settings = tuple[int, int, float, int, float, str, bool]  # as `engine.search` takes them, from k on
-_Asked = tuple[np.ndarray, QueryRows, _Settings, int]
 _Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _BATCH = 4096  # queries in flight together; with few, re-ranking lacks reads to put in order and to share
@@ -100,6 +99,15 @@ def _import_kernels() -> Any:
             f"device 'cuda' needs torch and triton: {error}; install the extra `gpu` (pip install 'tenfold[gpu]'), "
             "or take device='cpu'"
         ) from None
+
+
+class _Asked(NamedTuple):
+    """Queries, twice as in `engine.search`, and how to search for them."""
+
+    exact: np.ndarray
+    queries: QueryRows
+    settings: _Settings
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -262,18 +270,19 @@ class DeviceSearch:
             return self._search(exact, queries, settings, threads)
         self._gatherer.enter()
         try:
-            return self._gatherer.ask((exact, queries, settings, threads), settings, len(exact))
+            return self._gatherer.ask(_Asked(exact, queries, settings, threads), settings, len(exact))
         finally:
             self._gatherer.leave()
 
     def _search_together(self, asked: list[_Asked]) -> list[_Answers]:
         if len(asked) == 1:
             return [self._search(*asked[0])]
-        exact = np.concatenate([one[0] for one in asked])
-        queries = QueryRows(*(np.concatenate(forms) for forms in zip(*(one[1] for one in asked), strict=True)))
-        threads = [one[3] for one in asked]
-        found = self._search(exact, queries, asked[0][2], max(*threads, min(sum(threads), _native.usable_cores())))
-        stops = np.cumsum([len(one[0]) for one in asked])[:-1]
+        exact = np.concatenate([one.exact for one in asked])
+        queries = QueryRows(*(np.concatenate(forms) for forms in zip(*(one.queries for one in asked), strict=True)))
+        wishes = [one.threads for one in asked]
+        threads = max(*wishes, min(sum(wishes), _native.usable_cores()))
+        found = self._search(exact, queries, asked[0].settings, threads)
+        stops = np.cumsum([len(one.exact) for one in asked])[:-1]
         parts = zip(*(np.split(values, stops) for values in found), strict=True)
         return [(distances.copy(), ids.copy(), stats.copy()) for distances, ids, stats in parts]
 
