@@ -18,7 +18,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -44,6 +43,7 @@ from tenfold.anatomy.segmenters import Segmenter, segment
 from tenfold.anatomy.ssim import WEIGHTS, Scales
 from tenfold.core.artifacts import ModelCard, save_model
 from tenfold.core.errors import InputError
+from tenfold.core.machine import processor
 from tenfold.core.reports import Cell, Table
 
 SHAPE = (96, 112, 96)
@@ -440,9 +440,7 @@ def version(name: str) -> str:
 
 def machine() -> str:
     """The processor and the threads."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.processor() or platform.machine()}, threads: {THREADS}"
+    return f"{processor()}, threads: {THREADS}"
 
 
 if __name__ == "__main__":

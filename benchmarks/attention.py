@@ -14,7 +14,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import torch
 from tenfold.attention import GSAConfig, MixerConfig, SlotCache, gsa
 from tenfold.attention.layers import MIXERS
 from tenfold.attention.model import Block
+from tenfold.core.machine import processor
 from tenfold.core.reports import Cell, Table
 
 WORKS = ("prefill", "train", "decode")
@@ -276,10 +276,7 @@ def alternate(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, t
 
 def machine() -> str:
     """What it was measured on."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores; torch {torch.__version__}"
+    return f"{processor()}, {os.cpu_count()} cores; torch {torch.__version__}"
 
 
 if __name__ == "__main__":

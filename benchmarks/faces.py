@@ -17,7 +17,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from tenfold.core.artifacts import ModelCard, save_model
+from tenfold.core.machine import processor
 from tenfold.core.reports import Cell, Table
 from tenfold.faces import (
     HaarDetector,
@@ -208,7 +208,7 @@ def version(name: str) -> str:
 
 def machine() -> str:
     """The processor and the threads."""
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+from tenfold.core.machine import processor
+
 
 def describe() -> dict[str, object]:
     """Return processor, cores, SIMD, memory, kernel and load as JSON values."""
@@ -11,7 +13,7 @@ def describe() -> dict[str, object]:
     flags = cpu.get("flags", cpu.get("Features", "")).split()
     memory = _first_fields(Path("/proc/meminfo")).get("MemTotal", "0 kB")
     return {
-        "processor": cpu.get("model name", platform.machine()),
+        "processor": processor(),
         "family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
         "cores": len(os.sched_getaffinity(0)),
         "simd": [name for name in ("avx2", "avx512f", "avx512vbmi", "asimd", "sve") if name in flags],

@@ -63,6 +63,7 @@ def info(json: bool = False) -> None:
         ["tenfold", facts["tenfold"]],
         ["python", facts["python"]],
         ["numpy", facts["numpy"]],
+        ["processor", facts["processor"]],
         ["platform", facts["platform"]],
         ["SIMD", simd if facts["simd"] else f"unknown: {facts['native_error']}"],
         ["io_uring", f"no: {facts['io_uring']}" if facts["io_uring"] else "yes"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold import __version__
+from tenfold.core.machine import processor
 from tenfold.core.systems import SYSTEMS
 
 __all__ = ["describe_machine", "read_memory_limit"]
@@ -20,7 +21,7 @@ def describe_machine() -> dict[str, Any]:
     """Collect what a bug report or a result table says about the machine.
 
     Returns:
-        `tenfold`, `python`, `numpy`, `platform`: versions and names.
+        `tenfold`, `python`, `numpy`, `processor`, `platform`: versions and names.
         `simd`, `simd_levels`: the instruction set that distances are computed with, and all that
         this processor can run; `None` and `[]` if the native module cannot be loaded.
         `io_uring`: empty if it can be used, otherwise the reason why not.
@@ -34,6 +35,7 @@ def describe_machine() -> dict[str, Any]:
         "tenfold": __version__,
         "python": platform.python_version(),
         "numpy": importlib.metadata.version("numpy"),
+        "processor": processor(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         **_describe_native(),
         "memory_bytes": read_memory_limit(),

@@ -29,6 +29,7 @@ from tenfold.anatomy.sets import read_label_maps
 from tenfold.anatomy.tables import read_measured
 from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
+from tenfold.core.machine import processor
 from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Report, Table
 
@@ -107,7 +108,8 @@ def report(
         "blurred: 1 mm of Gaussian blur and 2 % of noise; changed: the same people, sharp, with hippocampi smaller "
         "by 25 % and lateral ventricles larger by 40 %; faithful: other people as they are.",
         f"Seeds: {len(outcomes)}. Tenfold {__version__}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}. Label maps that the segmenter has learned from are not among these.",
+        f"{platform.python_version()}, {processor()}. "
+        "Label maps that the segmenter has learned from are not among these.",
     ]
     notes += [
         f"{name}: measured for {len(known)} of {len(outcomes)} seeds; in the others a set has no reliable images"

@@ -26,6 +26,7 @@ from tenfold.attention.layers import MixerName
 from tenfold.attention.tokens import byte_tokenizer
 from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
+from tenfold.core.machine import processor
 from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Plot, Report, Series, Table
 
@@ -234,7 +235,7 @@ def _report(
         f"{effort.steps} steps of {effort.batch} samples of {effort.length} bytes; "
         f"MQAR {effort.recall_steps} steps of 256.",
         f"Seeds: {seeds}. Tenfold {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.processor() or platform.machine()}.",
+        f"{processor()}.",
         "Converted models have random gates, as in the paper, and no warm-up of their layers.",
         "The paper's figures are of models a thousand times as large; here only the order of the mixers is compared.",
     ]

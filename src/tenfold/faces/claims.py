@@ -14,6 +14,7 @@ import torch
 from tenfold import __version__
 from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
+from tenfold.core.machine import processor
 from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Plot, Report, Series, Table
 from tenfold.faces.experiments import FACES_PER_PERSON, MULTI, TEACHER, Effort, Outcome, Score, measure, read_sets
@@ -101,7 +102,8 @@ def report(outcomes: Sequence[Outcome], effort: Effort, teacher: Teacher | None 
         f"For each seed {private} people are private, {public} public, {tested} tested. Teacher: {whose}.",
         f"Students: {effort.steps} steps of {effort.batch} faces; step 1: {effort.adapter_epochs} epochs.",
         f"Seeds: {len(outcomes)}. Differences are taken within a seed, as means over the tested sets. Tenfold "
-        f"{__version__}, torch {torch.__version__}, Python {platform.python_version()}.",
+        f"{__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{processor()}.",
         f"Sets of which most people have fewer than {FACES_PER_PERSON} faces are public only. The paper's tables were "
         "not at hand: this shows whether the bridge helps in miniature, and reproduces no figure of the paper.",
     ]

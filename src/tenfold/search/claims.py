@@ -19,6 +19,7 @@ import numpy as np
 from tenfold import __version__
 from tenfold.core.claims import Claim, Finding, tabulate
 from tenfold.core.errors import InputError
+from tenfold.core.machine import processor
 from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Plot, Report, Series, Table
 from tenfold.search import _native
@@ -272,8 +273,9 @@ def _report(work: Workload, measured: list[_Measured]) -> Report:
         f"Work: {work.base.rows:,} vectors of {work.base.dim} dimensions ({work.name}, {work.base.dtype.name}, "
         f"{work.metric}), {len(work.queries):,} queries that are not among them, k = {work.k}.",
         f"Tenfold {__version__}, NumPy {np.__version__}, Python {platform.python_version()}, {platform.system()} "
-        f"{platform.release()}; {_native.simd_level()}, {_THREADS} threads of {_native.usable_cores()} cores; pages by "
-        f"{measured[0].remarks['io']}; seeds {', '.join(map(str, range(len(measured))))}.",
+        f"{platform.release()}; {processor()}, {_native.simd_level()}, {_THREADS} threads of "
+        f"{_native.usable_cores()} cores; pages by {measured[0].remarks['io']}; "
+        f"seeds {', '.join(map(str, range(len(measured))))}.",
         "Pages count 4 KiB for both; what several queries of a batch have in common is not taken off.",
         *([f"Not measured, because a recall was not reached: {', '.join(missing)}."] if missing else []),
     ]
