@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from oracles import make_vectors
 
 from tenfold.cli import main
 from tenfold.core.progress import no_progress
-from tenfold.search import claims
+from tenfold.search import claims, experiments
 from tenfold.search.baselines import NO_LIST, ListIndex
 from tenfold.search.data import write_vectors
-from tenfold.search.experiments import Curve, Point, SpannConfig, moved_bytes, spann_curve
+from tenfold.search.experiments import (
+    Curve,
+    Point,
+    SpannConfig,
+    moved_bytes,
+    open_spann,
+    shared_pages,
+    spann_curve,
+    spann_lists,
+)
 from tenfold.search.index import Index
 from tenfold.search.workload import Workload, load_workload, mixed_queries
 
@@ -68,7 +78,7 @@ def test_spann_reads_the_same_lists_only_once(folder: Path, monkeypatch: pytest.
     """Slacks that prune nothing more are one setting; what is left gives the same trade-off as all would."""
     work = load_workload(folder, None, 1000, no_progress)
     index = Index.build(work.base, folder / "index")
-    config, probed, searches = SpannConfig(None, 1.0, (0.1, 50.0, 100.0)), (1, 2, 4, 8), []
+    config, probed, searches = SpannConfig(None, 1.0, None, (0.1, 50.0, 100.0)), (1, 2, 4, 8), []
     search = ListIndex.search
 
     def counted(lists: ListIndex, *given: Any) -> Any:
@@ -76,8 +86,9 @@ def test_spann_reads_the_same_lists_only_once(folder: Path, monkeypatch: pytest.
         return search(lists, *given)
 
     monkeypatch.setattr(ListIndex, "search", counted)
-    curve, opened = spann_curve(index, work, [config], probed, 1.0, folder / "spann", 0, 1, no_progress)
-    (lists,) = opened.values()
+    curve = spann_curve(index, work, [config], probed, 1.0, folder / "spann", 0, 1, no_progress)
+    assert not (folder / "spann").exists()
+    lists = open_spann(index, config, spann_lists(index, None, 0, 1), folder / "spann", 1)
     settings = {
         (probes, slack): lists.route(work.queries, probes, slack, 1) for slack in config.slacks for probes in probed
     }
@@ -88,6 +99,50 @@ def test_spann_reads_the_same_lists_only_once(folder: Path, monkeypatch: pytest.
     for (probes, slack), own in read.items():
         pages = lists.search(work.queries, work.k, probes, slack, 1)[2].pages.mean()
         assert any(str(read[point.setting]) == str(own) and point.pages == pages for point in curve.points)
+
+
+def test_spann_stops_where_more_lists_cannot_help(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pruning of a way gets one number of lists where that is too much already, all numbers where not."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    config = SpannConfig(None, 1.0, None, (50.0,))
+    for most, tried in ((8192, [1, 2, 4, 8]), (0, [1])):
+        monkeypatch.setattr(experiments, "_SPANN_READ", most)
+        curve = spann_curve(index, work, [config], (1, 2, 4, 8), 1.0, folder / "spann", 0, 1, no_progress)
+        assert [point.setting[0] for point in curve.points] == tried
+
+
+@pytest.mark.parametrize(
+    ("recall", "pages", "qps", "behind"),
+    [(0.94, 61, 16, True), (0.94, 59, 16, False), (0.94, 61, 17, False), (0.985, 1000, 1, False)],
+    ids=["three times both", "in time only", "in pages only", "nobody gets there"],
+)
+def test_a_setting_is_behind_in_pages_and_in_time(recall: float, pages: float, qps: float, behind: bool) -> None:
+    """Known settings reach .94 with 20 pages, 50 times a second."""
+    known = [Point(0.9, 10, 0, 100, 0, "m", ()), Point(0.98, 40, 0, 25, 0, "m", ())]
+    assert experiments._is_behind(Point(recall, pages, 0, qps, 0, "n", ()), Curve("SPANN", known)) == behind
+
+
+def test_spanns_room_is_its_own_limit(folder: Path) -> None:
+    """3 pages of lists of bytes, and multiples of that; copies beyond it are left out."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    lists = spann_lists(index, 200, 0, 1)
+    longest = {}
+    for room in (1, 3, None):
+        spann = open_spann(index, SpannConfig(200, math.inf, room), lists, folder / "spann", 1)
+        longest[room] = int(spann.search(work.queries, 10, 1, 1e9, 1)[2].pages.max())
+    assert longest[1] == 3 < longest[3] <= 9 and longest[3] <= longest[None]
+
+
+def test_pages_that_a_batch_shares_are_counted_without_those_of_earlier_searches(folder: Path) -> None:
+    """Fifty queries alike share 49 of 50 pages; a single query shares none, however often it is asked."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    alone = work.part(slice(0, 1))
+    assert shared_pages(index, alone, 0.95, 1) == shared_pages(index, alone, 0.95, 1) == 0
+    alike = replace(alone, queries=np.repeat(alone.queries, 50, 0))
+    assert shared_pages(index, alike, 0.95, 1) == pytest.approx(0.98)
 
 
 def test_later_seeds_try_what_was_best_on_both_sides_of_a_recall() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from tenfold.search import _native
 from tenfold.search.clustering import NEIGHBOURS, grow_tree
 from tenfold.search.exact import check_queries
-from tenfold.search.index import Index, IoBackend
+from tenfold.search.index import Index
 from tenfold.search.storage import PAGE
 
 __all__ = ["NO_LIST", "ListIndex", "ListStats", "Lists", "moved_rows"]
@@ -80,7 +80,7 @@ class ListIndex:
     Attributes:
         copies: Entries per row.
         file_bytes: Size of the lists on disk.
-        io_backend: How they are read.
+        memory_bytes: Of centroids, their graph and where the lists lie, which stay in memory.
     """
 
     def __init__(
@@ -91,7 +91,6 @@ class ListIndex:
         *,
         spacing: float = 1.0,
         page_limit: int | None = None,
-        io: IoBackend = "auto",
         threads: int = 1,
     ) -> None:
         """Write the lists to the file `path` and open it.
@@ -104,7 +103,6 @@ class ListIndex:
                 row; 1 is SPANN's rule, more gives more copies, infinity as many as allowed (8 lists).
             page_limit: Pages of a list at most (SPANN: 3 for byte vectors, 12 for floats); the rows farthest from its
                 centroid are left out. None: no limit.
-            io: How lists are read, as for `Index.open`.
             threads: Used for writing.
         """
         self._index = index
@@ -117,11 +115,11 @@ class ListIndex:
         _write_lists(index, path, positions, entries, offsets)
         self.copies = len(positions) / max(1, index.rows)
         self.file_bytes = int(offsets[-1])
+        self.memory_bytes = sum(part.nbytes for part in (lists.centroids, lists.graph, offsets, entries))
         self._searcher = _native.ListSearcher(
             str(path), index.dtype.name, index.metric, index.dim, lists.centroids, lists.graph, offsets[:-1].copy(),
-            entries, io,
+            entries, "auto",
         )  # fmt: skip
-        self.io_backend = self._searcher.backend
 
     def route(self, queries: np.ndarray, probes: int, slack: float, threads: int) -> np.ndarray:
         """The lists that `search` reads, (q, probes) uint32, the nearest first; `NO_LIST` where one is left out."""

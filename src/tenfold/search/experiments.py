@@ -3,11 +3,11 @@
 n rows · q queries · k results
 """
 
-import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,10 @@ import numpy as np
 
 from tenfold.core.progress import Progress
 from tenfold.search.baselines import NO_LIST, ListIndex, Lists, moved_rows
-from tenfold.search.calibration import EVERYTHING
+from tenfold.search.calibration import EVERYTHING, Tuning
 from tenfold.search.exact import recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
 from tenfold.search.pages import page_layout
-from tenfold.search.storage import PAGE
 from tenfold.search.workload import Workload
 
 __all__ = [
@@ -33,33 +32,43 @@ __all__ = [
     "layout_pages",
     "moved_bytes",
     "open_spann",
+    "pages",
     "read_rules",
+    "seconds",
+    "shared_pages",
     "shortfall",
     "spann_curve",
+    "spann_lists",
     "tenfold_curve",
     "whole_page_gain",
 ]
 
 _RECALLS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 _SPANN_SLACKS = (0.3, 0.6, 10.0)  # the last one in effect prunes nothing
-_SPANN_LIST_ROWS = 96  # SPANN: 3 pages for 128 bytes, 12 for 128 floats
+_SPANN_PAGES = 3  # of a list at most, times the bytes of a number: SPANN's own limits, 3 and 12
+_SPANN_READ = 8192  # pages, 32 MiB, for one query: more lists than that are not probed
+_BEHIND = 3.0  # times as many pages and as slow as known settings: more probes will not make up for that
 _SHORTLIST = 512
 _ID_BYTES = 4  # of a list entry, sent to the device
+_REPEATS = 5
 
 
 class SpannConfig(NamedTuple):
     """How SPANN's lists are made: rows per list before copies (None: the lists of our index), and spacing.
 
-    `slacks` are tried when they are pruned.
+    A list has room for `room` times SPANN's own limit of pages (None: no limit); `slacks` are tried when lists are
+    pruned.
     """
 
     rows_per_list: int | None
     spacing: float
+    room: int | None = 1
     slacks: tuple[float, ...] = _SPANN_SLACKS
 
     def __str__(self) -> str:
         lists = "our lists" if self.rows_per_list is None else f"{self.rows_per_list} rows per list"
-        return f"{lists}, spacing {self.spacing:g}"
+        room = "" if self.room in (None, 1) else f", {self.room} times the room"
+        return f"{lists}, spacing {self.spacing:g}{room}"
 
 
 class Point(NamedTuple):
@@ -102,6 +111,16 @@ class Curve:
         return min((point for point in self.points if point.recall >= recall), key=cost, default=None)
 
 
+def pages(point: Point) -> float:
+    """4 KiB pages per query."""
+    return point.pages
+
+
+def seconds(point: Point) -> float:
+    """Per query."""
+    return 1 / point.qps
+
+
 def tenfold_curve(index: Index, work: Workload, threads: int) -> Curve:
     """Our index, by its one knob; pages that another query of the batch had read already count too."""
     points = []
@@ -115,53 +134,60 @@ def tenfold_curve(index: Index, work: Workload, threads: int) -> Curve:
     return Curve("Tenfold", points)
 
 
-def open_spann(index: Index, config: SpannConfig, path: Path, seed: int, threads: int) -> ListIndex:
-    """Write SPANN's lists of the vectors of an index to a file and open it."""
-    if config.rows_per_list is None:
-        return ListIndex(index, Lists.of_index(index, threads), path, spacing=config.spacing, threads=threads)
-    lists = Lists.grown(index, config.rows_per_list, seed, threads)
-    page_limit = math.ceil(_SPANN_LIST_ROWS * index.dim * index.dtype.itemsize / PAGE)
-    return ListIndex(index, lists, path, spacing=config.spacing, page_limit=page_limit, threads=threads)
+def open_spann(index: Index, config: SpannConfig, lists: Lists, path: Path, threads: int) -> ListIndex:
+    """Write SPANN's lists of the vectors of an index to a file and open it; `lists` are those of `spann_lists`."""
+    limit = config.room and config.room * _SPANN_PAGES * index.dtype.itemsize
+    return ListIndex(index, lists, path, spacing=config.spacing, page_limit=limit, threads=threads)
+
+
+def spann_lists(index: Index, rows_per_list: int | None, seed: int, threads: int) -> Lists:
+    """The lists of the index itself (None), or lists grown for SPANN."""
+    return Lists.of_index(index, threads) if rows_per_list is None else Lists.grown(index, rows_per_list, seed, threads)
 
 
 def spann_curve(
     index: Index, work: Workload, configs: Sequence[SpannConfig], probed: Sequence[int], enough: float,
     path: Path, seed: int, threads: int, progress: Progress,
-) -> tuple[Curve, dict[str, ListIndex]]:  # fmt: skip
+) -> Curve:  # fmt: skip
     """SPANN tuned over how its lists are made, how many are probed and how hard they are pruned.
 
-    Settings that come to the same lists for every query, because nothing more was pruned, are measured once.
+    Settings that come to the same lists for every query, because nothing more was pruned, are measured once. More
+    lists are probed until recall is enough, or a query reads 32 MiB, or the setting is far behind known ones.
 
     Args:
         index: Gives vectors, search space and I/O back end.
         work: What is searched.
-        configs: Ways to make the lists.
+        configs: Ways to make the lists; those of equal lists side by side.
         probed: Numbers of lists to probe, rising.
         enough: Recall above which no further number is tried.
-        path: Prefix of the files.
+        path: File that the lists are written to, one way after the other; removed.
         seed: Of the lists.
         threads: Used.
         progress: Called after each way.
-
-    Returns:
-        The curve, and the open indexes by their names in it.
     """
-    points: list[Point] = []
-    opened = {}
+    curve = Curve("SPANN", points := [])
+    grown = lru_cache(maxsize=1)(partial(spann_lists, index, seed=seed, threads=threads))
     for number, config in enumerate(configs):
-        lists = opened[str(config)] = open_spann(index, config, path.with_suffix(f".{number}"), seed, threads)
-        recalls: dict[bytes, float] = {}  # by the lists that are read
+        lists = open_spann(index, config, grown(config.rows_per_list), path, threads)
+        path.unlink()
+        known: dict[bytes, Point] = {}  # by the lists that are read
         for slack in config.slacks:
             for probes in probed:
                 read = lists.route(work.queries, probes, slack, threads)
                 key = b"".join(own[own != NO_LIST].tobytes() + b"," for own in read)
-                if key not in recalls:
-                    points.append(_spann_point(lists, work, str(config), probes, slack, threads))
-                    recalls[key] = points[-1].recall
-                if recalls[key] > enough:
+                if key not in known:
+                    known[key] = _spann_point(lists, work, str(config), probes, slack, threads)
+                    points.append(known[key])
+                if known[key].recall > enough or known[key].pages > _SPANN_READ or _is_behind(known[key], curve):
                     break
         progress("tuning SPANN", number + 1, len(configs))
-    return Curve("SPANN", points), opened
+    return curve
+
+
+def _is_behind(point: Point, curve: Curve) -> bool:
+    """Whether other settings reach its recall at a fraction of its pages, and of its time."""
+    costs = [(curve.cost_at(point.recall, cost), cost(point)) for cost in (pages, seconds)]
+    return all(known is not None and _BEHIND * known < own for known, own in costs)
 
 
 def _spann_point(lists: ListIndex, work: Workload, method: str, probes: int, slack: float, threads: int) -> Point:
@@ -221,7 +247,8 @@ class ReadRules(NamedTuple):
     """Vectors asked for per query under three rules, and recalls, on the same candidates.
 
     A fixed number and the paper's rule score what they asked for. The paper's rule once more and our bound score all
-    rows of the pages that were read, as our index does.
+    rows of the pages that were read, as our index does. `faster`: queries per second of whole searches, our bound with
+    as many candidates as the fixed number's recall takes, against the fixed number.
     """
 
     fixed: float
@@ -233,6 +260,7 @@ class ReadRules(NamedTuple):
     bound: float
     bound_recall: float
     bound_rounds: int
+    faster: float
 
 
 @dataclass(frozen=True)
@@ -278,15 +306,32 @@ def read_rules(index: Index, work: Workload, probes: int, z: float, threads: int
 
     whole_recall, whole = shortlist.rerank(most, 0.0, "paper", whole=True)
 
-    def as_good(candidates: int) -> bool:
-        return shortlist.rerank(candidates, z, "bound", whole=True)[0] >= whole_recall
+    def needed(wanted: float) -> int:
+        """Candidates that our bound finds so many neighbours with."""
+        return work.k + bisect_left(
+            range(work.k, most), wanted, key=lambda count: shortlist.rerank(count, z, "bound", whole=True)[0]
+        )
 
-    needed = work.k + bisect_left(range(work.k, most), True, key=as_good)
-    bound_recall, bound = shortlist.rerank(needed, z, "bound", whole=True)
+    bound_recall, bound = shortlist.rerank(needed(whole_recall), z, "bound", whole=True)
+
+    def search(candidates: int, z: float, whole: bool) -> None:
+        index.search_tuned(work.queries, work.k, Tuning(probes, candidates, z), threads, score_whole_pages=whole)
+
+    ours, theirs = alternate(
+        [partial(search, needed(fixed_recall), z, True), partial(search, most, EVERYTHING, False)], _REPEATS
+    )
     return ReadRules(
         _mean(fixed.candidates), fixed_recall, _mean(paper.candidates), paper_recall,
         _mean(whole.candidates), whole_recall, _mean(bound.candidates), bound_recall, int(bound.rounds.max()),
+        float(np.median(theirs) / np.median(ours)),
     )  # fmt: skip
+
+
+def shared_pages(index: Index, work: Workload, recall: float, threads: int) -> float:
+    """Share of the pages of a batch that another of its queries had read."""
+    fresh = Index.open(index.path)  # no earlier search has left pages behind
+    stats = fresh.search(work.queries, work.k, recall=recall, threads=threads, return_stats=True)[2]
+    return _mean(stats.pages_cached) / (_mean(stats.pages_read) + _mean(stats.pages_cached))
 
 
 def layout_pages(index: Index, work: Workload, probes: int, most: int, threads: int) -> tuple[float, float]:
