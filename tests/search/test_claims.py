@@ -14,6 +14,7 @@ from tenfold.cli import main
 from tenfold.core.progress import no_progress
 from tenfold.search import claims, experiments
 from tenfold.search.baselines import NO_LIST, ListIndex
+from tenfold.search.calibration import Tuning
 from tenfold.search.data import write_vectors
 from tenfold.search.experiments import (
     Curve,
@@ -133,6 +134,14 @@ def test_spanns_room_is_its_own_limit(folder: Path) -> None:
         spann = open_spann(index, SpannConfig(200, math.inf, room), lists, folder / "spann", 1)
         longest[room] = int(spann.search(work.queries, 10, 1, 1e9, 1)[2].pages.max())
     assert longest[1] == 3 < longest[3] <= 9 and longest[3] <= longest[None]
+
+
+def test_a_fixed_number_reads_all_its_candidates_and_no_more(folder: Path) -> None:
+    """What B5 is measured against: as whole searches, as many as were asked for."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    stats = index.search_tuned(work.queries, 10, Tuning(8, 40, experiments._ALL), 1, score_whole_pages=False)[2]
+    assert set(stats.candidates.tolist()) == {40} and set(stats.rows_scored.tolist()) == {40}
 
 
 def test_pages_that_a_batch_shares_are_counted_without_those_of_earlier_searches(folder: Path) -> None:
