@@ -37,17 +37,20 @@ _COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 _LEAST_BUDGET = 1 << 30  # the default of `Index.build`
 _ANY_BUDGET = 1 << 62
 
-# SIFT, uint8, 128 dimensions, queries from other pictures; 100,000 to 10,000,000 rows (docs/search/scale.md).
+# SIFT, uint8, 128 dimensions, queries from other pictures; 9,000 to 10,000,000 rows (docs/search/scale.md).
 _LISTS_MADE = 1.10  # lists for every one asked for: 858 of 781, 8,575 of 7,812; 57,170 of 53,742 at 10,000,000 rows
 _ENTRIES_PER_ROW = {9e3: 1.076, 1e5: 1.121, 1e6: 1.138, 1e7: 1.129}  # by rows
-_PAGED = (1e5, 1e6, 1e7)  # rows, and pages by recall@10:
-# Ten million were measured with an earlier re-ranking, which read 1 to 11 % more at a million.
-_PAGES = {0.90: (7.06, 8.63, 13.10), 0.95: (8.00, 10.13, 17.10), 0.99: (11.47, 15.58, 24.70)}
+# By recall@10, the pages of a single query at a million rows and 32 bytes of code (docs/results/search-sift.md); then,
+# for one there, other numbers of rows (an earlier set, at ten million an earlier re-ranking) and shorter codes.
+_PAGES = {0.90: 10.0, 0.95: 11.8, 0.99: 17.6}
+_PAGED = (1e5, 1e6, 1e7)
+_GROWN = {0.90: (0.82, 1, 1.52), 0.95: (0.79, 1, 1.69), 0.99: (0.74, 1, 1.59)}
+_SHORT_BITS = (0.75, 1.0, 1.5, 2.0)  # to a number of a vector; the first with lists of 256 rows, the next two earlier
+_SHORTENED = {0.90: (2.27, 1.62, 1.19, 1), 0.95: (2.78, 1.85, 1.29, 1), 0.99: (4.28, 2.94, 1.30, 1)}
 _PAGED_ROWS = 32  # to a page there
-_SHORT_BITS = (0.75, 1.0, 1.5, 2.0)  # of code to a number of a vector, and pages for one with 2 bits, a million rows:
-_SHORTENED = {0.90: (2.30, 1.62, 1.19, 1), 0.95: (3.00, 1.85, 1.29, 1), 0.99: (4.95, 2.94, 1.30, 1)}
 _SPREAD = 0.17  # more for every halving of these rows: 30 % at 8 (the same as float32); 90 % at 1, a candidate a page
-_CORE_SECONDS = 26 * 2 / (1e6 * 128)  # for a number of a vector: a million in 26 s on 2 cores, AMD EPYC (Zen 4)
+# 10,000,000 x 128 took 294 s on 2 cores and 204 s on 16 of another machine: as if cores shared only a part of the work.
+_BUILT_NUMBERS, _ALONE_SECONDS, _SHARED_SECONDS = 1e7 * 128, 191, 206
 
 _TREE_NODES = 32 / 31  # for a list: a tree of 32 branches
 _COMPARED_LISTS = 1 << 15  # kMostCompared, routing.cpp: up to so many centroids are kept as bytes too
@@ -76,9 +79,10 @@ class IndexPlan:
         device_bytes: What a GPU must have free to scan the codes: codes, lists and the least room for queries.
         build_disk_bytes: Most that a build has on disk at a time, the finished files included.
         cores: Cores of the build.
-        build_hours: Estimated from a rate measured on another machine (2 cores, AMD EPYC Zen 4).
+        build_hours: Estimated from two builds of ten million vectors, on other machines with 2 and with 16 cores.
         recall: Wanted recall@10.
-        pages_per_query: Pages asked for by a single query at that recall, estimated from SIFT vectors.
+        pages_per_query: Pages asked for by a single query at that recall, estimated from SIFT vectors; queries of a
+            batch share pages and read fewer.
         reads_per_second: Reads that the disk can do.
         most_queries_per_second: What these reads allow, whatever the processor does.
     """
@@ -176,7 +180,7 @@ def plan_index(
         device_bytes=layout.device_bytes(),
         build_disk_bytes=layout.build_disk_bytes(),
         cores=cores,
-        build_hours=source.rows * source.dim * _CORE_SECONDS / cores / 3600,
+        build_hours=_build_seconds(source, cores) / 3600,
         recall=recall,
         pages_per_query=pages,
         reads_per_second=reads_per_second,
@@ -318,6 +322,10 @@ class _Layout:
         return round(sum(files.values()) - packed + common + max(spilled_rows, packed))
 
 
+def _build_seconds(source: VectorSource, cores: int) -> float:
+    return source.rows * source.dim / _BUILT_NUMBERS * (_ALONE_SECONDS + _SHARED_SECONDS / cores)
+
+
 def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> float:
     """Pages that a query asks for: between measured recalls, rows and codes in proportion, beyond them likewise."""
     if not isinstance(recall, Real) or not min(_PAGES) <= recall <= max(_PAGES):
@@ -326,7 +334,8 @@ def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> fl
     bits = math.log(min(8 * code_bytes / source.dim, _SHORT_BITS[-1]))
     missed = [-math.log(1 - level) for level in _PAGES]
     logs = [
-        _along(np.log(_PAGED), np.log(_PAGES[level]), math.log(source.rows))
+        math.log(_PAGES[level])
+        + _along(np.log(_PAGED), np.log(_GROWN[level]), math.log(source.rows))
         + _along(np.log(_SHORT_BITS), np.log(_SHORTENED[level]), bits)
         for level in _PAGES
     ]
