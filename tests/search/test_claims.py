@@ -137,11 +137,12 @@ def test_spanns_room_is_its_own_limit(folder: Path) -> None:
 
 
 def test_a_fixed_number_reads_all_its_candidates_and_no_more(folder: Path) -> None:
-    """What B5 is measured against: as whole searches, as many as were asked for."""
+    """What B5 is measured against, as whole searches; rows that lie in two of the lists are scored once."""
     work = load_workload(folder, None, 1000, no_progress)
     index = Index.build(work.base, folder / "index")
     stats = index.search_tuned(work.queries, 10, Tuning(8, 40, experiments._ALL), 1, score_whole_pages=False)[2]
-    assert set(stats.candidates.tolist()) == {40} and set(stats.rows_scored.tolist()) == {40}
+    assert set(stats.candidates.tolist()) == {40}
+    assert stats.rows_scored.min() > 30 and stats.rows_scored.max() == 40
 
 
 def test_pages_that_a_batch_shares_are_counted_without_those_of_earlier_searches(folder: Path) -> None:
