@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from oracles import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import no_progress
-from tenfold.search import Index, as_source, exact_search, open_vectors, read_ground_truth, recall_at_k
+from tenfold.search import Index, LivingIndex, as_source, exact_search, open_vectors, read_ground_truth, recall_at_k
 from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
 from tenfold.search.evaluation import evaluate
+from tenfold.search.manifest import read_manifest
 from tenfold.search.space import Metric
 
 
@@ -107,6 +109,42 @@ def test_calibrating_with_real_queries(index_copy: Callable[..., Path]) -> None:
     assert again.verify() == []
     with pytest.raises(InputError):
         index.calibrate(np.zeros((3, 19), np.float32))
+
+
+NO_QUERIES: list[tuple[Any, str]] = [
+    (np.empty((0, 8), np.uint8), "no queries to calibrate with"),
+    ([], "queries have shape"),
+    ([[1, 2, 3]], "queries have shape"),
+    ([[1] * 8, [2] * 7], "queries are no array"),
+    ([[0.5] * 8], "query 0 holds values that uint8 cannot"),
+]
+
+
+@pytest.mark.parametrize(("queries", "said"), NO_QUERIES, ids=[said for _, said in NO_QUERIES])
+def test_what_cannot_be_calibrated_with_changes_nothing(
+    queries: Any, said: str, index_copy: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Refused in one line, by an index and by one that takes updates; what was measured before is kept."""
+    folder = index_copy(300, 8, "uint8", "l2")
+    index, before = Index.open(folder), read_manifest(folder)["calibration"]
+    with pytest.raises(InputError, match=said):
+        index.calibrate(queries)
+    assert read_manifest(folder)["calibration"] == index.calibration.to_json() == before
+    with LivingIndex.create(tmp_path / "living", 8, dtype="uint8") as living:
+        living.add(make_vectors(300, 8, "uint8"))
+        living.compact()
+        [part] = living._stack.parts
+        with pytest.raises(InputError, match=said):
+            living.calibrate(queries)
+        assert part.segment.index.calibration.levels
+
+
+def test_queries_to_calibrate_with_may_be_lists(index_copy: Callable[..., Path]) -> None:
+    folder, queries = index_copy(300, 8, "uint8", "l2"), make_vectors(40, 8, "uint8", seed=3)
+    of_array, of_lists = Index.open(folder), Index.open(folder)
+    of_array.calibrate(queries)
+    of_lists.calibrate(queries.tolist())  # type: ignore[arg-type]
+    assert of_lists.calibration == of_array.calibration and not of_lists.calibration.own_rows
 
 
 def test_levels_rise_and_settings_fit_the_index(index_cache: Callable[..., Path]) -> None:

@@ -204,17 +204,23 @@ def calibrate(
     """Measure on `queries`, or on rows of the index itself, each of which then ignores its own match.
 
     What was measured `earlier`, on an index of like rows and size, is kept where it holds here too.
+
+    Raises InputError for an array of no queries, and for what `check_queries` refuses.
     """
-    if index.rows < 2 or (queries is not None and len(queries) == 0):
+    if queries is not None:
+        queries = check_queries(queries, index.dim, index.dtype)
+        if len(queries) == 0:
+            raise InputError("no queries to calibrate with; give a few hundred, or leave them out to take own rows")
+    if index.rows < 2:
         return Calibration()
     own = None
     if queries is None:
         count = min(max(_QUERIES.values()), max(_FEWEST_QUERIES, index.rows // 20), index.rows)
         own = _spread(index.rows, count)
-        queries = index.stored.at(own)
+        queries = check_queries(index.stored.at(own), index.dim, index.dtype)
     else:
         queries = queries[_spread(len(queries), max(_QUERIES.values()))]
-    trial = _Trial(index, check_queries(queries, index.dim, index.dtype), own, threads, progress)
+    trial = _Trial(index, queries, own, threads, progress)
     if earlier is not None and trial.confirms(earlier):
         return earlier
     found = {k: trial.levels(k) for k in _QUERIES if k < index.rows}

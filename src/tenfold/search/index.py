@@ -389,6 +389,9 @@ class Index:
             queries: (q, dim) real queries, a few hundred; default: rows of the index itself.
             threads: Default: all usable cores.
             progress: Called with phase, done, total.
+
+        Raises:
+            InputError: There are no queries, or they are not fit for this index; or its folder cannot be written to.
         """
         try:
             write_manifest(self.path, self._manifest)  # as it is: whether it can be kept shows before the work
