@@ -50,10 +50,18 @@ class ListSearcher::Worker {
         for (uint32_t slot = 0; slot < kDepth; ++slot) free_.push_back(slot);
     }
 
-    // The kernel must have let go of the buffers.
+    // The kernel must have let go of the buffers. Which reads it has begun only the reader knows: it finds none once
+    // none is under way.
     ~Worker() {
-        std::vector<Completion> done;
-        while (free_.size() + done.size() < kDepth) reader_->reap(done, true);
+        try {
+            std::vector<Completion> done;
+            do {
+                done.clear();
+                reader_->reap(done, true);
+            } while (!done.empty());
+        } catch (...) {
+            memory_.release();  // reads may still be written to it
+        }
     }
 
     void run(size_t count, std::atomic<size_t>& next, float* distances, int64_t* ids, ListStats* stats,

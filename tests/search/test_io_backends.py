@@ -179,6 +179,45 @@ def test_direct_refused(small: Path, answer: str, memory_folder: Path) -> None:
 
 
 @linux_x86
+@pytest.mark.parametrize("refused", ["to submit", "to wait"])
+def test_a_kernel_that_takes_no_more_ends_a_search_of_whole_lists(
+    refused: str, small: Path, tmp_path: Path, python: Python
+) -> None:
+    """`io_uring_enter` fails when it is to start reads, or to wait for them: an error, no hang and no abort.
+
+    Reads may be there before they are waited for; then there is an answer.
+    """
+    code = f"""
+import ctypes, struct, sys
+from pathlib import Path
+import numpy as np
+from tenfold.search import Index
+from tenfold.search.baselines import ListIndex, Lists
+index = Index.open(sys.argv[1])
+lists = ListIndex(index, Lists.of_index(index, 1), Path(sys.argv[2]))
+code = [(0x20, 0, 0, 0), (0x15, 0, 3, {ENTER}), (0x20, 0, 0, {24 if refused == "to submit" else 32}),
+        (0x15, 1, 0, 0), (0x06, 0, 0, 0x00050005), (0x06, 0, 0, 0x7fff0000)]
+program = b"".join(struct.pack("HBBI", *line) for line in code)
+memory = ctypes.create_string_buffer(program)
+header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(memory))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, header, 0, 0) == 0
+try:
+    lists.search(np.zeros((40, 24), np.uint8), 3, index.lists, 1e9, 1)
+    print("answered")
+except Exception as error:
+    print(error)
+"""
+    if _native.probe_io_uring():
+        pytest.skip("io_uring is refused here")
+    done = python(code, small, tmp_path / "lists", timeout=20)
+    if "AssertionError" in done.stderr:
+        pytest.skip("seccomp is refused here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "answered\n" or "io_uring_enter" in done.stdout
+
+
+@linux_x86
 def test_direct_refused_by_the_file_system(small: Path, answer: str, python: Python) -> None:
     """The same wherever tmpfs takes the flag: a filter refuses `openat` with O_DIRECT among its flags."""
     code = """
