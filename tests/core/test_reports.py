@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +98,20 @@ def test_report_is_written_whole(tmp_path: Path) -> None:
         {"title": "Recall & reads", "series": [{"name": "ours <1>", "x": [0.9, 0.95], "y": [8, 9]}]}
     ]
     assert data["tables"] == [json.loads(TABLE.to_json())]
+
+
+def test_json_takes_numpy_and_has_null_for_what_is_not_finite() -> None:
+    """In tables and in plots alike, whether numbers come in lists or in arrays."""
+    table = Table("t", list("abcde"), [[np.int64(3), np.float32(0.5), np.float64("nan"), np.bool_(True), np.str_("x")]])
+    lines = [
+        Series("lists", [1, np.int32(2)], [float("nan"), np.float32("inf")]),
+        Series("arrays", np.arange(2), np.array([0.5, -np.inf])),  # type: ignore[arg-type]
+    ]
+    text = Report("Claims", [table], [Plot("p", "x", "y", lines)]).to_json()
+    data = json.loads(text, parse_constant=pytest.fail)
+    assert data["tables"][0]["rows"] == [{"a": 3, "b": 0.5, "c": None, "d": True, "e": "x"}]
+    assert [line["x"] for line in data["plots"][0]["series"]] == [[1, 2], [0, 1]]
+    assert [line["y"] for line in data["plots"][0]["series"]] == [[None, None], [0.5, None]]
 
 
 def test_details_come_behind_the_plots_and_in_json_behind_the_tables() -> None:

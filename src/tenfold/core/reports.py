@@ -3,12 +3,14 @@
 import importlib
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich.box
 import rich.console
 import rich.markup
@@ -85,7 +87,7 @@ class Table:
 
         `nan` and infinities become `null`, so that every JSON reader takes the line.
         """
-        rows = [{name: _finite(cell) for name, cell in zip(self.columns, row, strict=True)} for row in self.rows]
+        rows = [{name: _plain(cell) for name, cell in zip(self.columns, row, strict=True)} for row in self.rows]
         return json.dumps({"title": self.title, "rows": rows, "notes": list(self.notes)})
 
     def is_numeric(self, column: int) -> bool:
@@ -184,12 +186,18 @@ class Report:
         print(*self.notes, sep="\n")
 
     def to_json(self) -> str:
-        """Return `{"title", "notes", "tables": [...], "plots": [{"title", "series"}, ...]}` as one line of JSON."""
+        """Return `{"title", "notes", "tables": [...], "plots": [{"title", "series"}, ...]}` as one line of JSON.
+
+        As in tables, `nan` and infinities of the plots become `null`.
+        """
         tables = [json.loads(table.to_json()) for table in (*self.tables, *self.details)]
         plots = [
             {
                 "title": plot.title,
-                "series": [{"name": line.name, "x": list(line.x), "y": list(line.y)} for line in plot.series],
+                "series": [
+                    {"name": line.name, "x": [_plain(x) for x in line.x], "y": [_plain(y) for y in line.y]}
+                    for line in plot.series
+                ],
             }
             for plot in self.plots
         ]
@@ -275,7 +283,7 @@ def _show(cell: Cell) -> str:
     return f"{cell:.4g}"
 
 
-def _finite(cell: Cell) -> Cell:
-    if isinstance(cell, float) and not (-float("inf") < cell < float("inf")):
-        return None
-    return cell
+def _plain(cell: Cell | np.generic) -> Cell:
+    """A cell as JSON has it: a scalar of NumPy as Python's, and none where it is not finite."""
+    value: Cell = cell.item() if isinstance(cell, np.generic) else cell
+    return None if isinstance(value, float) and not math.isfinite(value) else value
