@@ -1,8 +1,8 @@
 """Killed at any moment, an index that takes updates keeps every change that was acknowledged, and no half of another.
 
-A forked child changes an index and writes a line for each call that returned; it is killed at a random time, while it
-may be writing its log, sealing or merging. What is then opened must be what the acknowledged calls made of it, or that
-and the one call that was under way.
+A forked child changes an index and writes a line for each call that returned; it is killed a random time after so many
+of them, while it may be writing its log, sealing or merging. What is then opened must be what the acknowledged calls
+made of it, or that and the one call that was under way.
 """
 
 import os
@@ -82,8 +82,8 @@ def work(path: Path, first: int, model: Model, durability: Durability, say: Call
         say(step)
 
 
-def killed_after(seconds: float, path: Path, first: int, model: Model, durability: Durability) -> int:
-    """Run `work` in a child, kill it then, and return the first step that was not acknowledged."""
+def killed_after(steps: int, seconds: float, path: Path, first: int, model: Model, durability: Durability) -> int:
+    """Run `work` in a child, kill it so long after so many steps, and return the first that was not acknowledged."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -93,12 +93,13 @@ def killed_after(seconds: float, path: Path, first: int, model: Model, durabilit
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
     os.close(writing)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     with os.fdopen(reading) as said:
-        steps = [int(line) for line in said.read().splitlines() if line]
-    return steps[-1] + 1 if steps else first
+        done = [int(said.readline()) for _ in range(steps)]
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        done += [int(line) for line in said]
+    return done[-1] + 1 if done else first
 
 
 @pytest.mark.parametrize("durability", ["always", "batch"])
@@ -107,8 +108,8 @@ def test_killed_at_random_nothing_acknowledged_is_lost(tmp_path: Path, durabilit
     path, rng, model, step = tmp_path / "index", np.random.default_rng(5), Model(), 1
     LivingIndex.create(path, DIM, dtype="uint8").close()
     for kill in range(KILLS // 2):
-        seconds = rng.uniform(1, 2) if kill % 16 == 8 else rng.uniform(0.02, 0.12)  # long enough to seal and merge, too
-        reached = killed_after(float(seconds), path, step, model, durability)
+        steps = 24 if kill % 16 == 8 else int(rng.integers(0, 8))  # enough to seal and merge, too
+        reached = killed_after(steps, float(rng.uniform(0, 0.1)), path, step, model, durability)
         for done in range(step, reached):
             model = change(None, done, model)  # type: ignore[arg-type]
         found = content(path)
