@@ -212,7 +212,7 @@ def test_threads_that_add_at_once_get_ids_of_their_own(tmp_path: Path, monkeypat
 
 def test_many_threads_search_while_one_changes(tmp_path: Path, small_deltas: None) -> None:
     """Whatever is found was there at some moment of the call, at the distance it had then; sanitizers see no race."""
-    rows, count = make_vectors(2500, 16, "uint8"), 6
+    rows, count = make_vectors(2500, 16, "uint8"), 8
     index = LivingIndex.create(tmp_path / "index", 16, dtype="uint8", durability="none")
     index.add(rows[:400])
     born, died = dict.fromkeys(range(400), 0), dict[int, int]()  # by id: the change after or before which
