@@ -56,6 +56,7 @@ docs: .venv/docs
 # What needs torch, or Ray's processes, is left out. Races show where threads meet: with SANITIZE=thread, which takes twenty
 # times as long, only the tests in which they do are run. ThreadSanitizer does not see how threads of other libraries
 # wait for each other: OpenBLAS gets one, and where a job gives it more, what it says of that is left out.
+# detect_leaks=0: Python and the modules it loads keep much until the process ends, and all of it would be reported.
 sanitize: .venv/dev
 	rm -rf build/sanitized
 	$(PIP) --no-deps --no-build-isolation --target build/sanitized \
@@ -63,13 +64,14 @@ sanitize: .venv/dev
 	    --config-settings=cmake.build-type=RelWithDebInfo \
 	    --config-settings=cmake.define.TENFOLD_SANITIZE=$(SANITIZE) .
 	OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
-	TSAN_OPTIONS=allocator_may_return_null=1:suppressions=$(CURDIR)/native/tests/thread_sanitizer.txt UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	TSAN_OPTIONS=allocator_may_return_null=1:suppressions=$(CURDIR)/native/tests/thread_sanitizer.txt \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(SANITIZER_LIBRARY)) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	PYTHONPATH=$(CURDIR)/build/sanitized $(BIN)/python -m pytest --capture=sys -m "not footprint" \
 	    --ignore=tests/search/test_gpu.py --ignore=tests/search/test_cluster.py \
 	    $(if $(findstring thread,$(SANITIZE)),$(THREADED:%=tests/search/test_%.py),tests/search)
 
-THREADED := kernels routing exactness allowed filters io_backends batching relisting living
+THREADED := kernels routing exactness allowed filters io_backends baselines batching relisting living
 
 comma := ,
 SANITIZER_LIBRARY := $(if $(findstring thread,$(SANITIZE)),libtsan.so,libasan.so)
