@@ -385,7 +385,9 @@ def test_who_is_interrupted_keeps_nobody_waiting(when: str, monkeypatch: pytest.
     assert gatherer.ask(4, None, 1) == 4
 
 
-def test_a_flight_that_fails_waits_for_all_devices() -> None:
+@pytest.mark.parametrize("failing", [["first"], ["second"], ["first", "second"]], ids=" and ".join)
+def test_a_flight_that_fails_waits_for_all_devices(failing: list[str]) -> None:
+    """Its scratch is given back whatever they say: the next flight gets it and does not wait for ever."""
     waited: list[str] = []
 
     class Ticket:
@@ -394,8 +396,8 @@ def test_a_flight_that_fails_waits_for_all_devices() -> None:
 
         def collect(self) -> None:
             waited.append(self.name)
-            if self.name == "first":
-                raise RuntimeError("the device is lost")
+            if self.name in failing:
+                raise RuntimeError(f"the {self.name} device is lost")
 
     class Share:
         def __init__(self, name: str) -> None:
@@ -403,10 +405,20 @@ def test_a_flight_that_fails_waits_for_all_devices() -> None:
 
     free: SimpleQueue[int] = SimpleQueue()
     free.put(0)
-    flight = gpu._Flight(free, [Share("first"), Share("second")], None)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="lost"):
-        flight.land()
-    assert waited == ["first", "second"] and free.get_nowait() == 0
+    flights: list[gpu._Flight] = []
+
+    def launch() -> None:
+        flights.append(gpu._Flight(free, [Share("first"), Share("second")], None))  # type: ignore[arg-type]
+
+    for number in range(2):
+        launching = threading.Thread(target=launch, daemon=True)
+        launching.start()
+        launching.join(10)
+        assert len(flights) == number + 1, "there is no scratch left"
+        with pytest.raises(RuntimeError, match=f"the {failing[0]} device is lost"):
+            flights[number].land()
+        assert flights[number].land() == []  # as a search does that ends with an error
+    assert waited == 2 * ["first", "second"] and free.get_nowait() == 0 and free.empty()
 
 
 def test_an_error_while_re_ranking_frees_the_scratch(

@@ -9,6 +9,7 @@ Q queries · R routes, a query's way to a list · N candidates · D dimension of
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -158,12 +159,15 @@ class _Flight:
             raise
 
     def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Wait for it; what each device has found, once."""
+        """Wait for it; what each device has found, once. Of several errors the first is raised."""
         try:
             return [self._tickets.pop(0).collect() for _ in range(len(self._tickets))]
+        except BaseException:
+            while self._tickets:  # the scratch is theirs until they are through
+                with suppress(Exception):
+                    self._tickets.pop(0).collect()
+            raise
         finally:
-            for ticket in self._tickets:  # after an error of another: the scratch is theirs until they are through
-                ticket.collect()
             if self._number >= 0:
                 self._free.put(self._number)
                 self._number = -1
