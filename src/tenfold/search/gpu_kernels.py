@@ -7,7 +7,7 @@ Every float operation is that of native/quantizer.cpp and native/kernels_scalar.
 without fused multiply-add, so estimates equal the CPU's bit for bit.
 
 Q queries · R routes, a query's way to a list · M sub-quantisers of 4 bits · W widest sub-quantiser
-D dimension of search space · L lists · S slots, one per list entry, 32 to a block · N candidates
+D dimension of search space · L lists · S slots, one per list entry, BLOCK_ROWS to a block · N candidates
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ import triton
 import triton.language as tl
 
 from tenfold.core.errors import InputError
+from tenfold.search.codec import BLOCK_ROWS
 
 __all__ = ["INTERPRETED", "NOTHING", "DeviceLists", "ListParts", "Ticket", "devices", "free_bytes"]
 
-BLOCK_ROWS = 32
 ROWS, PAIRS, WARPS = 32, 32, 1  # of a step of the scan: entries, one to a thread; bytes of their codes; warps
 _SUBS = 32  # sub-quantisers that a step of the tables takes
 _LANES = 32  # queries whose tables are scaled together
@@ -37,6 +37,7 @@ _ALIGNED = 16  # bytes; Triton compiles anew for a pointer that is aligned less
 NOTHING = 0x7F800000_FFFFFFFF
 _INFINITY = tl.constexpr(float("inf"))
 _FLIP = tl.constexpr(0x7FFFFFFF)
+_BLOCK = tl.constexpr(BLOCK_ROWS)
 
 _Plan = dict[str, tuple[tuple[int, ...], Any]]  # shapes and types by name
 
@@ -124,7 +125,7 @@ def _add(total, code, tables, real, first, PAIRS: tl.constexpr):
     """`total` and the table's entries for PAIRS bytes of code, from byte `first` on; each is two codes."""
     for j in tl.static_range(PAIRS):
         pair = first + j
-        both = tl.load(code + pair * 32, mask=real, other=0).to(tl.int32)
+        both = tl.load(code + pair * _BLOCK, mask=real, other=0).to(tl.int32)
         total += tl.load(tables + pair * 32 + (both & 15)).to(tl.int32)
         total += tl.load(tables + pair * 32 + 16 + (both >> 4)).to(tl.int32)
     return total
@@ -143,7 +144,7 @@ def _scan(codes, first_blocks, starts, own_counts, entry_counts, replica_starts,
     query = tl.load(owners + route).to(tl.int64)
     out = query * width + tl.load(places + route)
     HALF: tl.constexpr = M // 2
-    STRIDE: tl.constexpr = 32 * (HALF + 4)
+    STRIDE: tl.constexpr = _BLOCK * (HALF + 4)
     number = tl.load(lists + route)
     entries = tl.load(entry_counts + number)
     own = tl.load(own_counts + number)
@@ -156,16 +157,17 @@ def _scan(codes, first_blocks, starts, own_counts, entry_counts, replica_starts,
     for first in range(0, entries, ROWS):
         rows = first + tl.arange(0, ROWS)
         real = rows < entries
-        block = codes + (first_block + rows // 32) * STRIDE
+        slot = rows % _BLOCK
+        block = codes + (first_block + rows // _BLOCK) * STRIDE
         total = tl.zeros([ROWS], tl.int32)
         for some in range(0, HALF // PAIRS):
-            total = _add(total, block + rows % 32, tables, real, some * PAIRS, PAIRS)
-        total = _add(total, block + rows % 32, tables, real, HALF // PAIRS * PAIRS, HALF % PAIRS)
-        terms = block + 32 * HALF
-        low_byte = tl.load(terms + 2 * (rows % 32), mask=real, other=0).to(tl.int32)
-        high_byte = tl.load(terms + 2 * (rows % 32) + 1, mask=real, other=0).to(tl.int32)
-        scale_code = tl.load(terms + 64 + rows % 32, mask=real, other=0).to(tl.float32)
-        error = tl.load(terms + 96 + rows % 32, mask=real, other=0)
+            total = _add(total, block + slot, tables, real, some * PAIRS, PAIRS)
+        total = _add(total, block + slot, tables, real, HALF // PAIRS * PAIRS, HALF % PAIRS)
+        terms = block + _BLOCK * HALF
+        low_byte = tl.load(terms + 2 * slot, mask=real, other=0).to(tl.int32)
+        high_byte = tl.load(terms + 2 * slot + 1, mask=real, other=0).to(tl.int32)
+        scale_code = tl.load(terms + 2 * _BLOCK + slot, mask=real, other=0).to(tl.float32)
+        error = tl.load(terms + 3 * _BLOCK + slot, mask=real, other=0)
         shift = shift_low + shift_step * (low_byte | (high_byte << 8)).to(tl.float32)
         scale = scale_low + scale_step * scale_code
         estimate = (list_term + shift) + scale * (offset + step * (total & 0xFFFF).to(tl.float32))
@@ -200,7 +202,7 @@ def free_bytes(device: str) -> int:
 class ListParts:
     """What a scan reads of an index: NumPy arrays as its files hold them."""
 
-    blocks: np.ndarray  # (blocks, 32 (M / 2 + 4)) uint8
+    blocks: np.ndarray  # (blocks, BLOCK_ROWS (M / 2 + 4)) uint8
     starts: np.ndarray  # (L + 1,) uint64, positions of each list's own rows
     replica_offsets: np.ndarray  # (L + 1,) uint64
     replicas: np.ndarray  # (replicas,) uint32, positions
