@@ -22,7 +22,7 @@ from tenfold.search import _native
 from tenfold.search.gathering import Gatherer
 from tenfold.search.space import QueryRows
 
-__all__ = ["LEAST_SCRATCH", "Device", "DeviceSearch", "find_kernels", "open_device"]
+__all__ = ["LEAST_SCRATCH", "LIST_BYTES", "Device", "DeviceSearch", "find_kernels", "open_device"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -35,6 +35,7 @@ _FEW = 256  # queries of one thread; with more they are searched on their own
 _FLIGHTS = 2  # batches on the way at once, of different callers
 _MOST_SCRATCH = 4 << 30  # bytes on each device, for batches in flight
 LEAST_SCRATCH = 32 << 20
+LIST_BYTES = 32  # of a list on a device: three numbers of 8 bytes and two of 4, as `DeviceLists` sends them
 _NO_ROW = 0xFFFFFFFF
 
 

@@ -24,6 +24,7 @@ import triton.language as tl
 
 from tenfold.core.errors import InputError
 from tenfold.search.codec import BLOCK_ROWS
+from tenfold.search.gpu import LIST_BYTES
 
 __all__ = ["INTERPRETED", "NOTHING", "DeviceLists", "ListParts", "Ticket", "devices", "free_bytes"]
 
@@ -228,7 +229,7 @@ class ListParts:
 
     def list_bytes(self) -> int:
         """What lists and codebook take on each device, besides its share of the codes."""
-        return int(self.replicas.nbytes + self.codebook.nbytes + 40 * len(self.starts))
+        return int(self.replicas.nbytes + self.codebook.nbytes + LIST_BYTES * len(self.starts))
 
 
 @dataclass

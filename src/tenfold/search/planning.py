@@ -23,7 +23,7 @@ from tenfold.search.clustering import GRAPH_DEGREE, NEIGHBOURS
 from tenfold.search.codec import BLOCK_ROWS, Codec, CodecKind, are_turned, block_bytes, train_codec
 from tenfold.search.exact import check_count
 from tenfold.search.formats.source import MAX_DIM, VectorSource
-from tenfold.search.gpu import LEAST_SCRATCH
+from tenfold.search.gpu import LEAST_SCRATCH, LIST_BYTES
 from tenfold.search.memory import MemoryPlan, parse_size
 from tenfold.search.pages import page_layout
 from tenfold.search.settings import BuildConfig, check_source, choose_config
@@ -307,7 +307,7 @@ class _Layout:
 
     def device_bytes(self) -> int:
         """What `gpu.py` asks of the one device that is to hold all: `ListParts.list_bytes`, codes, room for queries."""
-        lists = 4 * self.replicas + self.codec.codebook.nbytes + 40 * (self.lists + 1)
+        lists = 4 * self.replicas + self.codec.codebook.nbytes + LIST_BYTES * (self.lists + 1)
         return self.sections()["codes.bin"]["blocks"] + lists + 4 * LEAST_SCRATCH
 
     def build_disk_bytes(self) -> int:
