@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from search_peers import machine
+from search_peers.vectors import mapped
 
 from tenfold.core.errors import InputError
 from tenfold.core.reports import Table
@@ -45,12 +46,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine.describe(), "versions": versions(), "sizes": []}
     results["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    there = len(read_u8bin(options.data / "base.u8bin")) if options.data else max(options.rows)
+    there = len(mapped(options.data / "base.u8bin")) if options.data else max(options.rows)
     for rows in dict.fromkeys(min(rows, there) for rows in options.rows):
         try:
             measure(rows, options, results)
         except InputError as error:
-            sys.exit(f"nothing measured: {error}")
+            kept = [f"{size['rows']:,}" for size in results["sizes"] if "same" in size]
+            where = f"; what was measured of {', '.join(kept)} is in {options.out / 'search_gpu.md'}" if kept else ""
+            sys.exit(f"{rows:,} rows: {error}{where}")
     say(f"wrote {options.out / 'search_gpu.md'}" if results["sizes"] else "nothing measured: --limit is too short")
 
 
@@ -143,7 +146,7 @@ def prepare(
 def vectors(rows: int, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Base (rows, d) and queries uint8: given, or clustered ones in a space of fewer dimensions."""
     if options.data:
-        base, queries = (read_u8bin(options.data / name) for name in ("base.u8bin", "query.u8bin"))
+        base, queries = (mapped(options.data / name) for name in ("base.u8bin", "query.u8bin"))
         return base[:rows], np.ascontiguousarray(queries[: options.queries])
     rng = np.random.default_rng(0)
     axes = rng.normal(size=(LATENT, DIM)).astype(np.float32) / np.sqrt(LATENT)
@@ -159,12 +162,6 @@ def vectors(rows: int, options: argparse.Namespace) -> tuple[np.ndarray, np.ndar
     for start in range(0, rows, 100_000):
         base[start : start + 100_000] = draw(min(100_000, rows - start))
     return base, draw(options.queries)
-
-
-def read_u8bin(path: Path) -> np.ndarray:
-    """Rows of a file of u32 rows, u32 dimensions, then uint8."""
-    rows, dim = np.fromfile(path, "<u4", 2).tolist()
-    return np.memmap(path, np.uint8, "r", 8, (rows, dim))
 
 
 # --- measurements -------------------------------------------------------------------------------------------
@@ -358,13 +355,13 @@ def cuvs_settings(base: np.ndarray, queries: np.ndarray) -> Any:
     """CAGRA, by breadth of the search."""
     import torch  # noqa: PLC0415
 
-    cagra = importlib.import_module("cuvs.neighbors").cagra
+    cuvs, cagra = importlib.import_module("cuvs"), importlib.import_module("cuvs.neighbors").cagra
     rows, asked = (torch.from_numpy(np.array(values, np.float32)).cuda() for values in (base, queries))
     index = cagra.build(cagra.IndexParams(), rows)
     for breadth in (16, 32, 64, 128, 256):
         options = cagra.SearchParams(itopk_size=breadth)
         yield (
-            f"cuVS {version('cuvs-cu12')} CAGRA itopk {breadth}",
+            f"cuVS {cuvs.__version__} CAGRA itopk {breadth}",
             lambda options=options: cagra.search(options, index, asked, K)[1].copy_to_host().astype(np.int64),
         )
 

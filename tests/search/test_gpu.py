@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -493,6 +494,36 @@ def test_the_benchmark_leaves_out_what_has_no_time_left(
     assert json.loads((tmp_path / "search_gpu.json").read_text())["sizes"][1] == size
     page = (tmp_path / "search_gpu.md").read_text()
     assert "estimates_differ 0" in page and f"Left out, because the time was up: {', '.join(size['left_out'])}" in page
+
+
+def test_the_benchmark_names_the_size_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size that fails does not hide that the one before was measured and written."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("search_gpu")
+
+    def measure(rows: int, options: Any, results: dict[str, Any]) -> None:
+        if rows == 3000:
+            raise InputError("no room on the card")
+        results["sizes"].append({"rows": rows, "same": {}})
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["search_gpu.py", "--out", str(tmp_path), "--rows", "1500", "3000"])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main()
+    page = tmp_path / "search_gpu.md"
+    assert str(stopped.value) == f"3,000 rows: no room on the card; what was measured of 1,500 is in {page}"
+
+
+def test_the_benchmark_takes_cuvs_for_any_cuda(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version comes from the module: distributions are called after CUDA's version, cuvs-cu12 or another."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark, torch = importlib.import_module("search_gpu"), importlib.import_module("torch")
+    cagra = SimpleNamespace(IndexParams=object, SearchParams=lambda itopk_size: itopk_size, build=lambda *given: None)
+    monkeypatch.setitem(sys.modules, "cuvs", SimpleNamespace(__version__="26.10.00"))
+    monkeypatch.setitem(sys.modules, "cuvs.neighbors", SimpleNamespace(cagra=cagra))
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    vectors = make_vectors(4, 3, "uint8")
+    assert next(benchmark.cuvs_settings(vectors, vectors))[0] == "cuVS 26.10.00 CAGRA itopk 16"
 
 
 @pytest.mark.parametrize("package", ["torch", "triton"])
