@@ -44,10 +44,12 @@ lint: .venv/dev
 # One million real SIFT descriptors in BENCH_DATA; benchmarks/README.md says which files.
 BENCH_DATA ?= build/sift1m
 bench: .venv/bench
+	@test -f "$(BENCH_DATA)/base.u8bin" || \
+	    { echo "$(BENCH_DATA)/base.u8bin is missing; say where it lies: make bench BENCH_DATA=DIR" >&2; exit 2; }
 	$(BIN)/python benchmarks/anatomy.py --json build/anatomy.json
 	$(BIN)/python benchmarks/attention.py --json build/attention.json
 	$(BIN)/python benchmarks/faces.py --json build/faces.json
-	$(BIN)/python benchmarks/search.py --data "$(BENCH_DATA)" --json build/bench.json
+	$(BIN)/python benchmarks/search.py --data "$(BENCH_DATA)" --json build/bench.json --out docs/results/search-sift.md
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

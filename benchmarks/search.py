@@ -1,6 +1,6 @@
 """Tenfold and other vector-search libraries on the same work, in one run.
 
-    python benchmarks/search.py --data DIR [--rows 50000] [--peers tenfold faiss]
+    python benchmarks/search.py --data DIR [--rows 50000] [--peers tenfold faiss] [--out PAGE]
 
 DIR holds base.u8bin or base.fbin, query likewise, gt100.bin and perhaps about.json. Every library runs in
 a process of its own, in an environment of its own, and is tuned over its own parameters.
@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with base.u8bin or base.fbin, query, gt100.bin")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/search-sift.md"), help="the page (Markdown)")
+    parser.add_argument("--out", type=Path, help="the page (Markdown); without it, a file in --work called as DIR")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="environments and indexes, kept")
     parser.add_argument("--rows", type=int, help="only the first so many base vectors (their truth is computed)")
@@ -70,6 +70,7 @@ def parse() -> argparse.Namespace:
         parser.error("--data DIR is missing; DIR holds base.u8bin or base.fbin, query likewise, and gt100.bin")
     unknown = {*(options.peers or []), *options.rebuild} - set(names())
     if unknown:
+    options.out = options.out or options.work / f"{(options.render or options.data).resolve().stem}.md"
         parser.error(f"no library is called {', '.join(sorted(unknown))}; there are {', '.join(names())}")
     return options
 
