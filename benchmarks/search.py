@@ -61,7 +61,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", metavar="NAME", help="only these: " + ", ".join(names()))
     parser.add_argument("--build-only", action="store_true", help="build what is missing, then stop")
     parser.add_argument("--rebuild", nargs="+", default=[], metavar="NAME", help="build these again")
-    parser.add_argument("--diskann-graph", nargs=2, type=int, default=(32, 64), metavar=("R", "L"))
     parser.add_argument("--tenfold-build", type=json.loads, default={}, metavar="JSON", help="for Index.build")
     parser.add_argument("--tenfold-open", type=json.loads, default={}, metavar="JSON", help="for Index.open")
     parser.add_argument("--render", type=Path, metavar="JSON", help="write the page of an earlier run again")
@@ -88,7 +87,6 @@ def chosen(options: argparse.Namespace, work: workload.Workload) -> list[Peer]:
         dims=dims,
         is_bytes=work.base.dtype == np.uint8,
         metric=work.metric,
-        diskann_graph=tuple(options.diskann_graph),
         tenfold_build=options.tenfold_build,
         tenfold_open=options.tenfold_open,
     )

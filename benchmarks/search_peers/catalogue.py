@@ -23,7 +23,6 @@ class Kind:
         dims: Their dimensions.
         is_bytes: Whether they are uint8; else float32.
         metric: "l2" or "cosine".
-        diskann_graph: Degree R and build complexity L of DiskANN's graph.
         tenfold_build: Extra keyword arguments for Tenfold's `Index.build`.
         tenfold_open: Extra keyword arguments for Tenfold's `Index.open`.
     """
@@ -32,7 +31,6 @@ class Kind:
     dims: int = 128
     is_bytes: bool = True
     metric: str = "l2"
-    diskann_graph: tuple[int, int] = (32, 64)
     tenfold_build: Mapping[str, Any] = field(default_factory=dict)
     tenfold_open: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,7 +82,7 @@ def _tenfold(kind: Kind) -> tuple[Peer, Peer, Peer]:
         on_disk=True,
         tuning_queries=4_000,
         build_estimate=kind.seconds(60),
-        measure_estimate=kind.effort(90),
+        measure_estimate=kind.effort(100),
     )
     short = 3 * kind.code_bytes // 8
     small = replace(
@@ -106,9 +104,10 @@ def _tenfold(kind: Kind) -> tuple[Peer, Peer, Peer]:
 
 
 def _diskann(kind: Kind) -> tuple[Peer, ...]:
-    degree, complexity = kind.diskann_graph
+    slim, thick, tenth = (32, 64), (64, 100), kind.rows // 10
 
-    def peer(name: str, cached: int, threads: int, measure_estimate: float) -> Peer:
+    def peer(name: str, graph: tuple[int, int], cached: int, threads: int, measure_estimate: float) -> Peer:
+        degree, complexity = graph
         nodes = f"{cached:,} nodes cached" if cached else "no node cache"
         return Peer(
             name=name,
@@ -120,18 +119,20 @@ def _diskann(kind: Kind) -> tuple[Peer, ...]:
             open={"cached_nodes": cached, "threads": threads},
             axis="complexity",
             grid=geometric(10, 1000),
-            families=tuple({"beam_width": width} for width in (4, 2, 8)),
+            families=tuple({"beam_width": width} for width in (4, 2, 8, 16, 32)),
             threads=threads,
             on_disk=True,
             tuning_queries=1_000,
-            build_estimate=0 if cached else kind.seconds(200 + 7 * degree + 1.5 * complexity),
+            build_estimate=kind.seconds(200 + 7 * degree + 1.5 * complexity),
             measure_estimate=kind.effort(measure_estimate),
         )
 
     return (
-        peer("diskann", 0, THREADS, 330),
-        peer("diskann-cached", kind.rows // 10, THREADS, 260),
-        peer("diskann-16", kind.rows // 10, 16, 140),
+        peer("diskann", slim, 0, THREADS, 370),
+        peer("diskann-cached", slim, tenth, THREADS, 460),
+        peer("diskann-16", slim, tenth, 16, 300),
+        peer("diskann-r64", thick, tenth, THREADS, 460),
+        peer("diskann-r64-16", thick, tenth, 16, 300),
     )
 
 
@@ -145,7 +146,7 @@ def _lancedb(kind: Kind) -> Peer:
         build={"lists": kind.lists // 4, "code_bytes": kind.code_bytes},
         axis="nprobes",
         grid=geometric(1, kind.lists // 4),
-        families=tuple({"refine_factor": factor} for factor in (10, 4, 25)),
+        families=tuple({"refine_factor": factor} for factor in (10, 4, 3, 2, 25)),
         on_disk=True,
         reads_cached=True,
         tuning_queries=500,
@@ -175,9 +176,9 @@ def _faiss(name: str, description: str, kind: Kind, build_estimate: float) -> Pe
         build={"description": description},
         axis="nprobe",
         grid=geometric(1, min(kind.lists, 512)),
-        families=tuple({"k_factor": factor} for factor in (10, 4, 6, 16, 25, 40, 64)),
+        families=tuple({"k_factor": factor} for factor in (10, 6, 4, 3, 2, 16, 25, 40, 64)),
         build_estimate=build_estimate,
-        measure_estimate=kind.effort(75),
+        measure_estimate=kind.effort(180),
     )
 
 
@@ -192,9 +193,9 @@ def _scann(kind: Kind) -> Peer:
         build={"leaves": leaves, "metric": kind.metric},
         axis="leaves",
         grid=geometric(1, min(leaves, 512)),
-        families=tuple({"reorder": count} for count in (100, 40, 60, 160, 250, 400)),
+        families=tuple({"reorder": count} for count in (100, 60, 40, 25, 15, 160, 250, 400, 600, 1000)),
         build_estimate=kind.seconds(60),
-        measure_estimate=kind.effort(75),
+        measure_estimate=kind.effort(180),
     )
 
 

@@ -134,6 +134,7 @@ class Contestant:
         """Return a cost with the pages that count for this peer."""
         return cost | {"pages": cost["asked"] if self.peer.reads_cached else cost["pages"]}
 
+            "edges": self.peer.edges(choice.family, choice.step),
     def _at(self, target: float) -> dict[str, Any] | None:
         choice, runs = self.choices[target], self.batches[target]
         if choice is None or not runs:

@@ -56,6 +56,13 @@ class Peer:
         """Return the search parameters of one family at one grid step."""
         return {**self.families[family], self.axis: self.grid[step]}
 
+    def edges(self, family: int, step: int) -> list[str]:
+        """Return the search parameters whose value there is the smallest or the largest of those tried."""
+        tried = {name: [other[name] for other in self.families] for name in self.families[family]}
+        tried[self.axis] = list(self.grid)
+        chosen = self.setting(family, step)
+        return [name for name, values in tried.items() if chosen[name] in (min(values), max(values))]
+
 
 def geometric(low: int, high: int) -> tuple[float, ...]:
     """Return whole numbers from `low` to `high`, about 4 % apart."""

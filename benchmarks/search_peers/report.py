@@ -146,14 +146,21 @@ def _asked(ours: Result) -> str:
 
 def _settings(peers: Mapping[str, Result], targets: Sequence[str]) -> str:
     def setting(part: Result | None) -> str:
-        return ", ".join(f"{name} {value}" for name, value in part["setting"].items()) if part else MISSING
+        if part is None:
+            return MISSING
+        return ", ".join(
+            f"{name} {value}{' (edge)' if name in part['edges'] else ''}" for name, value in part["setting"].items()
+        )
 
     lines = []
     for name, peer in peers.items():
         versions = peer["versions"]
         chosen = [setting(peer["targets"].get(target)) for target in targets]
         lines.append([name, peer["title"], f"{versions['version']}, numpy {versions['numpy']}", *chosen])
-    note = "The fastest setting of each library that reaches the recall on these queries, found by the harness."
+    note = (
+        "The fastest setting of each library that reaches the recall on these queries, found by the harness. "
+        "*edge*: the smallest or largest value that was tried; one beyond might be faster."
+    )
     return f"{note}\n\n" + table(["name", "library", "version", *(f"at {target}" for target in targets)], lines)
 
 
