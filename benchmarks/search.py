@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="environments and indexes, kept")
     parser.add_argument("--rows", type=int, help="only the first so many base vectors (their truth is computed)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed batches per library and recall")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, each of all libraries and recalls")
     parser.add_argument("--peers", nargs="+", metavar="NAME", help="only these: " + ", ".join(names()))
     parser.add_argument("--build-only", action="store_true", help="build what is missing, then stop")
     parser.add_argument("--rebuild", nargs="+", default=[], metavar="NAME", help="build these again")
@@ -69,8 +69,8 @@ def parse() -> argparse.Namespace:
         parser.error("--data DIR is missing; DIR holds base.u8bin or base.fbin, query likewise, and gt100.bin")
     unknown = {*(options.peers or []), *options.rebuild} - set(names())
     if unknown:
-    options.out = options.out or options.work / f"{(options.render or options.data).resolve().stem}.md"
         parser.error(f"no library is called {', '.join(sorted(unknown))}; there are {', '.join(names())}")
+    options.out = options.out or options.work / f"{(options.render or options.data).resolve().stem}.md"
     return options
 
 
@@ -118,7 +118,7 @@ def build_all(peers: Sequence[Peer], store: Store, options: argparse.Namespace) 
         try:
             store.build(peer, again)
         except PeerError as error:
-            failures.append(complain(error))
+            failures.append(measuring.complain("not built", error))
     return failures
 
 
@@ -169,7 +169,7 @@ def enter_all(peers: Sequence[Peer], store: Store, stack: ExitStack, failures: l
             contestant.ask(store.workload, TARGETS)
             contestants.append(contestant)
         except PeerError as error:
-            failures.append(complain(error))
+            failures.append(measuring.complain("not opened or tuned", error))
     return contestants
 
 
@@ -202,12 +202,6 @@ def publish(results: dict[str, Any], page: Path) -> None:
     drawings = plots.draw(results, page)
     page.write_text(report.markdown(results, drawings))
     say(f"wrote {', '.join(str(path) for path in (page, *drawings.values()))}")
-
-
-def complain(error: PeerError) -> str:
-    """Show why a peer is left out, and return it for the page."""
-    say(f"left out: {error}")
-    return str(error)
 
 
 def say(text: str) -> None:

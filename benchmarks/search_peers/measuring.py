@@ -16,7 +16,6 @@ from search_peers.workload import Workload
 
 TOLERANCE = 0.0005  # a setting tuned on some of the queries may miss by this much on all
 SINGLE_QUERIES = 1000
-COLD_TARGET = 0.95
 
 
 @dataclass
@@ -28,10 +27,10 @@ class Contestant:
     opened: dict[str, Any]
     choices: dict[float, Choice | None] = field(default_factory=dict)
     batches: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
-    singles: dict[float, dict[str, Any]] = field(default_factory=dict)
+    singles: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
+    cold: dict[float, dict[str, Any]] = field(default_factory=dict)
     asked: dict[float, dict[str, Any]] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
-    cold: dict[str, Any] | None = None
 
     @classmethod
     def enter(cls, peer: Peer, store: Store) -> "Contestant":
@@ -55,6 +54,7 @@ class Contestant:
 
         self.choices = Tuner(self.peer, trial).tune(targets)
         self.batches = {target: [] for target in targets}
+        self.singles = {target: [] for target in targets}
 
     def ask(self, workload: Workload, targets: Sequence[float]) -> None:
         """Of a library that takes the recall itself as its parameter, measure what that gives."""
@@ -64,48 +64,43 @@ class Contestant:
             setting = {**self.peer.families[0], "recall": target}
             self.asked[target] = self._batch(setting, workload, self.peer.batch_queries)
 
-    def measure_batch(self, workload: Workload, target: float) -> None:
-        """Measure one batch; move along the grid first if the setting misses on its queries."""
+    def measure(self, workload: Workload, target: float) -> None:
+        """Measure a batch, then single queries; move along the grid first if the setting misses on the batch."""
         while (choice := self.choices[target]) is not None:
             setting = self.peer.setting(choice.family, choice.step)
             cost = self._batch(setting, workload, self.peer.batch_queries)
             if cost["recall"] >= target - TOLERANCE:
+                self.singles[target].append(self._counted(self.process.single(setting, SINGLE_QUERIES)))
                 self.batches[target].append(cost)
                 return
             self.batches[target].clear()
+            self.singles[target].clear()
             following = Choice(choice.family, choice.step + 1, choice.qps)
             self.choices[target] = following if following.step < len(self.peer.grid) else None
 
-    def measure_single(self, workload: Workload, target: float) -> None:
-        """Measure queries one at a time."""
-        choice = self.choices[target]
-        if choice is not None:
-            setting = self.peer.setting(choice.family, choice.step)
-            cost = self.process.order("single", setting=setting, queries=min(SINGLE_QUERIES, len(workload.queries)))
-            self.singles[target] = self._counted(cost)
+    def measure_cold(self, store: Store, target: float) -> None:
+        """Measure the first answers of a new process, with the index dropped from the page cache before each step.
 
-    def measure_cold(self, store: Store, targets: Sequence[float]) -> None:
-        """Measure opening and the first answers in a new process, with the index dropped from the page cache.
-
-        The setting is that of recall 0.95, or the nearest that was reached. No process may have the
-        index open: what is mapped stays in the cache.
+        No other process may have the index open: what is mapped stays in the cache.
         """
-        reached = [target for target in targets if self.batches[target]]
-        if not reached:
-            return
-        target = min(reached, key=lambda one: abs(one - COLD_TARGET))
         choice = self.choices[target]
-        assert choice
-        print(f"cold: {self.peer.title}", file=sys.stderr, flush=True)
+        if choice is None or not self.batches[target]:
+            return
+        print(f"cold at {target:.2f}: {self.peer.title}", file=sys.stderr, flush=True)
+        setting, folder = self.peer.setting(choice.family, choice.step), store.folder(self.peer)
         with Process(self.peer, store.work) as process:
-            drop_from_page_cache(store.folder(self.peer))
-            self.cold = process.order(
-                "cold",
-                **where(self.peer, store),
-                setting=self.peer.setting(choice.family, choice.step),
-                threads=self.peer.threads,
-            )
-        self.cold["target"] = f"{target:.2f}"
+            drop_from_page_cache(folder)
+            first = process.order("first", **where(self.peer, store), setting=setting)
+            drop_from_page_cache(folder)
+            single = process.single(setting, SINGLE_QUERIES)
+            drop_from_page_cache(folder)
+            batch, _ = process.batch(setting, SINGLE_QUERIES)
+        self.cold[target] = {
+            "first_answer_seconds": first["seconds"],
+            "first_answer_pages": first["pages"],
+            **{name: single[name] for name in ("p50_us", "p99_us", "pages")},
+            "qps": batch["qps"],
+        }
 
     def result(self, cost: dict[str, Any] | None) -> dict[str, Any]:
         """Return everything about this peer as JSON values; `cost` is that of its build."""
@@ -123,7 +118,6 @@ class Contestant:
             "asked": {f"{target:.2f}": cost for target, cost in self.asked.items()},
             "targets": {f"{target:.2f}": self._at(target) for target in self.choices},
             "trials": self.trials,
-            "cold": self.cold,
         }
 
     def _batch(self, setting: dict[str, Any], workload: Workload, queries: int) -> dict[str, Any]:
@@ -134,19 +128,22 @@ class Contestant:
         """Return a cost with the pages that count for this peer."""
         return cost | {"pages": cost["asked"] if self.peer.reads_cached else cost["pages"]}
 
-            "edges": self.peer.edges(choice.family, choice.step),
     def _at(self, target: float) -> dict[str, Any] | None:
-        choice, runs = self.choices[target], self.batches[target]
+        choice, runs, singles = self.choices[target], self.batches[target], self.singles[target]
         if choice is None or not runs:
             return None
         return {
             "setting": self.peer.setting(choice.family, choice.step),
+            "edges": self.peer.edges(choice.family, choice.step),
             "recall": statistics.median(run["recall"] for run in runs),
             "qps": [run["qps"] for run in runs],
             "cpu_us": statistics.median(run["cpu_us"] for run in runs),
             "pages": statistics.median(run["pages"] for run in runs),
             "own_pages": runs[-1]["own_pages"],
-            "single": self.singles.get(target),
+            "p50_us": [one["p50_us"] for one in singles],
+            "p99_us": [one["p99_us"] for one in singles],
+            "single_pages": statistics.median(one["pages"] for one in singles),
+            "cold": self.cold.get(target),
         }
 
 
@@ -169,26 +166,29 @@ def rounds(contestants: Sequence[Contestant], workload: Workload, targets: Seque
         try:
             measure()
         except PeerError as error:
-            failures[contestant.peer.name] = str(error)
-            print(f"gave up: {error}", file=sys.stderr, flush=True)
+            failures[contestant.peer.name] = complain("given up in the rounds", error)
 
     for number in range(repeats):
         order = contestants if number % 2 == 0 else contestants[::-1]
         for target, contestant in itertools.product(targets, order):
-            attempt(contestant, partial(contestant.measure_batch, workload, target))
+            attempt(contestant, partial(contestant.measure, workload, target))
         print(f"round {number + 1} of {repeats} done", file=sys.stderr, flush=True)
-    for target, contestant in itertools.product(targets, contestants):
-        attempt(contestant, partial(contestant.measure_single, workload, target))
     return list(failures.values())
 
 
 def cold(contestants: Sequence[Contestant], store: Store, targets: Sequence[float]) -> list[str]:
-    """Measure each contestant from a new process with an empty page cache; return why those that failed did."""
+    """Measure each contestant in new processes with an empty page cache; return why those that failed did."""
     failures = []
-    for contestant in contestants:
+    for target, contestant in itertools.product(targets, contestants):
         try:
-            contestant.measure_cold(store, targets)
+            contestant.measure_cold(store, target)
         except PeerError as error:
-            failures.append(str(error))
-            print(f"not measured cold: {error}", file=sys.stderr, flush=True)
+            failures.append(complain(f"not measured cold at {target:.2f}", error))
     return failures
+
+
+def complain(what: str, error: PeerError) -> str:
+    """Show what was not done and why, and return it for the page."""
+    reason = f"{what}: {error}"
+    print(reason, file=sys.stderr, flush=True)
+    return reason

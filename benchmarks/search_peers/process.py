@@ -91,6 +91,11 @@ class Process:
         )
         return answer, np.load(self._ids)
 
+    def single(self, setting: dict[str, Any], queries: int) -> dict[str, Any]:
+        """Run queries one at a time and return what they cost."""
+        time.sleep(PAUSE_SECONDS)
+        return self.order("single", setting=setting, queries=queries)
+
     def _last_words(self) -> str:
         status = self._process.wait()
         lines = [line for line in self._log_path.read_text(errors="replace").splitlines() if line.strip()]

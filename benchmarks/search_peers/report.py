@@ -9,8 +9,14 @@ from search_peers.tables import MISSING, OURS, Column, Result, Rows, Value, abso
 METRICS = {"l2": "squared L2", "cosine": "cosine of vectors of unit length"}
 
 
-def _single(name: str) -> Value:
-    return lambda _, part: part["single"][name] if part["single"] else None
+def _repeated(title: str, name: str, high_wins: bool = False) -> Column:
+    """A figure of every round: the median, and the smallest and largest beside it."""
+    return Column(
+        title,
+        lambda _, part: statistics.median(part[name]),
+        high_wins=high_wins,
+        spread=lambda part: (min(part[name]), max(part[name])),
+    )
 
 
 def _allowed(peer: Result, part: Result) -> float | None:
@@ -24,18 +30,13 @@ def _scaled(name: str, factor: float) -> Value:
 
 AT_RECALL = (
     Column("recall", lambda _, part: part["recall"], 4, compared=False),
-    Column(
-        "QPS",
-        lambda _, part: statistics.median(part["qps"]),
-        high_wins=True,
-        spread=lambda part: (min(part["qps"]), max(part["qps"])),
-    ),
+    _repeated("QPS", "qps", high_wins=True),
     Column("disk allows", _allowed, compared=False, disk_only=True),
-    Column("p50 µs", _single("p50_us")),
-    Column("p99 µs", _single("p99_us")),
+    _repeated("p50 µs", "p50_us"),
+    _repeated("p99 µs", "p99_us"),
     Column("CPU µs/query", lambda _, part: part["cpu_us"]),
     Column("pages/query, batch", lambda _, part: part["pages"], 1, disk_only=True),
-    Column("pages/query, single", _single("pages"), 1, disk_only=True),
+    Column("pages/query, single", lambda _, part: part["single_pages"], 1, disk_only=True),
 )
 ONCE = (
     Column("RAM MB", _scaled("rss_growth", 1e-6)),
@@ -46,11 +47,12 @@ ONCE = (
     Column("build RAM peak MB", lambda peer, _: peer["build"]["peak_rss_growth"] / 1e6),
 )
 COLD = (
-    Column("recall ≥", lambda _, part: float(part["target"]), 2, compared=False),
     Column("s to the first answer", _scaled("first_answer_seconds", 1), 3),
     Column("MB read until then", _scaled("first_answer_pages", 4096e-6), 1),
-    Column("QPS of the next 1,000", _scaled("qps", 1), high_wins=True),
-    Column("pages/query fetched", _scaled("pages", 1), 1, disk_only=True),
+    Column("p50 µs", lambda _, part: part["p50_us"]),
+    Column("p99 µs", lambda _, part: part["p99_us"]),
+    Column("pages/query fetched, single", _scaled("pages", 1), 1, disk_only=True),
+    Column("QPS, batch of 1,000", _scaled("qps", 1), high_wins=True),
 )
 
 
@@ -71,7 +73,7 @@ def markdown(results: Result, drawings: Mapping[str, Path]) -> str:
     ]
     for target, rows in zip(targets, at, strict=True):
         sections += [f"## recall@10 ≥ {target}", absolute(rows, AT_RECALL)]
-    sections += ["## Memory, disk, build", absolute(whole, ONCE), *_cold(peers)]
+    sections += ["## Memory, disk, build", absolute(whole, ONCE), *_cold(at, targets)]
     if OURS in peers:
         sections += [*_ratio_sections(at, whole, targets), "## What `recall=` gives", _asked(peers[OURS])]
     sections += ["## Settings", _settings(peers, targets), *_disk(results["disk"])]
@@ -88,7 +90,7 @@ def _circumstances(results: Result) -> str:
         f"{', '.join(machine['simd']) or 'no SIMD named'}), {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB memory, {machine['system']}, indexes on {work['filesystem']}.",
         f"Load average at the start {machine['load'][0]}: near 0 nobody else used the machine.",
-        f"Date {results['date']}, {work['repeats']} repeats turn by turn (QPS: median, smallest..largest), "
+        f"Date {results['date']}, {work['repeats']} rounds turn by turn (QPS, p50, p99: median, smallest..largest), "
         f"took {results['seconds'] / 60:.0f} minutes without what was built before.",
         "Seeds: hnswlib 100, disk probes 0; the others as their libraries set them.",
         *(f"Not measured: {reason}" for reason in results["failures"]),
@@ -109,14 +111,20 @@ def _how_to_read(peers: Mapping[str, Result]) -> str:
     )
 
 
-def _cold(peers: Mapping[str, Result]) -> list[str]:
-    rows = {name: (peer, peer["cold"]) for name, peer in peers.items()}
+def _cold(at: Sequence[Rows], targets: Sequence[str]) -> list[str]:
     note = (
-        "A new process with its libraries loaded, the index's files dropped from the system's page cache: seconds to "
-        "open the index and answer one query, then a batch of the next 1,000. A cache of the host's own, outside this "
-        "machine, cannot be dropped: a disk that nobody has read yet is slower."
+        "*Cold* is a new process, its libraries loaded, and an empty page cache: the system drops the index's files "
+        "from its memory before the index is opened and one query answered, again before 1,000 single queries, and "
+        "again before a batch of them. Each once for each recall. What a library has read into its own memory by then "
+        "stays there: those that hold the vectors in memory have read everything with the first answer. A cache of "
+        "the host's own, outside this machine, cannot be dropped, and the rounds have just read these files: a disk "
+        "that nobody has read yet is slower."
     )
-    return ["## Cold", note, absolute(rows, COLD)]
+    sections = ["## Cold", note]
+    for target, rows in zip(targets, at, strict=True):
+        cold = {name: (peer, part["cold"] if part else None) for name, (peer, part) in rows.items()}
+        sections += [f"At recall@10 ≥ {target}:", absolute(cold, COLD)]
+    return sections
 
 
 def _ratio_sections(at: Sequence[Rows], whole: Rows, targets: Sequence[str]) -> list[str]:

@@ -22,7 +22,6 @@ from search_peers import vectors
 
 K = 10
 PAGE_BYTES = 4096
-COLD_QUERIES = 1000
 
 
 def status_bytes(field: str) -> int:
@@ -93,7 +92,6 @@ class Worker:
     def open(self, folder: str, queries: str, options: dict[str, Any]) -> dict[str, Any]:
         """Load the queries, then open the index; memory is counted from between the two."""
         self._load(queries)
-        self._start_rss = status_bytes("VmRSS")
         before = time.perf_counter()
         self._adapter.open(Path(folder), **options)
         return {"seconds": time.perf_counter() - before, "rss_growth": self._rss_growth("VmRSS")}
@@ -121,42 +119,30 @@ class Worker:
     def single(self, setting: dict[str, Any], queries: int) -> dict[str, Any]:
         """Answer the first `queries` one after another with one thread and say how long each took."""
         self._adapter.forget()
-        times, own = np.empty(queries), []
+        asked = self._queries[:queries]
+        times = np.empty(len(asked))
         reads_before = Reads.so_far()
-        for number in range(queries):
+        for number in range(len(asked)):
             before = time.perf_counter_ns()
-            _, pages = self._adapter.search(self._queries[number : number + 1], K, 1, setting)
+            self._adapter.search(asked[number : number + 1], K, 1, setting)
             times[number] = (time.perf_counter_ns() - before) / 1000
-            own.append(pages)
         return {
             "p50_us": float(np.percentile(times, 50)),
             "p99_us": float(np.percentile(times, 99)),
-            **Reads.so_far().since(reads_before, queries),
-            "own_pages": None if None in own else float(np.mean(own)),
+            **Reads.so_far().since(reads_before, len(asked)),
         }
 
-    def cold(
-        self, folder: str, queries: str, options: dict[str, Any], setting: dict[str, Any], threads: int
-    ) -> dict[str, Any]:
-        """Open, answer one query, then up to `COLD_QUERIES` others at once, in a process that has done nothing yet."""
+    def first(self, folder: str, queries: str, options: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
+        """Open and answer one query, in a process that has done nothing yet."""
         self._load(queries)
         reads_before, before = Reads.so_far(), time.perf_counter()
         self._adapter.open(Path(folder), **options)
         self._adapter.search(self._queries[:1], K, 1, setting)
-        first, reads_first = time.perf_counter() - before, Reads.so_far()
-        following = self._queries[1 : COLD_QUERIES + 1]
-        before = time.perf_counter()
-        self._adapter.search(following, K, threads, setting)
-        seconds = time.perf_counter() - before
-        return {
-            "first_answer_seconds": first,
-            "first_answer_pages": reads_first.fetched - reads_before.fetched,
-            "qps": len(following) / seconds,
-            "pages": Reads.so_far().since(reads_first, len(following))["pages"],
-        }
+        return {"seconds": time.perf_counter() - before, "pages": Reads.so_far().since(reads_before, 1)["pages"]}
 
     def _load(self, queries: str) -> None:
         self._queries = self._adapter.prepare(vectors.loaded(Path(queries)))
+        self._start_rss = status_bytes("VmRSS")
 
     def _rss_growth(self, field: str) -> int:
         return status_bytes(field) - self._start_rss
