@@ -126,7 +126,8 @@ def measure_all(
     peers: Sequence[Peer], store: Store, options: argparse.Namespace, failures: list[str]
 ) -> dict[str, Any]:
     """Open, tune and measure all peers; return everything that is known about the run as JSON values."""
-    start, described, work = time.perf_counter(), machine.describe(), store.workload
+    start, work = time.perf_counter(), store.workload
+    described, commit = machine.describe(), machine.commit()
     with ExitStack() as stack:
         contestants = enter_all(peers, store, stack, failures)
         probes = probe_disk("before the rounds", contestants, store)
@@ -137,6 +138,7 @@ def measure_all(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seconds": time.perf_counter() - start,
         "machine": described,
+        "commit": commit,
         "work": {
             "name": work.name,
             "metric": work.metric,
@@ -153,6 +155,7 @@ def measure_all(
             for one in contestants
         },
         "disk": probes,
+        "not_asked": [name for name in names() if options.peers and name not in options.peers],
         "failures": failures,
     }
 

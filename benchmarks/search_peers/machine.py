@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 from tenfold.core.machine import processor
@@ -31,6 +32,16 @@ def filesystem(path: Path) -> str:
         if path.resolve().is_relative_to(mount) and len(mount) >= len(best):
             best, kind = mount, type_
     return kind
+
+
+def commit() -> str | None:
+    """Return the git commit of this source tree, with `-dirty` where files differ from it; None outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _first_fields(path: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Process:
         try:
             python = interpreter(peer.requirements, work)
         except (RuntimeError, subprocess.CalledProcessError) as error:
-            raise PeerError(str(error)) from None
+            raise PeerError(f"{peer.name}: {error}") from None
         self._log = self._log_path.open("w")
         self._process = subprocess.Popen(
             [python, "-m", "search_peers.worker", peer.adapter],

@@ -92,8 +92,10 @@ def _circumstances(results: Result) -> str:
         f"Load average at the start {machine['load'][0]}: near 0 nobody else used the machine.",
         f"Date {results['date']}, {work['repeats']} rounds turn by turn (QPS, p50, p99: median, smallest..largest), "
         f"took {results['seconds'] / 60:.0f} minutes without what was built before.",
+        f"Source tree: git {results['commit'] or 'unknown'}; versions of all libraries in [Settings](#settings).",
         "Seeds: hnswlib 100, disk probes 0; the others as their libraries set them.",
-        *(f"Not measured: {reason}" for reason in results["failures"]),
+        *([f"Not asked for in this run: {', '.join(results['not_asked'])}."] if results["not_asked"] else []),
+        *(f"Left out, {reason}" for reason in results["failures"]),
     ]
     return "\n".join(f"- {line}" for line in lines)
 
