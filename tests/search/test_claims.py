@@ -102,6 +102,24 @@ def test_spann_reads_the_same_lists_only_once(folder: Path, monkeypatch: pytest.
         assert any(str(read[point.setting]) == str(own) and point.pages == pages for point in curve.points)
 
 
+def test_spann_is_tuned_with_some_queries_and_measured_with_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the settings found with 20 queries the best are left, and have the recall and pages of all 120."""
+    work = load_workload(folder, None, 1000, no_progress)
+    index = Index.build(work.base, folder / "index")
+    ways = [experiments.OWN_LISTS, SpannConfig(8, 1.5)]
+
+    def curve() -> Curve:
+        return spann_curve(index, work, ways, (1, 2, 4, 8, 16, 32), 0.999, folder / "spann", 0, 1, no_progress)
+
+    whole = {(point.method, point.setting): point for point in curve().points}
+    monkeypatch.setattr(experiments, "_SPANN_TUNED", 20)
+    found = curve().points
+    assert 2 <= len(found) < len(whole) and {point.method for point in found} == set(map(str, ways))
+    for point in found:
+        assert (point.recall, point.pages) == whole[point.method, point.setting][:2]
+    assert not (folder / "spann").exists()
+
+
 def test_spann_stops_where_more_lists_cannot_help(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pruning of a way gets one number of lists where that is too much already, all numbers where not."""
     work = load_workload(folder, None, 1000, no_progress)

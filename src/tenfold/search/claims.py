@@ -24,6 +24,7 @@ from tenfold.core.progress import Progress
 from tenfold.core.reports import Cell, Plot, Report, Series, Table
 from tenfold.search import _native
 from tenfold.search.experiments import (
+    OWN_LISTS,
     Curve,
     Point,
     SpannConfig,
@@ -84,13 +85,12 @@ CLAIMS = {
 _COMPARED = (0.9, 0.95, 0.98)
 _ASKED = (0.9, 0.95, 0.99)
 _SPANN_CONFIGS = (
-    SpannConfig(None, 1.0, room=None),
-    *(SpannConfig(rows, *way) for rows in (8, 5, 16, 32) for way in product((1.5, 2.0, 1.0), (1, 3))),
+    OWN_LISTS,
+    *(SpannConfig(rows, *way) for rows in (8, 5, 16) for way in product((1.5, 2.0, 1.0), (1, 3))),
 )
 # Most of a quick run is SPANN's reading; pruning by 10 is left out, which hardly differs from 0.6.
 _QUICK_SPANN_CONFIGS = tuple(
-    SpannConfig(rows, spacing, room, slacks=(0.3, 0.6))
-    for rows, spacing, room in ((None, 1.0, None), (8, 1.5, 1), (8, 1.5, 3))
+    config._replace(slacks=(0.3, 0.6)) for config in (OWN_LISTS, SpannConfig(8, 1.5, 1), SpannConfig(8, 1.5, 3))
 )
 _REPEATS = 5
 _ROUNDS, _SINGLES = 3, 1000  # of single queries
@@ -325,8 +325,8 @@ def _tabulate_curves(curves: list[Curve]) -> Table:
 def _shown(curves: list[Curve]) -> list[Curve]:
     """Tenfold, SPANN at its best, and SPANN over the very lists of our index."""
     ours, spann = curves
-    same = [point for point in spann.points if point.method == str(_SPANN_CONFIGS[0])]
-    return [ours, Curve("SPANN, best lists", spann.points), *([Curve("SPANN, our lists", same)] if same else [])]
+    same = Curve("SPANN, our lists", spann.of(str(OWN_LISTS)).points)
+    return [ours, Curve("SPANN, best lists", spann.points), *([same] if same.points else [])]
 
 
 def _plots(found: _Measured) -> list[Plot]:

@@ -22,6 +22,7 @@ from tenfold.search.pages import page_layout
 from tenfold.search.workload import Workload
 
 __all__ = [
+    "OWN_LISTS",
     "Curve",
     "Point",
     "ReadRules",
@@ -46,6 +47,7 @@ __all__ = [
 _RECALLS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 _SPANN_SLACKS = (0.3, 0.6, 10.0)  # the last one in effect prunes nothing
 _SPANN_PAGES = 3  # of a list at most, times the bytes of a number: SPANN's own limits, 3 and 12
+_SPANN_TUNED = 500  # queries
 _SPANN_READ = 8192  # pages, 32 MiB, for one query: more lists than that are not probed
 _BEHIND = 3.0  # times as many pages and as slow as known settings: more probes will not make up for that
 _SHORTLIST = 512
@@ -72,6 +74,9 @@ class SpannConfig(NamedTuple):
         return f"{lists}, spacing {self.spacing:g}{room}"
 
 
+OWN_LISTS = SpannConfig(None, 1.0, None)
+
+
 class Point(NamedTuple):
     """One setting: recall, what a query costs on average, and how to run it again."""
 
@@ -89,7 +94,11 @@ class Curve:
     """Settings of one method."""
 
     name: str
-    points: Sequence[Point]
+    points: list[Point]
+
+    def of(self, method: str) -> "Curve":
+        """The settings of one way."""
+        return Curve(method, [point for point in self.points if point.method == method])
 
     def front(self, cost: Callable[[Point], float]) -> list[Point]:
         """The settings that no other beats in both recall and cost, by recall."""
@@ -152,8 +161,10 @@ def spann_curve(
 ) -> Curve:  # fmt: skip
     """SPANN tuned over how its lists are made, how many are probed and how hard they are pruned.
 
-    Settings that come to the same lists for every query, because nothing more was pruned, are measured once. More
-    lists are probed until recall is enough, or a query reads 32 MiB, or the setting is far behind known ones.
+    Tuned with the first 500 queries; settings that no other beats, and those that no other over the lists of our index
+    beats, are measured with all. Settings that come to the same lists for every query, because nothing more was pruned,
+    are measured once. More lists are probed until recall is enough, or a query reads 32 MiB, or the setting is far
+    behind known ones.
 
     Args:
         index: Gives vectors, search space and I/O back end.
@@ -166,23 +177,44 @@ def spann_curve(
         threads: Used.
         progress: Called after each way.
     """
-    curve = Curve("SPANN", points := [])
     grown = lru_cache(maxsize=1)(partial(spann_lists, index, seed=seed, threads=threads))
-    for number, config in enumerate(configs):
+
+    def opened(config: SpannConfig) -> ListIndex:
         lists = open_spann(index, config, grown(config.rows_per_list), path, threads)
         path.unlink()
-        known: dict[bytes, Point] = {}  # by the lists that are read
-        for slack in config.slacks:
-            for probes in probed:
-                read = lists.route(work.queries, probes, slack, threads)
-                key = b"".join(own[own != NO_LIST].tobytes() + b"," for own in read)
-                if key not in known:
-                    known[key] = _spann_point(lists, work, str(config), probes, slack, threads)
-                    points.append(known[key])
-                if known[key].recall > enough or known[key].pages > _SPANN_READ or _is_behind(known[key], curve):
-                    break
+        return lists
+
+    some, curve = work.part(slice(0, _SPANN_TUNED)), Curve("SPANN", [])
+    for number, config in enumerate(configs):
+        _try_spann(curve, opened(config), some, config, probed, enough, threads)
         progress("tuning SPANN", number + 1, len(configs))
-    return curve
+    if len(some.queries) == len(work.queries):
+        return curve
+    fronts = [of.front(cost) for of in (curve, curve.of(str(OWN_LISTS))) for cost in (pages, seconds)]
+    best = {point for front in fronts for point in front if point.recall >= _RECALLS[0]}
+    found = Curve("SPANN", [])
+    for config in configs:
+        if chosen := sorted(point for point in best if point.method == str(config)):
+            lists = opened(config)
+            found.points.extend(_spann_point(lists, work, *point[5:], threads) for point in chosen)
+    return found
+
+
+def _try_spann(
+    curve: Curve, lists: ListIndex, work: Workload, config: SpannConfig, probed: Sequence[int], enough: float,
+    threads: int,
+) -> None:  # fmt: skip
+    """Add to the curve what one way to make lists gives."""
+    known: dict[bytes, Point] = {}  # by the lists that are read
+    for slack in config.slacks:
+        for probes in probed:
+            read = lists.route(work.queries, probes, slack, threads)
+            key = b"".join(own[own != NO_LIST].tobytes() + b"," for own in read)
+            if key not in known:
+                known[key] = _spann_point(lists, work, str(config), (probes, slack), threads)
+                curve.points.append(known[key])
+            if known[key].recall > enough or known[key].pages > _SPANN_READ or _is_behind(known[key], curve):
+                break
 
 
 def _is_behind(point: Point, curve: Curve) -> bool:
@@ -191,13 +223,13 @@ def _is_behind(point: Point, curve: Curve) -> bool:
     return all(known is not None and _BEHIND * known < own for known, own in costs)
 
 
-def _spann_point(lists: ListIndex, work: Workload, method: str, probes: int, slack: float, threads: int) -> Point:
+def _spann_point(lists: ListIndex, work: Workload, method: str, setting: tuple[float, ...], threads: int) -> Point:
     start = time.perf_counter()
-    distances, _, stats = lists.search(work.queries, work.k, probes, slack, threads)
+    distances, _, stats = lists.search(work.queries, work.k, int(setting[0]), setting[1], threads)
     qps = len(work.queries) / (time.perf_counter() - start)
     recall = recall_at_k(distances, work.true_distances, work.k, work.metric)
-    pages, reads, scored = _mean(stats.pages), _mean(stats.reads), _mean(stats.rows_scored)
-    return Point(recall, pages, reads, qps, scored, method, (probes, slack))
+    read, reads, scored = _mean(stats.pages), _mean(stats.reads), _mean(stats.rows_scored)
+    return Point(recall, read, reads, qps, scored, method, setting)
 
 
 def alternate(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
