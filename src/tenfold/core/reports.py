@@ -155,7 +155,8 @@ class Plot:
                     axis.set_minor_formatter(ticker.NullFormatter())
             axes.grid(color="#dddddd", lw=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False)
+            if self.series:
+                axes.legend(frameon=False)
             drawn = io.StringIO()
             figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
         return drawn.getvalue()[drawn.getvalue().index("<svg") :]
