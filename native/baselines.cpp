@@ -50,18 +50,8 @@ class ListSearcher::Worker {
         for (uint32_t slot = 0; slot < kDepth; ++slot) free_.push_back(slot);
     }
 
-    // The kernel must have let go of the buffers. Which reads it has begun only the reader knows: it finds none once
-    // none is under way.
     ~Worker() {
-        try {
-            std::vector<Completion> done;
-            do {
-                done.clear();
-                reader_->reap(done, true);
-            } while (!done.empty());
-        } catch (...) {
-            memory_.release();  // reads may still be written to it
-        }
+        if (!reader_->settle()) memory_.release();
     }
 
     void run(size_t count, std::atomic<size_t>& next, float* distances, int64_t* ids, ListStats* stats,

@@ -80,16 +80,15 @@ class ThreadedReader final : public PageReader {
 
     void submit() override {
         if (queued_.empty()) return;
-        under_way_ += queued_.size();
-        if (crew_.empty()) {
-            for (const ReadRequest& request : queued_)
-                results_.push_back({request.tag, read_fully(descriptor_, request)});
-            queued_.clear();
-            return;
-        }
         {
             const std::lock_guard<std::mutex> guard(lock_);
-            jobs_.insert(jobs_.end(), queued_.begin(), queued_.end());
+            for (const ReadRequest& request : queued_) {
+                if (crew_.empty())
+                    results_.push_back({request.tag, read_fully(descriptor_, request)});
+                else
+                    jobs_.push_back(request);
+                ++under_way_;
+            }
         }
         queued_.clear();
         wake_.notify_all();
@@ -157,6 +156,17 @@ int open_direct(const std::string& path) {
 constexpr size_t kCrew = 16;
 
 }  // namespace
+
+bool PageReader::settle() noexcept try {
+    std::vector<Completion> done;
+    do {
+        done.clear();
+        reap(done, true);
+    } while (!done.empty());
+    return true;
+} catch (...) {
+    return false;
+}
 
 PageFile::PageFile(const std::string& path, const std::string& io) : path_(path) {
     const bool automatic = io == "auto";

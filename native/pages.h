@@ -30,6 +30,9 @@ class PageReader {
     virtual void submit() = 0;  // starts everything queued
     // Collects what has finished; waits for at least one if `wait` and something is under way.
     virtual void reap(std::vector<Completion>&, bool wait) = 0;
+    // Waits for all that is under way, of which only the reader itself knows after an error. False where even that
+    // fails: then nobody may free the buffers, since they may still be written to.
+    bool settle() noexcept;
 };
 
 // An open vector file and the back end that this machine and file system allow.

@@ -61,7 +61,7 @@ struct Batch {
     const Route* routes_of(size_t query) const { return routes.data() + (query - first) * probes; }
 };
 
-// Answers queries one thread at a time: scans for one while the disk reads for others.
+// Answers queries one thread at a time: scans for one while the disk reads for others. Of no use after an error.
 class Worker {
   public:
     Worker(const Searcher& searcher)
@@ -71,6 +71,10 @@ class Worker {
           buffer_bytes_(round_up(view_.page_stride, kAlignment) + (view_.page_stride % kAlignment ? kAlignment : 0)),
           cache_(std::max(kQueueDepth, searcher.cache_bytes_ / buffer_bytes_), buffer_bytes_),
           reader_(searcher.file_.reader(kQueueDepth)) {}
+
+    ~Worker() {
+        if (!reader_->settle()) cache_.leak();
+    }
 
     void run(const Batch& batch, std::atomic<size_t>& next, float* distances, int64_t* ids, QueryStats* stats,
              Hooks& hooks) {
@@ -111,7 +115,6 @@ class Worker {
             }
         } catch (...) {
             next.store(count);  // the other workers stop too
-            drain();
             throw;
         }
     }
@@ -386,7 +389,7 @@ class Worker {
         wait = wait && !active_.empty();
         if (wait && reading_ > 0 && hooks.meanwhile) std::exchange(hooks.meanwhile, nullptr)();
         if (reading_ > 0) reader_->reap(done_, wait);
-        reading_ -= done_.size();  // all at once: an error in one must not make drain() wait for the others
+        reading_ -= done_.size();
         for (const Completion& completion : done_) deliver(completion);
     }
 
@@ -417,19 +420,6 @@ class Worker {
             --flights_[number].pending;
         }
         slot.waiting.clear();
-    }
-
-    // After an error: buffers must not be given away while the kernel still writes to them.
-    void drain() {
-        reader_->submit();
-        while (reading_ > 0) {
-            done_.clear();
-            reader_->reap(done_, true);
-            reading_ -= done_.size();
-        }
-        cache_.clear();
-        active_.clear();
-        for (Flight& flight : flights_) flight.finished = false;
     }
 
     const Searcher& searcher_;

@@ -180,8 +180,13 @@ def test_direct_refused(small: Path, answer: str, memory_folder: Path) -> None:
 
 @linux_x86
 @pytest.mark.parametrize("refused", ["to submit", "to wait"])
-def test_a_kernel_that_takes_no_more_ends_a_search_of_whole_lists(
-    refused: str, small: Path, tmp_path: Path, python: Python
+@pytest.mark.parametrize(
+    "search",
+    ["index.search(queries, 3, recall=1.0, threads=1)", "lists.search(queries, 3, index.lists, 1e9, 1)"],
+    ids=["pages", "whole lists"],
+)
+def test_a_kernel_that_takes_no_more_ends_a_search(
+    search: str, refused: str, small: Path, tmp_path: Path, python: Python
 ) -> None:
     """`io_uring_enter` fails when it is to start reads, or to wait for them: an error, no hang and no abort.
 
@@ -195,6 +200,7 @@ from tenfold.search import Index
 from tenfold.search.baselines import ListIndex, Lists
 index = Index.open(sys.argv[1])
 lists = ListIndex(index, Lists.of_index(index, 1), Path(sys.argv[2]))
+queries = np.zeros((40, 24), np.uint8)
 code = [(0x20, 0, 0, 0), (0x15, 0, 3, {ENTER}), (0x20, 0, 0, {24 if refused == "to submit" else 32}),
         (0x15, 1, 0, 0), (0x06, 0, 0, 0x00050005), (0x06, 0, 0, 0x7fff0000)]
 program = b"".join(struct.pack("HBBI", *line) for line in code)
@@ -203,7 +209,7 @@ header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(memory))
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, header, 0, 0) == 0
 try:
-    lists.search(np.zeros((40, 24), np.uint8), 3, index.lists, 1e9, 1)
+    {search}
     print("answered")
 except Exception as error:
     print(error)
