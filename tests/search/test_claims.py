@@ -62,6 +62,12 @@ def test_costs_between_settings_are_geometric() -> None:
     assert cheapest is not None and cheapest.pages == 40
 
 
+def test_settings_around_a_recall_are_the_best_on_either_side() -> None:
+    assert [point.recall for point in CURVE.around(0.95, pages, 1)] == [0.9, 0.98]
+    assert [point.recall for point in CURVE.around(0.95, pages, 2)] == [0.9, 0.98, 0.99]
+    assert [point.recall for point in CURVE.around(0.995, pages, 1)] == [0.99]
+
+
 def test_moved_bytes_are_those_of_the_lists_that_hold_the_neighbours(folder: Path) -> None:
     """Recall 1 by brute force: probes are set so that the worst neighbour's list is still reached."""
     work = load_workload(folder, None, 1000, no_progress)
@@ -87,7 +93,7 @@ def test_spann_reads_the_same_lists_only_once(folder: Path, monkeypatch: pytest.
         return search(lists, *given)
 
     monkeypatch.setattr(ListIndex, "search", counted)
-    curve = spann_curve(index, work, [config], probed, 1.0, folder / "spann", 0, 1, no_progress)
+    curve = spann_curve(index, work, [config], probed, (1.0,), folder / "spann", 0, 1, no_progress)
     assert not (folder / "spann").exists()
     lists = open_spann(index, config, spann_lists(index, None, 0, 1), folder / "spann", 1)
     settings = {
@@ -109,7 +115,7 @@ def test_spann_is_tuned_with_some_queries_and_measured_with_all(folder: Path, mo
     ways = [experiments.OWN_LISTS, SpannConfig(8, 1.5)]
 
     def curve() -> Curve:
-        return spann_curve(index, work, ways, (1, 2, 4, 8, 16, 32), 0.999, folder / "spann", 0, 1, no_progress)
+        return spann_curve(index, work, ways, (1, 2, 4, 8, 16, 32), (0.9, 0.999), folder / "spann", 0, 1, no_progress)
 
     whole = {(point.method, point.setting): point for point in curve().points}
     monkeypatch.setattr(experiments, "_SPANN_TUNED", 20)
@@ -127,7 +133,7 @@ def test_spann_stops_where_more_lists_cannot_help(folder: Path, monkeypatch: pyt
     config = SpannConfig(None, 1.0, None, (50.0,))
     for most, tried in ((8192, [1, 2, 4, 8]), (0, [1])):
         monkeypatch.setattr(experiments, "_SPANN_READ", most)
-        curve = spann_curve(index, work, [config], (1, 2, 4, 8), 1.0, folder / "spann", 0, 1, no_progress)
+        curve = spann_curve(index, work, [config], (1, 2, 4, 8), (1.0,), folder / "spann", 0, 1, no_progress)
         assert [point.setting[0] for point in curve.points] == tried
 
 

@@ -6,7 +6,6 @@ best made is searched with the first seed; further seeds try again what was best
 
 import platform
 import tempfile
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,12 +101,12 @@ class _Effort(NamedTuple):
     queries: int
     configs: tuple[SpannConfig, ...]
     probes: tuple[int, ...]  # SPANN's
-    enough: float  # recall above which SPANN gets no further probes
+    recalls: tuple[float, ...]  # that SPANN is tuned for
 
 
 _PROBES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_FULL = _Effort(None, 2000, _SPANN_CONFIGS, _PROBES, 0.992)
-_QUICK = _Effort(100_000, 500, _QUICK_SPANN_CONFIGS, (2, 4, 8, 16, 32, 64, 128), 0.98)
+_FULL = _Effort(None, 2000, _SPANN_CONFIGS, _PROBES, (*_COMPARED, 0.99))
+_QUICK = _Effort(100_000, 500, _QUICK_SPANN_CONFIGS, (2, 4, 8, 16, 32, 64, 128), _COMPARED)
 
 
 @dataclass
@@ -149,9 +148,7 @@ def _chosen(spann: Curve, configs: Sequence[SpannConfig]) -> tuple[SpannConfig, 
     """Ways to make and to prune lists that are best on either side of a recall that is compared, in pages or time."""
     slacks: dict[str, set[float]] = {}
     for recall, cost in product(_COMPARED, (pages, seconds)):
-        front = spann.front(cost)
-        at = bisect_left([point.recall for point in front], recall)
-        for point in front[max(0, at - 1) : at + 1]:
+        for point in spann.around(recall, cost, 1):
             slacks.setdefault(point.method, set()).add(point.setting[1])
     return tuple(
         config._replace(slacks=tuple(sorted(slacks[str(config)]))) for config in configs if str(config) in slacks
@@ -162,7 +159,7 @@ def _measure(work: Workload, effort: _Effort, place: Path, seed: int, progress: 
     index = Index.build(work.base, place / "index", metric=work.metric, seed=seed, progress=progress)
     ours = tenfold_curve(index, work, _THREADS)
     spann = spann_curve(
-        index, work, effort.configs, effort.probes, effort.enough, place / "spann", seed, _THREADS, progress
+        index, work, effort.configs, effort.probes, effort.recalls, place / "spann", seed, _THREADS, progress
     )
     found = _Measured(curves=[ours, spann])
     found.remarks["io"] = index.engine.backend

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +117,12 @@ class Curve:
         costs = np.log([cost(point) for point in front])
         return float(np.exp(np.interp(recall, [point.recall for point in front], costs)))
 
+    def around(self, recall: float, cost: Callable[[Point], float], each: int) -> list[Point]:
+        """So many settings of the front on either side of a recall."""
+        front = self.front(cost)
+        at = bisect_left([point.recall for point in front], recall)
+        return front[max(0, at - each) : at + each]
+
     def cheapest(self, recall: float, cost: Callable[[Point], float]) -> Point | None:
         """The cheapest setting that reaches a recall."""
         return min((point for point in self.points if point.recall >= recall), key=cost, default=None)
@@ -156,22 +163,22 @@ def spann_lists(index: Index, rows_per_list: int | None, seed: int, threads: int
 
 
 def spann_curve(
-    index: Index, work: Workload, configs: Sequence[SpannConfig], probed: Sequence[int], enough: float,
+    index: Index, work: Workload, configs: Sequence[SpannConfig], probed: Sequence[int], recalls: Sequence[float],
     path: Path, seed: int, threads: int, progress: Progress,
 ) -> Curve:  # fmt: skip
     """SPANN tuned over how its lists are made, how many are probed and how hard they are pruned.
 
-    Tuned with the first 500 queries; settings that no other beats, and those that no other over the lists of our index
-    beats, are measured with all. Settings that come to the same lists for every query, because nothing more was pruned,
-    are measured once. More lists are probed until recall is enough, or a query reads 32 MiB, or the setting is far
-    behind known ones.
+    Tuned with the first 500 queries; the best settings near the recalls that matter, and the best over the lists of our
+    index, are measured with all. Settings that come to the same lists for every query, because nothing more was pruned,
+    are measured once. More lists are probed until the highest recall is passed, or a query reads 32 MiB, or the setting
+    is far behind known ones.
 
     Args:
         index: Gives vectors, search space and I/O back end.
         work: What is searched.
         configs: Ways to make the lists; those of equal lists side by side.
         probed: Numbers of lists to probe, rising.
-        enough: Recall above which no further number is tried.
+        recalls: That matter, rising.
         path: File that the lists are written to, one way after the other; removed.
         seed: Of the lists.
         threads: Used.
@@ -186,12 +193,16 @@ def spann_curve(
 
     some, curve = work.part(slice(0, _SPANN_TUNED)), Curve("SPANN", [])
     for number, config in enumerate(configs):
-        _try_spann(curve, opened(config), some, config, probed, enough, threads)
+        _try_spann(curve, opened(config), some, config, probed, recalls[-1], threads)
         progress("tuning SPANN", number + 1, len(configs))
     if len(some.queries) == len(work.queries):
         return curve
-    fronts = [of.front(cost) for of in (curve, curve.of(str(OWN_LISTS))) for cost in (pages, seconds)]
-    best = {point for front in fronts for point in front if point.recall >= _RECALLS[0]}
+    curves, costs = (curve, curve.of(str(OWN_LISTS))), (pages, seconds)
+    best = {
+        point
+        for of, recall, cost in product(curves, recalls, costs)
+        for point in of.around(recall, cost, 2)  # two, since with all queries the nearest may lie on the other side
+    }
     found = Curve("SPANN", [])
     for config in configs:
         if chosen := sorted(point for point in best if point.method == str(config)):
