@@ -8,15 +8,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import rich.box
 import rich.console
 import rich.markup
 import rich.table
 
 from tenfold.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Cell", "Plot", "Report", "Series", "Table", "need_reports"]
 
@@ -284,7 +286,7 @@ def _show(cell: Cell) -> str:
     return f"{cell:.4g}"
 
 
-def _plain(cell: Cell | np.generic) -> Cell:
+def _plain(cell: "Cell | np.generic") -> Cell:
     """A cell as JSON has it: a scalar of NumPy as Python's, and none where it is not finite."""
-    value: Cell = cell.item() if isinstance(cell, np.generic) else cell
+    value: Cell = cell if isinstance(cell, str | int | float | None) else cell.item()  # NumPy is not loaded for that
     return None if isinstance(value, float) and not math.isfinite(value) else value
