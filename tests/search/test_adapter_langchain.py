@@ -4,15 +4,15 @@ import asyncio
 import gc
 import json
 import os
-import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killing import killed_after
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
@@ -220,28 +220,12 @@ def change(store: TenfoldVectorStore | None, step: int, model: dict[str, int]) -
     return model | dict.fromkeys(names, step)
 
 
-def killed_after(steps: int, seconds: float, path: Path, first: int) -> int:
-    """Change a store in a child from that step on, kill it so long after so many; the first not acknowledged."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            maintaining._DELTA_ROWS = 100
-            store = TenfoldVectorStore(Numbers(), path)
-            for step in range(first, 10**6):
-                change(store, step, {})
-                os.write(writing, f"{step}\n".encode())
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading) as said:
-        done = [int(said.readline()) for _ in range(steps)]
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        done += [int(line) for line in said]
-    return done[-1] + 1 if done else first
+def work(path: Path, first: int, say: Callable[[int], object]) -> None:
+    maintaining._DELTA_ROWS = 100
+    store = TenfoldVectorStore(Numbers(), path)
+    for step in range(first, 10**6):
+        change(store, step, {})
+        say(step)
 
 
 def test_killed_at_random_documents_and_vectors_keep_step(tmp_path: Path) -> None:
@@ -249,7 +233,7 @@ def test_killed_at_random_documents_and_vectors_keep_step(tmp_path: Path) -> Non
     path, rng, model, step = tmp_path / "store", np.random.default_rng(1), dict[str, int](), 1
     TenfoldVectorStore(Numbers(), path, dim=2, metric="l2").close()
     for _ in range(20):
-        reached = killed_after(int(rng.integers(0, 8)), float(rng.uniform(0, 0.1)), path, step)
+        reached = killed_after(int(rng.integers(0, 8)), float(rng.uniform(0, 0.1)), step, partial(work, path, step))
         for done in range(step, reached):
             model = change(None, done, model)
         found, one_more = versions_in(path), change(None, reached, model)

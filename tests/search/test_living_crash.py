@@ -7,13 +7,13 @@ made of it, or that and the one call that was under way.
 
 import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import killed_after
 
 from tenfold.search import LivingIndex, maintaining
 from tenfold.search.log import Durability
@@ -74,32 +74,12 @@ def content(path: Path) -> Model:
         return dict(zip(ids.tolist(), versions.tolist(), strict=True))
 
 
-def work(path: Path, first: int, model: Model, durability: Durability, say: Callable[[int], None]) -> None:
+def work(path: Path, first: int, model: Model, durability: Durability, say: Callable[[int], object]) -> None:
     maintaining._DELTA_ROWS = 100
     index = LivingIndex.open(path, durability=durability)
     for step in range(first, 10**6):
         model = change(index, step, model)
         say(step)
-
-
-def killed_after(steps: int, seconds: float, path: Path, first: int, model: Model, durability: Durability) -> int:
-    """Run `work` in a child, kill it so long after so many steps, and return the first that was not acknowledged."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            work(path, first, model, durability, lambda step: os.write(writing, f"{step}\n".encode()) and None)
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading) as said:
-        done = [int(said.readline()) for _ in range(steps)]
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        done += [int(line) for line in said]
-    return done[-1] + 1 if done else first
 
 
 @pytest.mark.parametrize("durability", ["always", "batch"])
@@ -109,7 +89,7 @@ def test_killed_at_random_nothing_acknowledged_is_lost(tmp_path: Path, durabilit
     LivingIndex.create(path, DIM, dtype="uint8").close()
     for kill in range(KILLS // 2):
         steps = 24 if kill % 16 == 8 else int(rng.integers(0, 8))  # enough to seal and merge, too
-        reached = killed_after(steps, float(rng.uniform(0, 0.1)), path, step, model, durability)
+        reached = killed_after(steps, float(rng.uniform(0, 0.1)), step, partial(work, path, step, model, durability))
         for done in range(step, reached):
             model = change(None, done, model)  # type: ignore[arg-type]
         found = content(path)
