@@ -61,13 +61,13 @@ class Kind:
 
 def catalogue(kind: Kind) -> tuple[Peer, ...]:
     """Return all configurations: those that read from disk, then those in memory."""
-    disk, small, memory = _tenfold(kind)
+    *disk, memory = _tenfold(kind)
     lists = (_faiss_pq(kind), _faiss_rabitq(kind), _scann(kind))
     graphs = (_faiss_hnsw(kind), _hnswlib(kind), _usearch(kind), _svs(kind))
-    return (disk, small, *_diskann(kind), _lancedb(kind), memory, *lists, *graphs)
+    return (*disk, *_diskann(kind), _lancedb(kind), memory, *lists, *graphs)
 
 
-def _tenfold(kind: Kind) -> tuple[Peer, Peer, Peer]:
+def _tenfold(kind: Kind) -> tuple[Peer, ...]:
     asked = [*np.arange(0.70, 0.86, 0.02), *np.arange(0.86, 0.98, 0.005), *np.arange(0.98, 0.9995, 0.001)]
     disk = Peer(
         name="tenfold",
@@ -84,12 +84,18 @@ def _tenfold(kind: Kind) -> tuple[Peer, Peer, Peer]:
         build_estimate=kind.seconds(60),
         measure_estimate=kind.effort(100),
     )
-    short = 5 * kind.code_bytes // 8  # on SIFT as much memory as DiskANN without cached nodes
+    short, long = 5 * kind.code_bytes // 8, 2 * kind.code_bytes  # on SIFT as much memory as DiskANN without, with cache
     small = replace(
         disk,
         name="tenfold-small",
         title=f"tenfold, codes of {short} bytes and lists of 256 rows",
         build={**disk.build, "codec": "pq", "code_bytes": short, "rows_per_list": 256},
+    )
+    large = replace(
+        disk,
+        name="tenfold-large",
+        title=f"tenfold, codes of {long} bytes",
+        build={**disk.build, "codec": "pq", "code_bytes": long},
     )
     memory = replace(
         disk,
@@ -100,7 +106,7 @@ def _tenfold(kind: Kind) -> tuple[Peer, Peer, Peer]:
         tuning_queries=10_000,
         build_estimate=0,
     )
-    return disk, small, memory
+    return disk, small, large, memory
 
 
 def _diskann(kind: Kind) -> tuple[Peer, ...]:
@@ -128,11 +134,12 @@ def _diskann(kind: Kind) -> tuple[Peer, ...]:
         )
 
     return (
-        peer("diskann", slim, 0, THREADS, 370),
-        peer("diskann-cached", slim, tenth, THREADS, 460),
-        peer("diskann-16", slim, tenth, 16, 300),
-        peer("diskann-r64", thick, tenth, THREADS, 460),
-        peer("diskann-r64-16", thick, tenth, 16, 300),
+        peer("diskann", thick, 0, THREADS, 370),
+        peer("diskann-16", thick, 0, 16, 300),
+        peer("diskann-cached", thick, tenth, THREADS, 460),
+        peer("diskann-cached-16", thick, tenth, 16, 300),
+        peer("diskann-r32", slim, 0, THREADS, 370),
+        peer("diskann-r32-cached", slim, tenth, THREADS, 460),
     )
 
 

@@ -11,7 +11,8 @@ Value = Callable[[Result, Result], float | None]
 Rows = Mapping[str, tuple[Result, Result | None]]
 """By name, a peer's result and its part."""
 
-OURS, OURS_SMALL, OURS_IN_MEMORY = "tenfold", "tenfold-small", "tenfold-memory"
+OURS, OURS_IN_MEMORY = "tenfold", "tenfold-memory"
+OURS_FROM_DISK = (OURS, "tenfold-small", "tenfold-large")
 MISSING = "–"
 
 
@@ -80,7 +81,7 @@ def ratios(parts: Sequence[Rows], columns: Sequence[Column]) -> str:
     compared = [column for column in columns if column.compared]
     lines = []
     for name, (peer, _) in parts[0].items():
-        if name not in (OURS, OURS_SMALL, OURS_IN_MEMORY):
+        if name not in (*OURS_FROM_DISK, OURS_IN_MEMORY):
             lines.append([peer["title"], *(_ratio_cell(column, name, parts) for column in compared)])
     return table(["Tenfold against", *(column.title for column in compared)], lines)
 
@@ -100,7 +101,7 @@ def _ratio(column: Column, name: str, rows: Rows) -> str:
 
 def _rival(peer: Result, rows: Rows) -> tuple[Result, Result | None]:
     """Return which of Tenfold's configurations a peer is compared with: from disk, the one of about as much memory."""
-    names = (OURS, OURS_SMALL) if peer["on_disk"] else (OURS_IN_MEMORY, OURS)
+    names = OURS_FROM_DISK if peer["on_disk"] else (OURS_IN_MEMORY, OURS)
     there = [rows[name] for name in names if name in rows]
     return (
         min(there, key=lambda row: abs(log(row[0]["rss_growth"] / peer["rss_growth"]))) if peer["on_disk"] else there[0]
