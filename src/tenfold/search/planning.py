@@ -41,12 +41,16 @@ _ANY_BUDGET = 1 << 62
 _LISTS_MADE = 1.10  # lists for every one asked for: 858 of 781, 8,575 of 7,812; 57,170 of 53,742 at 10,000,000 rows
 _ENTRIES_PER_ROW = {9e3: 1.076, 1e5: 1.121, 1e6: 1.138, 1e7: 1.129}  # by rows
 # By recall@10, the pages of a single query at a million rows and 32 bytes of code (docs/results/search-sift.md); then,
-# for one there, other numbers of rows (an earlier set, at ten million an earlier re-ranking) and shorter codes.
-_PAGES = {0.90: 10.0, 0.95: 11.8, 0.99: 17.6}
+# for one there, other numbers of rows (an earlier set, at ten million an earlier re-ranking) and other codes.
+_PAGES = {0.90: 9.9, 0.95: 11.8, 0.99: 17.6}
 _PAGED = (1e5, 1e6, 1e7)
 _GROWN = {0.90: (0.82, 1, 1.52), 0.95: (0.79, 1, 1.69), 0.99: (0.74, 1, 1.59)}
-_SHORT_BITS = (0.75, 1.0, 1.5, 2.0)  # to a number of a vector; the first with lists of 256 rows, the next two earlier
-_SHORTENED = {0.90: (2.27, 1.62, 1.19, 1), 0.95: (2.78, 1.85, 1.29, 1), 0.99: (4.28, 2.94, 1.30, 1)}
+_CODE_BITS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # to a number of a vector; the first and the third: 256 rows a list
+_CODED = {
+    0.90: (2.28, 1.63, 1.40, 1.20, 1, 0.91, 0.87),
+    0.95: (2.78, 1.92, 1.56, 1.23, 1, 0.86, 0.82),
+    0.99: (4.28, 3.10, 2.28, 1.46, 1, 0.85, 0.79),
+}
 _PAGED_ROWS = 32  # to a page there
 _SPREAD = 0.17  # more for every halving of these rows: 30 % at 8 (the same as float32); 90 % at 1, a candidate a page
 # 10,000,000 x 128 took 294 s on 2 cores and 204 s on 16 of another machine: as if cores shared only a part of the work.
@@ -331,12 +335,12 @@ def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> fl
     if not isinstance(recall, Real) or not min(_PAGES) <= recall <= max(_PAGES):
         raise InputError(f"recall is {recall!r}; page reads are known from {min(_PAGES)} to {max(_PAGES)}")
     per_page, _ = page_layout(source.dim * source.dtype.itemsize)
-    bits = math.log(min(8 * code_bytes / source.dim, _SHORT_BITS[-1]))
+    bits = math.log(min(8 * code_bytes / source.dim, _CODE_BITS[-1]))
     missed = [-math.log(1 - level) for level in _PAGES]
     logs = [
         math.log(_PAGES[level])
         + _along(np.log(_PAGED), np.log(_GROWN[level]), math.log(source.rows))
-        + _along(np.log(_SHORT_BITS), np.log(_SHORTENED[level]), bits)
+        + _along(np.log(_CODE_BITS), np.log(_CODED[level]), bits)
         for level in _PAGES
     ]
     pages = math.exp(float(np.interp(-math.log(1 - recall), missed, logs)))
