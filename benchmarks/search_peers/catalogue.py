@@ -125,7 +125,7 @@ def _diskann(kind: Kind) -> tuple[Peer, ...]:
             open={"cached_nodes": cached, "threads": threads},
             axis="complexity",
             grid=geometric(10, 1000),
-            families=tuple({"beam_width": width} for width in (4, 2, 8, 16, 32)),
+            families=tuple({"beam_width": width} for width in (4, 2, 1, 8, 16, 32)),
             threads=threads,
             on_disk=True,
             tuning_queries=1_000,

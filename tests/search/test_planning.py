@@ -148,7 +148,7 @@ def pages_measured(library: str) -> list[float]:
 
 
 def test_a_short_budget_costs_pages() -> None:
-    """Codes of 64, 32 and 20 bytes at a million SIFT vectors, as measured beside other libraries; and never fewer pages."""
+    """Codes of 64, 32 and 20 bytes at a million SIFT vectors, as measured beside other libraries; never fewer pages."""
     libraries = ("tenfold, codes of 64 bytes", "tenfold", "tenfold, codes of 20 bytes and lists of 256 rows")
     measured = zip(*map(pages_measured, libraries), strict=True)
     for recall, known in zip((0.9, 0.95, 0.99), measured, strict=True):
