@@ -3,6 +3,7 @@
 The answers leave through what stdout was at the start; whatever the library prints goes to stderr.
 """
 
+import ctypes
 import faulthandler
 import importlib
 import importlib.metadata
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from search_peers import vectors
 
 K = 10
 PAGE_BYTES = 4096
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def status_bytes(field: str) -> int:
@@ -170,6 +173,7 @@ def serve(worker: Worker, orders: TextIO, answers: TextIO) -> None:
 def main() -> None:
     """Keep two cores, give stdout away to stderr, load the adapter, and serve."""
     faulthandler.enable()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a library that builds would not notice a closed stdin
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

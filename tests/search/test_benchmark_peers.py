@@ -2,7 +2,10 @@
 
 import importlib
 import itertools
+import os
+import subprocess
 import sys
+import textwrap
 from collections import defaultdict
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -162,3 +165,24 @@ def test_a_page_is_written_to_docs_only_when_asked(
     assert search.parse().out == tmp_path / "work" / "text.md"
     monkeypatch.setattr(sys, "argv", [*given, "--out", "docs/page.md"])
     assert search.parse().out == Path("docs/page.md")
+
+
+def test_a_library_ends_with_the_harness(search: ModuleType, tmp_path: Path) -> None:
+    """A killed harness leaves no library behind, even where the library does not notice that nobody gives orders."""
+    mine, orders = os.pipe()
+    harness = """
+        import os, subprocess, sys, time
+        subprocess.Popen([sys.executable, "-m", "search_peers.worker", "ours"], stdin=int(sys.argv[1]))
+        time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(harness), str(mine)],
+        stdout=subprocess.PIPE, text=True, pass_fds=[mine], env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+    )  # fmt: skip
+    assert process.stdout
+    os.write(orders, b'{"do": "hello", "distribution": "numpy"}\n')
+    assert "numpy" in process.stdout.readline()
+    process.kill()
+    assert process.communicate(timeout=20)[0] == ""  # ends with the library, which holds the other end
+    os.close(mine)
+    os.close(orders)
