@@ -167,7 +167,7 @@ def test_a_page_is_written_to_docs_only_when_asked(
     assert search.parse().out == Path("docs/page.md")
 
 
-def test_a_library_ends_with_the_harness(search: ModuleType, tmp_path: Path) -> None:
+def test_a_library_ends_with_the_harness() -> None:
     """A killed harness leaves no library behind, even where the library does not notice that nobody gives orders."""
     mine, orders = os.pipe()
     harness = """

@@ -340,7 +340,7 @@ def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> fl
     logs = [
         math.log(_PAGES[level])
         + _along(np.log(_PAGED), np.log(_GROWN[level]), math.log(source.rows))
-        + _along(np.log(_CODE_BITS), np.log(_CODED[level]), bits)
+        + _along(np.log(_CODE_BITS), np.log(_CODED[level]), bits, _CODE_BITS.index(2.0))
         for level in _PAGES
     ]
     pages = math.exp(float(np.interp(-math.log(1 - recall), missed, logs)))
@@ -348,8 +348,8 @@ def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> fl
     return min(pages, -(-source.rows // per_page))
 
 
-def _along(known: np.ndarray, values: np.ndarray, at: float) -> float:
-    """Interpolated between the ends of `known`, ascending; beyond them on the line through both."""
+def _along(known: np.ndarray, values: np.ndarray, at: float, to: int = -1) -> float:
+    """Interpolated between the ends of `known`, ascending; beyond them on a line through the first and number `to`."""
     inside = min(max(at, known[0]), known[-1])
-    slope = (values[-1] - values[0]) / (known[-1] - known[0])
+    slope = (values[to] - values[0]) / (known[to] - known[0])
     return float(np.interp(inside, known, values) + slope * (at - inside))
