@@ -82,6 +82,7 @@ class ThreadedReader final : public PageReader {
         if (queued_.empty()) return;
         {
             const std::lock_guard<std::mutex> guard(lock_);
+            wake_.notify_all();  // first: should memory end, what was handed over is read all the same
             for (const ReadRequest& request : queued_) {
                 if (crew_.empty())
                     results_.push_back({request.tag, read_fully(descriptor_, request)});
@@ -91,7 +92,6 @@ class ThreadedReader final : public PageReader {
             }
         }
         queued_.clear();
-        wake_.notify_all();
     }
 
     void reap(std::vector<Completion>& done, bool wait) override {

@@ -88,7 +88,8 @@ class UringReader final : public PageReader {
     }
 
     void reap(std::vector<Completion>& done, bool wait) override {
-        if (collect(done) || !wait || under_way_ == 0) return;
+        if (under_way_ == 0) return;  // nor look: where a process was forked, the ring is its parent's too
+        if (collect(done) || !wait) return;
         while (!collect(done)) enter(0, 1);
     }
 
@@ -108,6 +109,7 @@ class UringReader final : public PageReader {
         const uint32_t mask = *completions_.at<uint32_t>(parameters_.cq_off.ring_mask);
         uint32_t at = *head;
         const bool any = at != tail;
+        done.reserve(done.size() + (tail - at));  // no memory is no reason to count some twice
         for (; at != tail; ++at, --under_way_) {
             const io_uring_cqe& entry = completions_.at<io_uring_cqe>(parameters_.cq_off.cqes)[at & mask];
             done.push_back({uint32_t(entry.user_data), entry.res});

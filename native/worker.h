@@ -61,7 +61,8 @@ struct Batch {
     const Route* routes_of(size_t query) const { return routes.data() + (query - first) * probes; }
 };
 
-// Answers queries one thread at a time: scans for one while the disk reads for others. Of no use after an error.
+// Answers queries one thread at a time: scans for one while the disk reads for others. After an exception it must be
+// destroyed.
 class Worker {
   public:
     Worker(const Searcher& searcher)
@@ -405,15 +406,9 @@ class Worker {
         PageCache::Slot& slot = cache_.slot(completion.tag);
         const uint64_t page = slot.page;
         const uint64_t lead = page_offset(page) % kAlignment;
-        if (completion.result < int64_t(lead + view_.page_stride)) {
-            cache_.release(completion.tag);
-            throw searcher_.unreadable(page, completion.result);
-        }
+        if (completion.result < int64_t(lead + view_.page_stride)) throw searcher_.unreadable(page, completion.result);
         const std::byte* data = page_data(completion.tag);
-        if (crc32c(data, view_.page_stride) != view_.page_crc[page]) {
-            cache_.release(completion.tag);
-            throw searcher_.damaged(page);
-        }
+        if (crc32c(data, view_.page_stride) != view_.page_crc[page]) throw searcher_.damaged(page);
         slot.state = PageCache::State::ready;
         for (uint32_t number : slot.waiting) {
             score(flights_[number], page, data);

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search_peers import machine
 from search_peers.peer import Peer
 from search_peers.process import Process
 from search_peers.workload import Workload
@@ -51,6 +52,7 @@ class Store:
             base = str(self.workload.base_path.absolute())
             cost = process.order("build", base=base, folder=str(partial.absolute()), options=dict(peer.build))
             cost |= {"disk_bytes": disk_bytes(partial), "versions": process.versions}
+            cost["commit"] = machine.commit()
         (partial / "build.json").write_text(json.dumps(cost))
         partial.rename(folder)
         print(f"  {cost['seconds']:.0f} s, {cost['disk_bytes'] / 1e6:,.0f} MB", file=sys.stderr, flush=True)

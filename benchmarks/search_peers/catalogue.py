@@ -37,7 +37,8 @@ class Kind:
     @property
     def code_bytes(self) -> int:
         """Bytes of code per vector: what Tenfold takes by default."""
-        return self.dims // 4 if self.dims >= 256 else min(max(self.dims // 4, 16), 64)
+        quarter = -(-self.dims // 4)
+        return quarter if self.dims >= 256 else min(max(quarter, 16), 64)
 
     @property
     def lists(self) -> int:
@@ -84,17 +85,18 @@ def _tenfold(kind: Kind) -> tuple[Peer, ...]:
         build_estimate=kind.seconds(60),
         measure_estimate=kind.effort(100),
     )
-    short, long = 5 * kind.code_bytes // 8, 2 * kind.code_bytes  # on SIFT as much memory as DiskANN without, with cache
+    short, long = 5 * kind.code_bytes // 8, 2 * kind.code_bytes  # on SIFT about DiskANN's memory without and with cache
+    codec = "PQ " if kind.dims >= 256 else ""  # there the default is another
     small = replace(
         disk,
         name="tenfold-small",
-        title=f"tenfold, codes of {short} bytes and lists of 256 rows",
+        title=f"tenfold, {codec}codes of {short} bytes and lists of 256 rows",
         build={**disk.build, "codec": "pq", "code_bytes": short, "rows_per_list": 256},
     )
     large = replace(
         disk,
         name="tenfold-large",
-        title=f"tenfold, codes of {long} bytes",
+        title=f"tenfold, {codec}codes of {long} bytes",
         build={**disk.build, "codec": "pq", "code_bytes": long},
     )
     memory = replace(
@@ -112,16 +114,20 @@ def _tenfold(kind: Kind) -> tuple[Peer, ...]:
 def _diskann(kind: Kind) -> tuple[Peer, ...]:
     slim, thick, tenth = (32, 64), (64, 100), kind.rows // 10
 
-    def peer(name: str, graph: tuple[int, int], cached: int, threads: int, measure_estimate: float) -> Peer:
+    def peer(
+        name: str, graph: tuple[int, int], cached: int, threads: int, measure_estimate: float, longer: int = 1
+    ) -> Peer:
         degree, complexity = graph
+        code_bytes = longer * kind.code_bytes
+        codes = f", codes of {code_bytes} bytes" if longer > 1 else ""
         nodes = f"{cached:,} nodes cached" if cached else "no node cache"
         return Peer(
             name=name,
-            title=f"diskannpy R{degree} L{complexity}, {nodes}, {threads} threads",
+            title=f"diskannpy R{degree} L{complexity}{codes}, {nodes}, {threads} threads",
             adapter="diskann",
             distribution="diskannpy",
             requirements=("diskannpy==0.7.0", "numpy==1.25.0"),
-            build={"degree": degree, "complexity": complexity, "code_bytes": kind.code_bytes},
+            build={"degree": degree, "complexity": complexity, "code_bytes": code_bytes},
             open={"cached_nodes": cached, "threads": threads},
             axis="complexity",
             grid=geometric(10, 1000),
@@ -138,6 +144,7 @@ def _diskann(kind: Kind) -> tuple[Peer, ...]:
         peer("diskann-16", thick, 0, 16, 300),
         peer("diskann-cached", thick, tenth, THREADS, 460),
         peer("diskann-cached-16", thick, tenth, 16, 300),
+        peer("diskann-long", thick, tenth // 2, THREADS, 460, longer=2),  # as much memory as with more nodes
         peer("diskann-r32", slim, 0, THREADS, 370),
         peer("diskann-r32-cached", slim, tenth, THREADS, 460),
     )

@@ -4,7 +4,7 @@ import itertools
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from search_peers.process import PeerError, Process
 from search_peers.tuning import Choice, Tuner
 from search_peers.workload import Workload
 
-TOLERANCE = 0.0005  # a setting tuned on some of the queries may miss by this much on all
 SINGLE_QUERIES = 1000
 
 
@@ -53,6 +52,9 @@ class Contestant:
             return float(cost["recall"]), float(cost["qps"])
 
         self.choices = Tuner(self.peer, trial).tune(targets)
+        if self.peer.tuning_queries < min(self.peer.batch_queries, len(workload.queries)):
+            for target, choice in self.choices.items():
+                self.choices[target] = choice and self._settled(choice, target, workload)
         self.batches = {target: [] for target in targets}
         self.singles = {target: [] for target in targets}
 
@@ -65,18 +67,12 @@ class Contestant:
             self.asked[target] = self._batch(setting, workload, self.peer.batch_queries)
 
     def measure(self, workload: Workload, target: float) -> None:
-        """Measure a batch, then single queries; move along the grid first if the setting misses on the batch."""
-        while (choice := self.choices[target]) is not None:
+        """Measure a batch, then single queries."""
+        if choice := self.choices[target]:
             setting = self.peer.setting(choice.family, choice.step)
             cost = self._batch(setting, workload, self.peer.batch_queries)
-            if cost["recall"] >= target - TOLERANCE:
-                self.singles[target].append(self._counted(self.process.single(setting, SINGLE_QUERIES)))
-                self.batches[target].append(cost)
-                return
-            self.batches[target].clear()
-            self.singles[target].clear()
-            following = Choice(choice.family, choice.step + 1, choice.qps)
-            self.choices[target] = following if following.step < len(self.peer.grid) else None
+            self.singles[target].append(self._counted(self.process.single(setting, SINGLE_QUERIES)))
+            self.batches[target].append(cost)
 
     def measure_cold(self, store: Store, target: float) -> None:
         """Measure the first answers of a new process, with the index dropped from the page cache before each step.
@@ -119,6 +115,24 @@ class Contestant:
             "targets": {f"{target:.2f}": self._at(target) for target in self.choices},
             "trials": self.trials,
         }
+
+    def _settled(self, choice: Choice, target: float, workload: Workload) -> Choice | None:
+        """Return the first step near a choice, which fewer queries made, that reaches the recall with all of them."""
+
+        def reaches(step: int) -> bool:
+            setting = self.peer.setting(choice.family, step)
+            return bool(self._batch(setting, workload, self.peer.batch_queries)["recall"] >= target)
+
+        step, last = choice.step, len(self.peer.grid) - 1
+        if reaches(step):
+            while step > 0 and reaches(step - 1):
+                step -= 1
+            return replace(choice, step=step)
+        while step < last:
+            step += 1
+            if reaches(step):
+                return replace(choice, step=step)
+        return None
 
     def _batch(self, setting: dict[str, Any], workload: Workload, queries: int) -> dict[str, Any]:
         cost, ids = self.process.batch(setting, min(queries, len(workload.queries)))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +44,11 @@ class Process:
             env=_environment(peer.threads),
             cwd=work,
         )
-        self.versions = self.order("hello", distribution=peer.distribution)
+        try:
+            self.versions = self.order("hello", distribution=peer.distribution)
+        except PeerError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +61,8 @@ class Process:
     def close(self) -> None:
         """End the worker by closing its stdin; kill it if it does not go."""
         if self._process.stdin and not self._process.stdin.closed:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # an order that a dead worker did not take is flushed once more
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -4,7 +4,19 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from search_peers.tables import MISSING, OURS, Column, Result, Rows, Value, absolute, number, ratios, table
+from search_peers.tables import (
+    MISSING,
+    OURS,
+    OURS_FROM_DISK,
+    Column,
+    Result,
+    Rows,
+    Value,
+    absolute,
+    number,
+    ratios,
+    table,
+)
 
 METRICS = {"l2": "squared L2", "cosine": "cosine of vectors of unit length"}
 
@@ -92,12 +104,19 @@ def _circumstances(results: Result) -> str:
         f"Load average at the start {machine['load'][0]}: near 0 nobody else used the machine.",
         f"Date {results['date']}, {work['repeats']} rounds turn by turn (QPS, p50, p99: median, smallest..largest), "
         f"took {results['seconds'] / 60:.0f} minutes without what was built before.",
-        f"Source tree: git {results['commit'] or 'unknown'}; versions of all libraries in [Settings](#settings).",
+        f"Source tree: git {results['commit'] or 'unknown'}{_built(results['peers'])}; versions of all libraries in "
+        "[Settings](#settings).",
         "Seeds: hnswlib 100, disk probes 0; the others as their libraries set them.",
         *([f"Not asked for in this run: {', '.join(results['not_asked'])}."] if results["not_asked"] else []),
-        *(f"Left out, {reason}" for reason in results["failures"]),
+        *(f"Incomplete, {reason}" for reason in results["failures"]),
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _built(peers: Mapping[str, Result]) -> str:
+    """Return from which commits Tenfold's indexes are, where it is known."""
+    built = sorted({peers[name]["build"].get("commit") or "unknown" for name in OURS_FROM_DISK if name in peers})
+    return f", Tenfold's indexes built from {', '.join(built)}" if built else ""
 
 
 def _how_to_read(peers: Mapping[str, Result]) -> str:
@@ -133,8 +152,8 @@ def _ratio_sections(at: Sequence[Rows], whole: Rows, targets: Sequence[str]) -> 
     return [
         "## Ratios against Tenfold",
         "How many times better Tenfold is: above 1 Tenfold wins, below 1 the library in that row does (bold). "
-        "Libraries that read vectors from disk are compared with the Tenfold index, read from disk too, of memory "
-        "nearest to theirs, the others with Tenfold's vectors in memory.",
+        "Libraries that read vectors from disk are compared with the largest Tenfold index, read from disk too, that "
+        "takes no more than a tenth more memory than they do, the others with Tenfold's vectors in memory.",
         f"At recall@10 {' / '.join(targets)}:",
         ratios(at, AT_RECALL),
         "At every recall:",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 Result = dict[str, Any]
@@ -82,8 +81,9 @@ def ratios(parts: Sequence[Rows], columns: Sequence[Column]) -> str:
     lines = []
     for name, (peer, _) in parts[0].items():
         if name not in (*OURS_FROM_DISK, OURS_IN_MEMORY):
-            lines.append([peer["title"], *(_ratio_cell(column, name, parts) for column in compared)])
-    return table(["Tenfold against", *(column.title for column in compared)], lines)
+            pair = [_rival(peer, parts[0])[0]["title"], peer["title"]]
+            lines.append([*pair, *(_ratio_cell(column, name, parts) for column in compared)])
+    return table(["what", "against", *(column.title for column in compared)], lines)
 
 
 def _ratio_cell(column: Column, name: str, parts: Sequence[Rows]) -> str:
@@ -100,12 +100,14 @@ def _ratio(column: Column, name: str, rows: Rows) -> str:
 
 
 def _rival(peer: Result, rows: Rows) -> tuple[Result, Result | None]:
-    """Return which of Tenfold's configurations a peer is compared with: from disk, the one of about as much memory."""
-    names = OURS_FROM_DISK if peer["on_disk"] else (OURS_IN_MEMORY, OURS)
-    there = [rows[name] for name in names if name in rows]
-    return (
-        min(there, key=lambda row: abs(log(row[0]["rss_growth"] / peer["rss_growth"]))) if peer["on_disk"] else there[0]
-    )
+    """Return which of Tenfold's configurations a peer is compared with.
+
+    From disk the largest that takes no more than a tenth more memory than the peer, or else the smallest.
+    """
+    if not peer["on_disk"]:
+        return rows[OURS_IN_MEMORY] if OURS_IN_MEMORY in rows else rows[OURS]
+    there = sorted((rows[name] for name in OURS_FROM_DISK if name in rows), key=lambda row: row[0]["rss_growth"])
+    return [there[0], *(row for row in there if row[0]["rss_growth"] <= 1.1 * peer["rss_growth"])][-1]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections import defaultdict
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -85,21 +86,73 @@ def test_single_queries_are_measured_in_every_round(search: ModuleType, run: Any
     page = search.report.markdown(results, {})
     assert "| 200 (100..300) |" in page
     assert "| 400 (50..900) |" in page
-    (ratio,) = (line for line in page.splitlines() if line.startswith("| hnswlib") and line.count(" / ") > 5)
-    assert ratio.split(" | ")[3] == "2.00 / 2.00 / 2.00"
+    (ratio,) = (
+        line
+        for line in page.splitlines()
+        if line.startswith("| tenfold, vectors in memory | hnswlib") and line.count(" / ") > 5
+    )
+    assert ratio.split(" | ")[4] == "2.00 / 2.00 / 2.00"
 
 
-def test_a_setting_that_misses_on_all_queries_takes_its_rounds_along(search: ModuleType) -> None:
-    """Moving on along the grid drops what was measured with the setting before, single queries too."""
+@pytest.mark.parametrize("few", [0.5, 2.0], ids=["harder than all", "easier than all"])
+def test_a_setting_tuned_on_some_queries_is_moved_to_where_all_reach_the_recall(
+    few: float, search: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways along the grid, and to nothing where the grid ends below the recall."""
+    peer = next(peer for peer in search.catalogue(search.Kind()) if peer.name == "diskann")
     measuring = importlib.import_module("search_peers.measuring")
-    peer = next(peer for peer in importlib.import_module("search_peers.catalogue").catalogue(search.Kind()))
     contestant = measuring.Contestant(peer, MadeUp(peer, Path()), {"rss_growth": 0})
-    contestant.choices = {0.9: measuring.Choice(0, len(peer.grid) // 2, 1.0)}
-    contestant.batches, contestant.singles = {0.9: [{"recall": 0.91}]}, {0.9: [{"p99_us": 1e9}]}
-    queries = np.zeros((100, 4), np.uint8)
-    contestant.measure(SimpleNamespace(queries=queries, recall=lambda ids: ids), 0.9)
-    assert [len(kept[0.9]) for kept in (contestant.batches, contestant.singles)] == [1, 1]
-    assert contestant.singles[0.9][0]["p99_us"] == 100 and contestant.batches[0.9][0]["recall"] >= 0.9
+    queries = np.zeros((peer.batch_queries, 4), np.uint8)
+    reached = 0.8  # of all queries, at the end of the grid
+    missed = {peer.tuning_queries: few * (1 - reached), peer.batch_queries: 1 - reached}
+
+    def batch(setting: dict[str, Any], count: int) -> tuple[dict[str, Any], float]:
+        cost, step = MadeUp.batch(contestant.process, setting, count)
+        return cost, step * (1 - missed[count])
+
+    monkeypatch.setattr(contestant.process, "batch", batch)
+    contestant.tune(SimpleNamespace(queries=queries, recall=lambda ids: ids), [0.5, 0.75, 0.85])
+    steps = [choice and choice.step for choice in contestant.choices.values()]
+    last = len(peer.grid)
+    assert steps == [
+        *(next(step for step in range(last) if (step + 1) / last * reached >= r) for r in (0.5, 0.75)),
+        None,
+    ]
+
+
+def test_a_library_from_disk_stands_beside_an_index_of_its_memory(search: ModuleType) -> None:
+    """The largest of at most a tenth more memory, or the smallest; the table says which."""
+    tables = importlib.import_module("search_peers.tables")
+    memory = {
+        "tenfold": 64,
+        "tenfold-small": 42,
+        "tenfold-large": 104,
+        "at 39": 39,
+        "at 30": 30,
+        "at 94": 94,
+        "at 107": 107,
+    }
+    rows = {
+        name: ({"title": name, "on_disk": True, "rss_growth": size}, {"pages": 1.0}) for name, size in memory.items()
+    }
+    columns = [tables.Column("pages", lambda peer, part: part["pages"])]
+    lines = [line.split(" | ")[:2] for line in tables.ratios([rows], columns).splitlines()[2:]]
+    pairs = {other: ours.removeprefix("| ") for ours, other in lines}
+    assert pairs == {"at 30": "tenfold-small", "at 39": "tenfold-small", "at 94": "tenfold", "at 107": "tenfold-large"}
+
+
+def test_a_library_that_died_ends_quietly(tmp_path: Path, search: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its death is a PeerError for the order it did not take; ending it afterwards is no error of its own."""
+    process = importlib.import_module("search_peers.process")
+    monkeypatch.setattr(process, "interpreter", lambda *given: sys.executable)
+    peer = replace(
+        next(peer for peer in search.catalogue(search.Kind()) if peer.name == "tenfold"), distribution="numpy"
+    )
+    with process.Process(peer, tmp_path) as library:
+        library._process.kill()
+        library._process.wait()
+        with pytest.raises(search.PeerError, match="was ended by SIGKILL"):
+            library.order("batch")
 
 
 def test_cold_is_measured_at_every_recall(search: ModuleType, run: Any) -> None:
@@ -119,7 +172,7 @@ def test_the_page_says_what_was_left_out_and_what_it_came_from(search: ModuleTyp
     (line,) = (line for line in page.splitlines() if line.startswith("- Not asked for in this run: "))
     asked = line.removeprefix("- Not asked for in this run: ").removesuffix(".").split(", ")
     assert {*asked, *NAMES} == set(search.names()) and not {*asked} & {*NAMES}
-    assert "- Left out, not built: faiss: pip cannot install faiss-cpu==1.15.1\n" in page
+    assert "- Incomplete, not built: faiss: pip cannot install faiss-cpu==1.15.1\n" in page
     assert "git abc1234-dirty" in page
 
 
@@ -175,14 +228,18 @@ def test_a_library_ends_with_the_harness() -> None:
         subprocess.Popen([sys.executable, "-m", "search_peers.worker", "ours"], stdin=int(sys.argv[1]))
         time.sleep(60)
     """
+    found = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(harness), str(mine)],
-        stdout=subprocess.PIPE, text=True, pass_fds=[mine], env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+        stdout=subprocess.PIPE, text=True, pass_fds=[mine], env=os.environ | {"PYTHONPATH": os.pathsep.join(found)},
     )  # fmt: skip
     assert process.stdout
-    os.write(orders, b'{"do": "hello", "distribution": "numpy"}\n')
-    assert "numpy" in process.stdout.readline()
-    process.kill()
-    assert process.communicate(timeout=20)[0] == ""  # ends with the library, which holds the other end
-    os.close(mine)
-    os.close(orders)
+    try:
+        os.write(orders, b'{"do": "hello", "distribution": "numpy"}\n')
+        assert "numpy" in process.stdout.readline()
+    finally:
+        process.kill()
+        left = process.communicate(timeout=20)[0]  # ends with the library, which holds the other end
+        os.close(mine)
+        os.close(orders)
+    assert left == ""

@@ -287,6 +287,6 @@ def _show(cell: Cell) -> str:
 
 
 def _plain(cell: "Cell | np.generic") -> Cell:
-    """A cell as JSON has it: a scalar of NumPy as Python's, and none where it is not finite."""
+    """A cell as JSON has it: what JSON cannot write of NumPy as Python's, and none where it is not finite."""
     value: Cell = cell if isinstance(cell, str | int | float | None) else cell.item()  # NumPy is not loaded for that
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,6 +49,7 @@ _RECALLS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.9
 _SPANN_SLACKS = (0.3, 0.6, 10.0)  # the last one in effect prunes nothing
 _SPANN_PAGES = 3  # of a list at most, times the bytes of a number: SPANN's own limits, 3 and 12
 _SPANN_TUNED = 500  # queries
+_SPANN_NEAR = 4  # settings on either side of a recall that are measured with all: 500 queries rank them roughly
 _SPANN_READ = 8192  # pages, 32 MiB, for one query: more lists than that are not probed
 _BEHIND = 3.0  # times as many pages and as slow as known settings: more probes will not make up for that
 _SHORTLIST = 512
@@ -199,15 +200,13 @@ def spann_curve(
         return curve
     curves, costs = (curve, curve.of(str(OWN_LISTS))), (pages, seconds)
     best = {
-        point
-        for of, recall, cost in product(curves, recalls, costs)
-        for point in of.around(recall, cost, 2)  # two, since with all queries the nearest may lie on the other side
+        point for of, recall, cost in product(curves, recalls, costs) for point in of.around(recall, cost, _SPANN_NEAR)
     }
     found = Curve("SPANN", [])
     for config in configs:
         if chosen := sorted(point for point in best if point.method == str(config)):
             lists = opened(config)
-            found.points.extend(_spann_point(lists, work, *point[5:], threads) for point in chosen)
+            found.points.extend(_spann_point(lists, work, point.method, point.setting, threads) for point in chosen)
     return found
 
 

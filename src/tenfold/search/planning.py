@@ -45,11 +45,11 @@ _ENTRIES_PER_ROW = {9e3: 1.076, 1e5: 1.121, 1e6: 1.138, 1e7: 1.129}  # by rows
 _PAGES = {0.90: 9.9, 0.95: 11.8, 0.99: 17.6}
 _PAGED = (1e5, 1e6, 1e7)
 _GROWN = {0.90: (0.82, 1, 1.52), 0.95: (0.79, 1, 1.69), 0.99: (0.74, 1, 1.59)}
-_CODE_BITS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # to a number of a vector; the first and the third: 256 rows a list
+_CODE_BITS = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # to a number; the first, third and fourth: 256 rows a list
 _CODED = {
     0.90: (2.28, 1.63, 1.40, 1.20, 1, 0.91, 0.87),
-    0.95: (2.78, 1.92, 1.56, 1.23, 1, 0.86, 0.82),
-    0.99: (4.28, 3.10, 2.28, 1.46, 1, 0.85, 0.79),
+    0.95: (2.86, 1.99, 1.56, 1.26, 1, 0.86, 0.82),
+    0.99: (4.31, 3.17, 2.28, 1.50, 1, 0.86, 0.79),
 }
 _PAGED_ROWS = 32  # to a page there
 _SPREAD = 0.17  # more for every halving of these rows: 30 % at 8 (the same as float32); 90 % at 1, a candidate a page
@@ -349,7 +349,7 @@ def _pages_per_query(source: VectorSource, code_bytes: int, recall: float) -> fl
 
 
 def _along(known: np.ndarray, values: np.ndarray, at: float, to: int = -1) -> float:
-    """Interpolated between the ends of `known`, ascending; beyond them on a line through the first and number `to`."""
+    """Interpolated between the ends of `known`, ascending; beyond them along the slope from the first to entry `to`."""
     inside = min(max(at, known[0]), known[-1])
     slope = (values[to] - values[0]) / (known[to] - known[0])
     return float(np.interp(inside, known, values) + slope * (at - inside))
