@@ -17,6 +17,7 @@ from oracles import make_vectors, numpy_distances
 from tenfold.core.errors import InputError
 from tenfold.search import Index, LivingIndex, maintaining, segments
 from tenfold.search.manifest import read_manifest
+from tenfold.search.sealing import Job, run_job
 from tenfold.search.segments import bits_of, clear, is_set
 
 Model = dict[int, np.ndarray]
@@ -521,6 +522,29 @@ def test_bad_settings_make_nothing(tmp_path: Path, settings: dict[str, object], 
     with pytest.raises(InputError, match=complaint):
         LivingIndex.create(tmp_path / "index", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "index").exists()
+
+
+def test_the_memory_budget_may_change(
+    tmp_path: Path, index_copy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that was built merges with 1 GB unless told otherwise; what is told stays."""
+    path, rows = index_copy(700, 33, "uint8", "l2"), make_vectors(20, 33, "uint8", seed=2)
+    given: list[object] = []
+
+    def merge(folder: Path, job: Job) -> None:
+        given.append(job.settings.get("memory_budget", "that of Index.build"))
+        run_job(folder, job)
+
+    monkeypatch.setattr(maintaining, "run_job", merge)
+    for refused in ({"memory_budget": "1MB"}, {"memory_budget": "2GB", "read_only": True}):
+        with pytest.raises(InputError, match=r"1 MB is too small|read_only"):
+            LivingIndex.open(path, **refused)  # type: ignore[arg-type]
+    Index.open(path)  # is what it was
+    for budget in (None, "2GB", None):
+        with LivingIndex.open(path, memory_budget=budget) as index:
+            index.add(rows)
+            index.compact()
+    assert (given[0], given[-1]) == ("that of Index.build", "2GB")
 
 
 def test_compaction_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

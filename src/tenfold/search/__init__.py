@@ -6,6 +6,7 @@ candidates that may still be among the nearest.
 
 from tenfold.search.client import Client, RemoteIndex
 from tenfold.search.data import GroundTruth, VectorSource, as_source, convert, open_vectors, read_ground_truth
+from tenfold.search.evaluation import Evaluation, evaluate
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.index import Index, SearchStats
 from tenfold.search.living import LivingIndex
@@ -14,6 +15,7 @@ from tenfold.search.sharding import ShardedAnswer, ShardedIndex, build_shards
 
 __all__ = [
     "Client",
+    "Evaluation",
     "GroundTruth",
     "Index",
     "IndexPlan",
@@ -26,6 +28,7 @@ __all__ = [
     "as_source",
     "build_shards",
     "convert",
+    "evaluate",
     "exact_search",
     "open_vectors",
     "plan_index",

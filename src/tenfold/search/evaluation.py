@@ -20,15 +20,32 @@ _SINGLE_QUERIES = 1000  # asked one at a time for the latency
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one run; `rss_bytes` is what the whole process holds at its end."""
+    """The figures of one run.
+
+    Attributes:
+        queries: How many were asked.
+        k: Results per query.
+        recall: recall@k; ties with the k-th distance count.
+        qps: Queries per second, all in one batch, with `threads` threads.
+        latency_ms: "p50" and "p99" of single queries, one at a time with one thread, in milliseconds.
+        pages_per_query: 4 KiB pages read from disk.
+        candidates_per_query: List entries whose vectors were asked for; a row in two lists counts twice.
+        codes_per_query: List entries whose codes were scanned.
+        rounds_per_query: Rounds of reading.
+        rss_bytes: What the whole process holds after the batch.
+        index_bytes: Size of all files.
+        io_backend: How pages are read.
+        simd: Instruction set of the kernels.
+        threads: Of the batch.
+    """
 
     queries: int
     k: int
     recall: float
-    qps: float  # all queries in one batch, all threads
-    latency_ms: dict[str, float]  # p50 and p99 of single queries, one at a time
+    qps: float
+    latency_ms: dict[str, float]
     pages_per_query: float
-    candidates_per_query: float  # list entries: a row in two lists counts twice
+    candidates_per_query: float
     codes_per_query: float
     rounds_per_query: float
     rss_bytes: int
@@ -69,6 +86,9 @@ def evaluate(
         rerank: As for `Index.search`.
         threads: Default: all usable cores.
         progress: Called while exact search runs.
+
+    Raises:
+        InputError: No queries, or none of the index's dimension; a setting out of range.
     """
     if len(queries) == 0:
         raise InputError("there are no queries to evaluate; give at least 1")

@@ -406,4 +406,4 @@ def _choose(codes: int, lists: int, free: dict[str, int]) -> tuple[list[str], in
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 2**30:.2f} GB"

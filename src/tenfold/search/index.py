@@ -143,9 +143,9 @@ class Index:
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
             device: Where the finished index scans codes, as for `open`; the build runs on the CPU.
-            heritage: An index that holds many of the rows; where it holds most, and was built alike, its lists and
-                codec are taken over, which costs less and gives other lists than a build of its own.
-            calibration: Of an index of like rows and size: kept where it holds for this one too.
+            heritage: For merges: an index that holds many of the rows; where it holds most, and was built alike, its
+                lists and codec are taken over, which costs less and gives other lists than a build of its own.
+            calibration: For merges: that of an index of like rows and size, kept where it holds for this one too.
             progress: Called with phase, done, total.
 
         Raises:

@@ -14,6 +14,7 @@ q queries · k results · n rows of a call
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args, overload
@@ -151,6 +152,7 @@ class LivingIndex:
         *,
         read_only: bool = False,
         durability: Durability = "always",
+        memory_budget: str | int | None = None,
         io: IoBackend = "auto",
         cache: str | int = "0",
     ) -> "LivingIndex":
@@ -164,6 +166,8 @@ class LivingIndex:
                 `refresh` shows what that one has done since.
             durability: When a change is on disk. "always": when the call that makes it returns. "batch": after at most
                 1,024 calls or 4 MB, or `flush`. "none": when a delta is sealed, or the system likes.
+            memory_budget: What sealing and merging may hold from now on, such as "4GB"; None: as before, which is "1GB"
+                for an index that `Index.build` made.
             io: How pages of large segments are read, as for `Index.open`; small segments are kept in memory.
             cache: Memory for pages read lately, as for `Index.open`.
 
@@ -172,6 +176,8 @@ class LivingIndex:
         """
         path = Path(path)
         _check_choice("durability", durability, Durability)
+        if memory_budget is not None:
+            _check_budget(memory_budget, read_only)
         with ExitStack() as stack:
             try:
                 if not is_living(path):
@@ -181,6 +187,10 @@ class LivingIndex:
                 if not read_only:
                     stack.enter_context(locked(path, "writes to"))
                     _adopt(path)
+                if memory_budget is not None:
+                    snapshot = read_snapshot(path)
+                    settings = {**snapshot.settings, "memory_budget": memory_budget}
+                    write_snapshot(path, replace(snapshot, settings=settings))
                 index = cls(path, Opening(read_only, durability, io, cache), stack)
             except OSError as error:
                 raise InputError(f"{error.filename or path}: {error.strerror}") from None
@@ -552,6 +562,13 @@ def _adopt(path: Path) -> None:
         write_snapshot(path, Snapshot(sealed.dim, dtype, sealed.metric, settings, parts=parts, next_id=sealed.rows))
     for name in (*INDEX_FILES, "manifest.json"):
         (path / name).unlink(missing_ok=True)
+
+
+def _check_budget(memory_budget: str | int, read_only: bool) -> None:
+    if read_only:
+        raise InputError("memory_budget is for sealing and merging, which read_only leaves to others; drop one")
+    none = ArrayVectors(np.zeros((0, 1), np.uint8), "memory_budget")
+    choose_config(none, parse_size(memory_budget), "l2", None, None, 128, 0)  # too small for anything?
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

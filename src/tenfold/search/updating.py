@@ -79,6 +79,7 @@ def add(
     attributes: Annotated[str, tyro.conf.arg(metavar="FILE")] = "",
     update: bool = False,
     durability: Durability = "batch",
+    memory_budget: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "",
     key: str = "",
     json: bool = False,
 ) -> None:
@@ -95,12 +96,15 @@ def add(
         attributes: Their attributes: a file with a JSON object of values by column on each line.
         update: Replace the vectors of ids that are there already, instead of refusing them.
         durability: When changes are on the disk: always, before each block counts as done; batch; none.
+        memory_budget: What sealing and merging may hold from now on; default: as before, 1GB if it was never said.
         key: Data set, array or column in files that hold several.
         json: Print one JSON object instead of a line.
     """
     source = open_vectors(vectors, key=key or None)
     replaced = done = 0
-    with LivingIndex.open(index, durability=durability) as opened, progress_bar() as progress, ExitStack() as files:
+    budget = memory_budget or None
+    opening = LivingIndex.open(index, durability=durability, memory_budget=budget)
+    with opening as opened, progress_bar() as progress, ExitStack() as files:
         numbers = _read_ids(Path(ids), opened.ids) if ids else None
         if numbers is not None and len(numbers) != source.rows:
             raise InputError(f"{ids}: has {len(numbers):,} ids, {vectors} {source.rows:,} vectors")
@@ -145,16 +149,17 @@ def delete(
     _say(json, {"deleted": deleted, "not_there": len(set(given)) - deleted, "rows": rows})
 
 
-def compact(index: Path, json: bool = False) -> None:
+def compact(index: Path, memory_budget: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "", json: bool = False) -> None:
     """Write all vectors of an index anew, as one segment, and give back the room of deleted ones.
 
     Example: tenfold search compact my_vectors
 
     Args:
         index: Index folder.
+        memory_budget: What this, and sealing and merging from now on, may hold; default: as before.
         json: Print one JSON object instead of a line.
     """
-    with LivingIndex.open(index) as opened:
+    with LivingIndex.open(index, memory_budget=memory_budget or None) as opened:
         before = opened.stats()["index_bytes"]
         opened.compact()
         after = opened.stats()["index_bytes"]
