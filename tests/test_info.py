@@ -132,6 +132,8 @@ def test_this_machine() -> None:
 def test_extras_of_what_works_are_told_with_their_packages() -> None:
     """Without those that an extra takes from another, which are listed there."""
     extras = describe_machine()["extras"]
-    assert {"search", "attention", "harness", "training", "gpu", "reports"} <= set(extras)
+    of_search = {"search", "serve", "cluster", "adapters", "gpu"}
+    assert of_search | {"attention", "harness", "training", "reports"} <= set(extras)
     assert all("tenfold" not in packages for packages in extras.values())
     assert "torch" in extras["training"]
+    assert all(extras[extra] for extra in of_search)

@@ -117,7 +117,8 @@ def _list_gpus() -> list[str]:
 
 def _extras_in_use() -> list[str]:
     """Those of the rooms that work, then those that no room is named after. Of extras within extras see those."""
-    return [*(room.extra for room in SYSTEMS if room.state == "works"), "harness", "training", "gpu", "reports"]
+    others = ("serve", "cluster", "adapters", "gpu", "harness", "training", "reports")
+    return [*(room.extra for room in SYSTEMS if room.state == "works"), *others]
 
 
 def _find_extra(extra: str) -> dict[str, str | None]:

@@ -45,7 +45,7 @@ def tiny_model() -> GSAForCausalLM:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install tenfold[harness]")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'tenfold[harness]'")
     folder = tmp_path_factory.mktemp("model")
     tiny_model().save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
@@ -136,5 +136,5 @@ def test_without_the_harness_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     for module in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(InputError, match=r"the LM Evaluation Harness is missing .*; pip install tenfold\[harness\]"):
+    with pytest.raises(InputError, match=r"the LM Evaluation Harness is missing .*; pip install 'tenfold\[harness\]'"):
         harness_model(tmp_path)

@@ -1,4 +1,4 @@
-"""Tenfold's models in the LM Evaluation Harness of EleutherAI: `pip install tenfold[harness]`.
+"""Tenfold's models in the LM Evaluation Harness of EleutherAI: `pip install 'tenfold[harness]'`.
 
     from tenfold.attention.harness import evaluate_tasks
     evaluate_tasks("model/", ["lambada_openai", "piqa"])["results"]
@@ -95,4 +95,4 @@ def _require_harness() -> None:
     try:
         importlib.import_module("lm_eval.models.huggingface")
     except ImportError as error:
-        raise InputError(f"the LM Evaluation Harness is missing ({error}); pip install tenfold[harness]") from None
+        raise InputError(f"the LM Evaluation Harness is missing ({error}); pip install 'tenfold[harness]'") from None

@@ -15,7 +15,7 @@ class System:
         title: The system's own name.
         paper: Title and arXiv number of the paper it comes from.
         summary: What it does, in one line without a full stop.
-        extra: The extra that brings optional requirements, as in `pip install tenfold[<extra>]`.
+        extra: The extra that brings optional requirements, as in `pip install 'tenfold[<extra>]'`.
         state: `works` if the room can be used today, `planned` if there is no code yet.
     """
 

@@ -1,4 +1,4 @@
-"""The client of `tenfold search serve`, on Python's standard library: an index elsewhere, used like one here.
+"""The client of `tenfold search serve`, on NumPy and Python's standard library: an index elsewhere, used like one here.
 
 with Client("http://127.0.0.1:8080", token="...") as client:
     distances, ids = client.index("my_vectors").search(queries, k=10)
@@ -57,7 +57,7 @@ class Client:
         self._idle: list[http.client.HTTPConnection] = []
 
     def indexes(self) -> list[dict[str, Any]]:
-        """The server's indexes: `name`, `rows`, `dim`, `dtype`, `metric` and `read_only` of each."""
+        """The server's indexes: `name`, `rows`, `dim`, `dtype`, `metric`, `ids`, `columns`, `read_only` of each."""
         listed: list[dict[str, Any]] = self._ask("GET", "/v1/indexes")["indexes"]
         return listed
 
@@ -124,9 +124,11 @@ class Client:
 class RemoteIndex:
     """An index of a server; `Client.index` gives it.
 
-    Its methods are those of `LivingIndex`, with the same arguments and results; `search` also says which shards of an
-    index in shards did not answer. Calls that are larger than what the
-    server takes at once are cut into several requests.
+    It has `search`, `get`, `attributes`, `add`, `update`, `delete`, `stats`, `rows` and `len`, as `LivingIndex` has
+    them. `search` takes no `probes`, `candidates`, `rerank`, `threads` or `return_stats`; it also says which shards of
+    an index in shards did not answer. What else an index has (`contains`, `all_ids`, `blocks`, `clear`, `compact`,
+    `calibrate`, `flush`, `verify`, ...) works only where its folder lies. Calls that are larger than what the server
+    takes at once are cut into several requests.
 
     Attributes:
         name: Its name on the server.

@@ -136,7 +136,7 @@ def query(
         candidates: Codes to keep for re-ranking; 0 leaves it to recall.
         filter: Of an index with attributes: find only vectors that match, such as '{"year": {"$gte": 2020}}'.
         rerank: When to stop reading vectors: bound, or the paper's rule.
-        io: How pages are read from disk.
+        io: How pages are read from disk; memory reads all of them once, when the index is opened.
         cache: Memory for pages read lately, for each thread.
         device: What scans the codes: cpu, cuda (an NVIDIA GPU), or auto.
         threads: 0 means all usable cores.
@@ -199,7 +199,7 @@ def evaluate(
         probes: Lists to scan, instead of what recall chooses; 0 leaves it to recall.
         candidates: Codes to keep for re-ranking; 0 leaves it to recall.
         rerank: When to stop reading vectors: bound, or the paper's rule.
-        io: How pages are read from disk.
+        io: How pages are read from disk; memory reads all of them once, when the index is opened.
         cache: Memory for pages read lately, for each thread.
         device: What scans the codes: cpu, cuda (an NVIDIA GPU), or auto.
         threads: 0 means all usable cores.

@@ -401,7 +401,7 @@ def _describe(form: Form, with_npy: bool) -> dict[str, Any]:
 def _refusals(*statuses: int) -> Responses:
     texts = {
         401: "The bearer token is missing or wrong.",
-        403: "The index is served for reading only, or the request was sent to a name that is not this machine's.",
+        403: "The index takes no changes, or the request was sent to a name that is not this machine's.",
         404: "There is no such index.",
         413: "The body is too large.",
         415: "The body is neither JSON nor npy.",

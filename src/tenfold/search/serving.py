@@ -74,7 +74,7 @@ def serve(
         token_file: File with the bearer token that clients must send.
         read_only: Take no updates, leave the folders as they are, and follow what another process writes there.
         durability: When changes are on the disk: always, before they are acknowledged; batch; none.
-        io: How pages are read from disk.
+        io: How pages are read from disk; memory reads all of them once, when the index is opened.
         cache: Memory for pages read lately, for each thread.
         max_body: Largest body of a request.
         max_k: Most results per query.

@@ -171,4 +171,4 @@ def optional_module(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.split(".")[0]
-        raise InputError(f"{purpose} needs {package}, which is not installed: pip install tenfold[search]") from None
+        raise InputError(f"{purpose} needs {package}, which is not installed: pip install 'tenfold[search]'") from None
