@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <iterator>
+#include <numeric>
 #include <utility>
 
 #include "buffer.h"
@@ -152,6 +153,14 @@ class Worker {
         flight.seen.clear();
         flight.previous.clear();
         flight.query_norm = view_.scorer.query_norm(exact_query(query));
+        active_.push_back(&flight);
+        flight.candidates.clear();
+        if (takes_all_pages()) {  // without a candidate for each row in memory
+            flight.todo.resize(view_.pages);
+            std::iota(flight.todo.begin(), flight.todo.end(), 0);
+            flight.stats.rounds = 1;
+            return;
+        }
         if (batch_->found) {
             take(query, *batch_->found);
         } else {
@@ -160,8 +169,12 @@ class Worker {
             flight.stats.codes_scanned =
                 scan(queries_->space + query * view_.graph.dim, batch_->routes_of(query), wanted);
         }
-        const size_t sorted = options_->rule == Rule::paper ? scanned_.size() : first_batch(scanned_.size());
-        std::partial_sort(scanned_.begin(), scanned_.begin() + std::ptrdiff_t(sorted), scanned_.end(), better);
+        if (options_->rule == Rule::paper) {
+            std::sort(scanned_.begin(), scanned_.end(), better);
+        } else {
+            const auto rest = scanned_.begin() + std::ptrdiff_t(first_batch(scanned_.size()));
+            std::nth_element(scanned_.begin(), rest, scanned_.end(), better);
+        }
         flight.candidates.assign(scanned_.begin(), scanned_.end());
         flight.positions.clear();
         if (!options_->score_whole_pages) {
@@ -171,7 +184,11 @@ class Worker {
                                    flight.positions.end());
         }
         next_round(flight);
-        active_.push_back(&flight);
+    }
+
+    bool takes_all_pages() const {
+        return reads_everything() && batch_->probes == view_.graph.count && options_->score_whole_pages &&
+               !options_->allowed && !batch_->found;
     }
 
     const std::byte* exact_query(size_t query) const {

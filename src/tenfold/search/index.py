@@ -1,7 +1,7 @@
 """The index: built from a file, opened from disk, searched with one knob."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -37,6 +37,7 @@ _MOST_RESULTS = 1 << 24
 _MOST_THREADS = 4096
 _PAPER_CANDIDATES = 12  # per result
 _MOST_TUNINGS = 64  # that are remembered
+_MOST_COPIES = 8  # of a row in lists
 _CHUNK_ROWS = 1 << 20  # of labels that `get` looks through at a time
 _MOST_SCORED = 1 << 22  # queries times rows that `score` takes at a time
 
@@ -262,14 +263,16 @@ class Index:
 
         Returns:
             distances (q, k) float32, ascending, and ids (q, k) int64, ties by lower id; inf and -1
-            where there are fewer than k rows. With `return_stats` a SearchStats too.
+            where there are fewer than k rows, or where `probes` and `candidates` allow fewer. With
+            `return_stats` a SearchStats too.
 
         Raises:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
         _check_threads(threads)
         tuning = self.tuning(k, recall, probes, candidates, rerank)
-        found = self.search_tuned(queries, k, tuning, threads, rerank, score_whole_pages)
+        search = self.search_tuned if probes or candidates else self.search_filled
+        found = search(queries, k, tuning, threads, rerank, score_whole_pages)
         return found if return_stats else found[:2]
 
     def tuning(
@@ -293,6 +296,34 @@ class Index:
             tuning = tuning.scanning(probes)
         return tuning._replace(candidates=candidates or tuning.candidates, z=z)
 
+    def search_filled(
+        self,
+        queries: np.ndarray,
+        k: int,
+        tuning: Tuning,
+        threads: int | None = None,
+        rerank: Rerank = "bound",
+        score_whole_pages: bool = True,
+        allowed: np.ndarray | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
+        """`search_tuned`, and once more for queries that got fewer than k rows though there are more.
+
+        The rest is in lists that were not scanned, or behind candidates that are copies of one row. Where `allowed` is
+        given, at least k rows must be.
+        """
+        distances, ids, stats = self.search_tuned(
+            queries, k, tuning, threads, rerank, score_whole_pages, allowed, meanwhile
+        )
+        short = np.flatnonzero(ids[:, -1] < 0) if k <= self.rows else ()
+        if len(short):
+            wider = tuning.scanning(self.lists)._replace(candidates=max(tuning.candidates, _MOST_COPIES * k))
+            again = self.search_tuned(queries[short], k, wider, threads, rerank, score_whole_pages, allowed)
+            distances[short], ids[short] = again[:2]
+            for cost in fields(SearchStats):
+                getattr(stats, cost.name)[short] += getattr(again[2], cost.name)
+        return distances, ids, stats
+
     def search_tuned(
         self,
         queries: np.ndarray,
@@ -310,7 +341,10 @@ class Index:
         `meanwhile` is called at most once, by this thread, when it first waits for the disk.
         """
         exact = check_queries(queries, self.dim, self.dtype)
-        probes, candidates = min(tuning.most_probes, self.lists), min(tuning.candidates, max(1, self.rows))
+        probes, candidates = (
+            min(tuning.most_probes, self.lists),
+            min(tuning.candidates, _MOST_COPIES * max(1, self.rows)),
+        )
         threads = threads or _native.usable_cores()
         settings = (k, probes, tuning.margin, candidates, tuning.z, rerank, score_whole_pages, threads)
         try:

@@ -31,7 +31,6 @@ _KEPT = 16  # choices of late filters, some 1.2 bytes per row each
 _UNEVEN = 2.0  # variance of a list's share of the rows that may be found, in that of a random choice
 _FURTHER = 4  # so many times as many rows are looked at where a query's own neighbourhood has few of them
 _ROUTED = 1 << 22  # numbers of lists at a time
-_MOST_COPIES = 8  # of a row in lists
 
 
 class Choice(NamedTuple):
@@ -251,7 +250,7 @@ class Sealed(NamedTuple):
             free = (np.zeros(len(queries), np.uint32) for _ in fields(SearchStats))
             return nothing.astype(np.float32), nothing.astype(np.int64), SearchStats(*free)
         if some is None:
-            return index.search_tuned(queries, k, tuning, threads, rerank, meanwhile=meanwhile)
+            return index.search_filled(queries, k, tuning, threads, rerank, meanwhile=meanwhile)
         settings = _Settings(k, tuning, rerank, threads, index.lists, meanwhile)
         even = settings if chosen is None else settings.probing(-(-tuning.probes * self.rows // some.rows))
         if some.is_even or self._is_read_sooner(some, even):
@@ -270,17 +269,10 @@ class Sealed(NamedTuple):
         self, queries: np.ndarray, some: Choice, settings: "_Settings"
     ) -> tuple[np.ndarray, np.ndarray, SearchStats]:
         """The same among some rows, with the same settings for each query."""
-        index, (k, tuning, rerank, threads, lists, meanwhile) = self.segment.index, settings
+        index, (k, tuning, rerank, threads, _, meanwhile) = self.segment.index, settings
         if self._is_read_sooner(some, settings):
             return index.score(queries, k, np.flatnonzero(_mask_of(some.bits, self.rows)), threads)
-        found = index.search_tuned(queries, k, tuning, threads, rerank, allowed=some.bits, meanwhile=meanwhile)
-        short = np.flatnonzero(found[1][:, -1] < 0)
-        if len(short):  # there are more, in lists that were not probed, or behind copies
-            wider = tuning.scanning(lists)._replace(candidates=max(tuning.candidates, _MOST_COPIES * k))
-            again = index.search_tuned(queries[short], k, wider, threads, rerank, allowed=some.bits)
-            for part, all_of in zip(again[:2], found[:2], strict=True):
-                all_of[short] = part
-        return found
+        return index.search_filled(queries, k, tuning, threads, rerank, allowed=some.bits, meanwhile=meanwhile)
 
     def _is_read_sooner(self, some: Choice, settings: "_Settings") -> bool:
         """Whether to read all of some rows takes less time than to look for the nearest."""
