@@ -26,7 +26,7 @@ COLOURS = {
     "usearch": "#56B4E9",
     "svs": "#888888",
 }
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def draw(results: Result, page: Path) -> dict[str, Path]:

@@ -1,11 +1,15 @@
 """Search space: distances there say what the metric says, and the rotation is a rotation."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import make_vectors, numpy_distances
 
+from tenfold.search import Index
+from tenfold.search.codec import CodecKind
 from tenfold.search.space import Metric, Space
 
 METRICS: tuple[Metric, ...] = ("l2", "ip", "cosine")
@@ -82,3 +86,19 @@ def test_center_and_axes_keep_distances() -> None:
     found = numpy_distances(space.rows(rows), space.queries(queries).space, "l2")
     np.testing.assert_allclose(found, numpy_distances(rows, queries, "l2"), rtol=1e-4)
     np.testing.assert_allclose(space.rows(rows).mean(axis=0), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("codec", ["pq", "rabitq"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_lists_lie_where_their_rows_do(codec: CodecKind, metric: Metric, tmp_path: Path) -> None:
+    """The map of rows and that of the sample that lists grow from are one, also for rows far from the origin."""
+    rng = np.random.default_rng(0)
+    rows = (3 + rng.standard_normal((2000, 24))).astype(np.float32)
+    index = Index.build(rows, tmp_path / "index", metric=metric, codec=codec)
+    placed, (centroids, _) = index.space.rows(rows.copy()), index.centroids()
+    sizes = np.diff(index.list_starts().astype(np.int64))
+    middle = (sizes[:, None] * centroids).sum(axis=0) / len(rows)
+    spread = np.linalg.norm(placed - placed.mean(axis=0), axis=1).mean()
+    assert np.linalg.norm(placed.mean(axis=0) - middle) < 0.1 * spread
+    nearest = np.sqrt(((placed[:, None] - centroids) ** 2).sum(axis=2).min(axis=1)).mean()
+    assert nearest < spread

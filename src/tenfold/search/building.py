@@ -20,7 +20,7 @@ n rows of a block · D dimension of search space · M sub-quantisers · L lists
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +207,17 @@ class Builder:
     def _sample_rows(self, space: Space, most: int | None = None) -> np.ndarray:
         return space.rows(np.load(self.folder / "sample.npy", mmap_mode="r")[:most], self.threads)
 
+    def _mean(self, space: Space) -> np.ndarray:
+        rows = self._sample_rows(space)
+        mean = rows.sum(axis=0, dtype=np.float64) / max(1, len(rows))
+        return mean.astype(np.float32)  # type: ignore[no-any-return]
+
     # --- cluster, train -------------------------------------------------------------------------------------
 
     def _cluster(self) -> None:
         space = open_space(self.manifest(), None)
-        rows = self._sample_rows(space)
-        center = (rows.sum(axis=0, dtype=np.float64) / max(1, len(rows))).astype(np.float32)
-        rows -= center
+        center = self._mean(replace(space, rotation_seed=None))  # the origin moves before axes are turned
+        rows = self._sample_rows(replace(space, center=center))
         tree = grow_tree(
             rows,
             self.plan.lists,
