@@ -210,6 +210,24 @@ def test_calibrations_are_read_with_and_without_margins() -> None:
             Calibration.from_json(written)
 
 
+@pytest.mark.parametrize("levels", [(0.995, 0.995), (0.995, 0.99), (0.99499999, 0.995), (1e-200, 1e-100)])
+def test_levels_that_do_not_rise_are_refused(levels: tuple[float, float]) -> None:
+    """Nothing could be told of what lies between them, or beyond."""
+    written = {"levels": {"10": [[level, 1, 1, 0] for level in levels]}, "memory": {}, "own_rows": True}
+    with pytest.raises(InputError, match="its calibration is not readable"):
+        Calibration.from_json(written)
+
+
+@pytest.mark.parametrize("margins", [(), (1e-300, 1e300)])
+def test_settings_far_beyond_the_levels_are_numbers(margins: tuple[float, ...]) -> None:
+    """However much the highest level takes, and however many results and much recall are asked for."""
+    entries = [[0.99, 1, 1, 0, *margins[:1]], [0.995, 8e9, 8e9, 0, *margins[1:]]]
+    calibration = Calibration.from_json({"levels": {"1": entries}, "memory": {}, "own_rows": True})
+    for k, recall in ((1, 0.9951), (1, 1 - 2**-53), (1 << 24, 1 - 2**-53), (1 << 24, 0.993)):
+        tuning = calibration.tuning(k, recall, 40, 1000)
+        assert min(tuning.probes, tuning.candidates, tuning.most_probes) >= 1 and tuning.margin > 0
+
+
 def test_enough_lists_for_k_are_scanned(tmp_path: Path) -> None:
     """In small dense clusters the other lists are all far, and yet no query gets fewer than k."""
     rng = np.random.default_rng(4)

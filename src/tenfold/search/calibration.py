@@ -29,6 +29,7 @@ __all__ = ["EVERYTHING", "Calibration", "Tuning", "calibrate"]
 
 EVERYTHING = -math.inf  # as z: every row that was scanned is read
 _LEVELS = (0.8, 0.9, 0.95, 0.99, 0.995)
+_LEAST_STEP = 1e-3  # from level to level: what is missed must differ, also as rounded
 _QUERIES = {10: 500, 100: 150}  # by k: a query tells k things about recall
 _FEWEST_QUERIES = 100  # where the index has no more than 2,000 rows
 _LOST = (0.5, 0.2)  # of the true neighbours, by z, among the candidates that are not read at once
@@ -163,7 +164,8 @@ def _read_levels(data: dict[str, Any]) -> Levels:
         counts = [k, *(count for _, tuning in entries for count in (tuning.probes, tuning.candidates))]
         whole = all(1 <= count < _MOST for count in counts) and all(-1e6 < t.z < 1e6 for _, t in entries)
         whole = whole and all(tuning.margin >= 0 for _, tuning in entries)
-        if not whole or recalls != sorted(recalls) or not all(0 < level < 1 for level in recalls):
+        rising = all(higher - lower >= _LEAST_STEP for lower, higher in itertools.pairwise(recalls))
+        if not whole or not rising or not all(0 < level < 1 for level in recalls):
             raise ValueError("out of range")
     return levels
 
@@ -188,14 +190,22 @@ def _between(lower: tuple[float, Tuning], upper: tuple[float, Tuning], recall: f
     (low, less), (high, more) = lower, upper
     share = math.log((1 - low) / (1 - recall)) / math.log((1 - low) / (1 - high))
     probes, candidates = (
-        math.ceil(few * (many / few) ** share - 1e-9) for few, many in zip(less[:2], more[:2], strict=True)
+        math.ceil(min(_grown(few, many, share) - 1e-9, _MOST)) for few, many in zip(less[:2], more[:2], strict=True)
     )
     z = less.z + share * (more.z - less.z)
     if math.isinf(less.margin) != math.isinf(more.margin) or less.margin == 0:  # as many lists, of two kinds
         return Tuning(more.probes, candidates, z, more.margin)
     if math.isinf(more.margin):
         return Tuning(probes, candidates, z)
-    return Tuning(probes, candidates, z, less.margin * (more.margin / less.margin) ** share)
+    return Tuning(probes, candidates, z, _grown(less.margin, more.margin, share))
+
+
+def _grown(few: float, many: float, share: float) -> float:
+    """A share of the way, beyond 1 too, from one number to the other: by the same factor for every step."""
+    try:
+        return float(few * (many / few) ** share)
+    except OverflowError:  # far beyond the highest level, where that took very many times more than the one before
+        return math.inf
 
 
 def calibrate(
