@@ -1,6 +1,7 @@
 """The write-ahead log: what was written comes back, and of a log that a crash or a fault touched only what is whole."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InputError
+from tenfold.search import log as log_module
 from tenfold.search.log import ADD, DELETE, Durability, Log, Record, read_log
 
 PAYLOADS = [b"", b"a", bytes(range(256)) * 3, b"\0" * 40, b"last"]
@@ -97,6 +99,56 @@ def test_unsynced_records_may_reach_the_disk_in_any_order(
         left[start : stops[number]] = bytes(stops[number] - start)
     path.write_bytes(left)
     assert list(read_log(path)) == records[: min(lost)]
+
+
+def was_synced(rest: bytes, broken: int) -> bool:
+    """The slow twin: each record for itself."""
+    for start in range(len(rest) - 24):
+        length, crc, _, synced, operation = struct.unpack_from("<IIQQB", rest, start)
+        body = rest[start + 8 : start + 25 + length]
+        whole = len(body) == 17 + length and log_module._crc(body) == crc
+        if whole and operation in (ADD, DELETE) and broken < synced <= broken + start:
+            return True
+    return False
+
+
+@st.composite
+def remains(draw: st.DrawFn) -> tuple[bytes, int]:
+    """What may lie behind a broken record that begins at a byte: junk, zeros, and records that say this and that."""
+    rest, broken = b"", draw(st.integers(16, 1 << 40))
+    for _ in range(draw(st.integers(0, 5))):
+        junk = draw(st.binary(max_size=40) | st.integers(0, 40).map(bytes))
+        synced = broken + draw(st.integers(-3, 3) | st.integers(0, len(rest) + 60))
+        body = struct.pack("<QQB", 5, synced, draw(st.integers(0, 3))) + draw(st.binary(max_size=40))
+        record = struct.pack("<II", len(body) - 17 + draw(st.sampled_from([0, 0, 0, 1])), log_module._crc(body)) + body
+        rest += junk + record[: draw(st.sampled_from([len(record), len(record), 30]))]
+    return rest, broken
+
+
+@settings(max_examples=300)
+@given(left=remains(), chunk=st.sampled_from([1, 7, 1 << 20]))
+def test_what_was_on_the_disk_is_found_at_once(left: tuple[bytes, int], chunk: int) -> None:
+    before, log_module._CHUNK = log_module._CHUNK, chunk
+    try:
+        assert log_module._was_synced(*left) == was_synced(*left)
+    finally:
+        log_module._CHUNK = before
+
+
+def test_a_damaged_log_is_opened_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks like thousands of records, each to the end of the file, is summed up once, not once for each."""
+    path, records = tmp_path / "log", 4096
+    heads = (struct.pack("<IIQQB7x", 32 * (records - 1 - at), 0, 5, 17, ADD) for at in range(records))
+    path.write_bytes(struct.pack("<8sI4x", b"TENFLOG\0", 1) + b"".join(heads))
+    real, summed = log_module._native.crc32c, []
+
+    def count(data: np.ndarray, start: int = 0) -> int:
+        summed.append(len(data))
+        return int(real(data, start))
+
+    monkeypatch.setattr(log_module._native, "crc32c", count)
+    assert list(read_log(path)) == []
+    assert sum(summed) < 3 * path.stat().st_size
 
 
 def test_a_write_that_fails_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

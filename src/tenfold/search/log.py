@@ -37,6 +37,7 @@ _HEAD = struct.Struct("<IIQQB")
 _BODY = struct.Struct("<QQB")
 _BATCH_BYTES, _BATCH_RECORDS = 4 << 20, 1024
 _SEARCHED = 64 << 20  # bytes behind a broken record
+_CHUNK = 1 << 20
 
 
 class Record(NamedTuple):
@@ -171,14 +172,61 @@ def _next(file: IO[bytes], size: int) -> Record | None:
 
 
 def _was_synced(rest: bytes, broken: int) -> bool:
-    """Whether a whole record in `rest`, behind a broken one, says that the file was on disk beyond `broken`."""
-    operations = np.frombuffer(rest, np.uint8)[_HEAD.size - 1 :]
-    for start in np.flatnonzero((operations == ADD) | (operations == DELETE)).tolist():
-        length, crc, _, synced, _ = _HEAD.unpack_from(rest, start)
+    """Whether a whole record in `rest`, behind a broken one, says that the file was on disk beyond `broken`.
+
+    A record may begin at any byte. What each would hold is not read for itself, which might take the square of the
+    bytes: its checksum follows from those of all bytes up to its start and up to its end.
+    """
+    starts, ends, wanted = _possible_records(rest, broken)
+    places, data = np.unique(np.concatenate([starts, ends])), np.frombuffer(rest, np.uint8)
+    crc, before, sums = 0, 0, np.empty(len(places), np.uint32)
+    for number, place in enumerate(places.tolist()):
+        crc = int(_native.crc32c(data[before:place], crc))
+        before, sums[number] = place, crc
+    until_start, until_end = (sums[np.searchsorted(places, some)] for some in (starts, ends))
+    return bool((until_end ^ _followed(until_start, ends - starts) == wanted).any())
+
+
+def _possible_records(rest: bytes, broken: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where what the checksums of records in `rest` are of begins and ends, (n,) int64, and the checksums, (n,) uint32.
+
+    Of those whose other numbers may be right: no record knows of bytes of the file behind its own start.
+    """
+    found = [np.zeros((0, 3), np.int64)]
+    for first in range(0, len(rest) - _HEAD.size + 1, _CHUNK):
+        shape = min(_CHUNK, len(rest) - _HEAD.size + 1 - first)
+        length, crc, synced, operation = (
+            np.ndarray(shape, dtype, rest, first + at, (1,))  # at every byte
+            for dtype, at in (("<u4", 0), ("<u4", 4), ("<u8", 16), ("|u1", 24))
+        )
+        start = np.arange(first, first + shape)
         end = start + _HEAD.size + length
-        if broken < synced and end <= len(rest) and _crc(rest[start + 8 : end]) == crc:
-            return True
-    return False
+        fits = ((operation == ADD) | (operation == DELETE)) & (end <= len(rest))
+        fits &= (synced > broken) & (synced <= broken + start.astype(np.uint64))
+        found.append(np.stack([start[fits] + 8, end[fits], crc[fits]], axis=1))
+    starts, ends, wanted = np.concatenate(found).T
+    return starts, ends, wanted.astype(np.uint32)
+
+
+def _followed(sums: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """What checksums (n,) uint32 add to those of so many bytes (n,) that follow, as in zlib's crc32_combine.
+
+    That is linear in their bits: `columns` is what each bit becomes over 1, 2, 4, ... bytes.
+    """
+
+    def moved(sums: np.ndarray) -> np.ndarray:
+        found = np.zeros_like(sums)
+        for bit, column in enumerate(columns):
+            found ^= (sums >> np.uint32(bit) & np.uint32(1)) * column
+        return found
+
+    zero = np.zeros(1, np.uint8)
+    columns = np.array([_native.crc32c(zero, 1 << bit) ^ _native.crc32c(zero) for bit in range(32)], np.uint32)
+    while lengths.any():
+        odd = lengths % 2 == 1
+        sums = np.where(odd, moved(sums), sums)
+        columns, lengths = moved(columns), lengths // 2
+    return sums
 
 
 def _crc(data: bytes) -> int:
