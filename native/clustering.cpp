@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "errors.h"
 #include "graph.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -71,6 +72,7 @@ Near walk(const Lists& lists, const float* row, Near best, std::vector<float>& d
 }  // namespace
 
 void assign(const Tree& tree, const Lists& lists, const float* rows, size_t count, size_t threads, uint32_t* primary) {
+    if (tree.nodes == 0) throw InputError("assign: the tree has no nodes");
     parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
         Scratch scratch;
         for (size_t i = first; i < last; ++i) {
@@ -109,6 +111,8 @@ void relist(const Succession& change, const Lists& lists, const float* rows, siz
 
 void replicate(const Lists& lists, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,
                float spacing, size_t threads, uint32_t* replicas) {
+    if (std::any_of(primary, primary + count, [&](uint32_t list) { return list >= lists.count; }))
+        throw InputError("replicate: no such list");
     const auto l2 = kernels().l2_f32;
     const float stretch = (1 + epsilon) * (1 + epsilon);
     parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {

@@ -1,9 +1,12 @@
 """Lists and the graph over them: every row in a near list, every list reachable, the same for any number of threads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from oracles import numpy_distances
 
+from tenfold.core.errors import InputError
 from tenfold.search import Index, _native
 from tenfold.search.clustering import NEIGHBOURS, Tree, grow_tree
 
@@ -120,6 +123,15 @@ def test_replicas_keep_the_rules(tree: Tree) -> None:
             assert to_lists[row, number] <= (1 + epsilon) * to_lists[row, own[row]] + 1e-3
             assert all(between[number, other] > to_lists[row, number] - 1e-3 for other in chosen)
             chosen.append(number)
+
+
+def test_lists_and_nodes_that_are_not_there_are_refused(tree: Tree) -> None:
+    rows, own = clusters(3, 24), np.array([0, 1, len(tree.centroids)], np.uint32)
+    with pytest.raises(InputError, match="no such list"):
+        _native.replicate(rows, own, tree.centroids, tree.neighbours, 5, 0.3, 1.0, 1)
+    none = np.zeros(0, np.uint32)
+    with pytest.raises(InputError, match="the tree has no nodes"):
+        replace(tree, nodes=tree.nodes[:0], begin=none, end=none, list=none).assign(rows, 1)
 
 
 def test_routing_by_graph_finds_what_a_full_look_finds(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -20,6 +20,7 @@ from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
 from tenfold.search import Index
 from tenfold.search.data import write_vectors
+from tenfold.search.storage import SectionFile, SectionWriter
 
 Build = Callable[[Progress], None]
 PHASES = ("survey", "cluster", "train", "assign", "layout", "pack")
@@ -264,6 +265,44 @@ def test_other_settings_start_anew(change: str, source: Path, target: Path, unca
     expected = reference(other, target)
     kill_at(builder(source, target), "layout", 0)
     other(no_progress)
+    assert contents(target) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "phase"), [("tree.bin", "cluster"), ("graph.bin", "cluster"), ("codebook.bin", "train")]
+)
+def test_damage_to_what_it_left_is_not_built_on(
+    name: str, phase: str, source: Path, target: Path, uncalibrated: None
+) -> None:
+    """The phase that wrote it is run again, and all behind it."""
+    build = builder(source, target)
+    expected = reference(build, target)
+    kill_at(build, "assign", 0)
+    damaged = target.with_name("index.partial") / name
+    content = bytearray(damaged.read_bytes())
+    content[4096] ^= 1
+    damaged.write_bytes(content)
+    seen: list[str] = []
+    build(lambda name, done, total: seen.append(name))
+    assert list(dict.fromkeys(seen)) == list(PHASES[PHASES.index(phase) :])
+    assert contents(target) == expected
+
+
+@pytest.mark.parametrize("section", ["neighbours", "list", "begin", "end"])
+def test_lists_that_are_not_there_are_not_built_on(
+    section: str, source: Path, target: Path, uncalibrated: None
+) -> None:
+    """Numbers out of range under a valid checksum, which native code would follow."""
+    build = builder(source, target)
+    expected = reference(build, target)
+    kill_at(build, "assign", 0)
+    tree = SectionFile(target.with_name("index.partial") / "tree.bin", "tree")
+    arrays = {name: np.array(tree.array(name, tree.section(name).dtype.str, None)) for name in tree.names()}
+    arrays[section].reshape(-1)[0] = 1_000_000
+    with SectionWriter(tree.path, "tree") as file:
+        for name, array in arrays.items():
+            file.add(name, array)
+    build(no_progress)
     assert contents(target) == expected
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress
 from tenfold.search import _native
 from tenfold.search.clustering import Tree, grow_tree
@@ -69,6 +70,8 @@ from tenfold.search.workplace import discard, read_notes, write_notes
 __all__ = ["Builder", "fingerprint"]
 
 _NO_LIST = np.uint32(0xFFFFFFFF)
+# Section files that a phase leaves for the next ones.
+_FOUNDED = {"cluster": ("tree", "graph"), "train": ("codebook",), "inherit": ("tree", "graph", "codebook")}
 
 
 class Builder:
@@ -138,8 +141,11 @@ class Builder:
             and self.state["plan"].keys() == MemoryPlan.__annotations__.keys()
         ):
             self.plan = MemoryPlan(**self.state["plan"])
-            while self.state["done"] and not self._is_whole(self.state["done"][-1]):
-                self.state["done"].pop()
+            done = self.state["done"]
+            while done and not self._is_whole(done[-1]):
+                done.pop()
+            if "layout" not in done:  # beyond it, only the index reads these files, and checks them
+                del done[next((at for at, phase in enumerate(done) if not self._has_founded(phase)), len(done)) :]
             write_notes(self.folder, self.state)
         else:
             sizes = self.config.rows_per_list, self.config.code_bytes
@@ -153,6 +159,17 @@ class Builder:
         """Whether what the phase spilled is there in full; a power cut may have taken some of it."""
         left: dict[str, int] = self.state["spilled"].get(phase, {})
         return left == spilled_sizes(self.spill, phase)
+
+    def _has_founded(self, phase: str) -> bool:
+        """Whether later phases can rely on the section files that this one wrote: native code follows their numbers."""
+        kinds = _FOUNDED.get(phase, ())
+        with contextlib.suppress(InputError):
+            for kind in kinds:
+                file = SectionFile(self.folder / f"{kind}.bin", kind)
+                for name in file.names():
+                    file.check(name)
+            return "tree" not in kinds or _is_sound(self._tree())
+        return False
 
     def _finish(self, phase: str) -> None:
         """Note that a phase is done and how much it spilled."""
@@ -427,6 +444,17 @@ class Builder:
             lists.end()
             lists.add("starts", np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64))
             lists.add("replica_offsets", np.concatenate([[0], np.cumsum(copies)]).astype(np.uint64))
+
+
+def _is_sound(tree: Tree) -> bool:
+    """Whether its numbers name nodes and lists that are there, children behind their parents."""
+    nodes, lists = len(tree.nodes), len(tree.centroids)
+    if not len(tree.begin) == len(tree.end) == len(tree.list) == nodes or len(tree.neighbours) != lists:
+        return False
+    leaf = tree.begin == tree.end
+    inner = (np.arange(nodes) < tree.begin) & (tree.begin < tree.end) & (tree.end <= nodes)
+    near = tree.neighbours[tree.neighbours != _NO_LIST]
+    return bool(np.where(leaf, tree.list < lists, inner).all() and near.max(initial=0) < max(1, lists))
 
 
 def fingerprint(source: VectorSource) -> list[Any]:
