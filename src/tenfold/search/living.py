@@ -176,6 +176,7 @@ class LivingIndex:
         """
         path = Path(path)
         _check_choice("durability", durability, Durability)
+        parse_size(cache)  # of which a small segment makes no use
         if memory_budget is not None:
             _check_budget(memory_budget, read_only)
         with ExitStack() as stack:

@@ -18,6 +18,7 @@ from tenfold.search.calibration import Tuning
 from tenfold.search.columns import Columns, Values, read_columns
 from tenfold.search.filters import Filter
 from tenfold.search.index import Index, IoBackend, Rerank, SearchStats
+from tenfold.search.manifest import read_manifest
 from tenfold.search.storage import REPAIR, SectionFile, SectionWriter
 
 __all__ = ["IDS_FILE", "Sealed", "Segment", "bits_of", "clear", "is_set", "read_hidden", "write_hidden", "write_ids"]
@@ -66,18 +67,17 @@ class Segment:
     def __init__(self, folder: Path, columns: Columns, io: IoBackend = "auto", cache: str | int = "0") -> None:
         """Open and check. Raises InputError where the index, its ids or its columns are damaged."""
         self.folder = folder
-        sealed = Index.open(folder, io=io, cache=cache)
-        if io == "auto" and sealed.rows * sealed.dim * sealed.dtype.itemsize <= _RESIDENT_BYTES:
-            sealed = Index.open(folder, io="memory")
-        self.index = sealed
+        if io == "auto" and _vector_bytes(folder) <= _RESIDENT_BYTES:
+            io, cache = "memory", "0"
+        self.index = sealed = Index.open(folder, io=io, cache=cache)
         file = SectionFile(folder / IDS_FILE, "ids")
         for name in file.names():
             file.check(name)
         self.ids, self.positions = file.array("ids", "<i8"), file.array("positions", "<u4")
         if not len(self.ids) == len(self.positions) == sealed.rows:
             raise InputError(f"{folder / IDS_FILE}: belongs to another index than the files beside it; {REPAIR}")
-        if sealed.rows and int(self.positions.max()) >= sealed.rows:
-            raise InputError(f"{folder / IDS_FILE}: names rows that are not there; {REPAIR}")
+        _check_places(folder / IDS_FILE, self.positions, sealed.rows)
+        _check_places(folder / "vectors.bin", sealed.stored.labels(), sealed.rows)
         self.columns = read_columns(folder, columns, sealed.rows)
         self._starts = sealed.list_starts().astype(np.int64)
         self._chosen: OrderedDict[str, tuple[np.ndarray | None, Choice]] = OrderedDict()
@@ -301,6 +301,18 @@ class _Settings(NamedTuple):
         return further._replace(tuning=further.tuning._replace(candidates=2 * self.tuning.candidates))
 
 
+def _vector_bytes(folder: Path) -> int:
+    """What the vectors of an index take."""
+    manifest = read_manifest(folder)
+    return int(manifest["rows"] * manifest["dim"] * np.dtype(manifest["dtype"]).itemsize)
+
+
+def _check_places(path: Path, places: np.ndarray, rows: int) -> None:
+    """InputError where a file names positions or labels (n,) that so many rows do not have."""
+    if int(places.max(initial=0)) >= max(1, rows):
+        raise InputError(f"{path}: names rows that are not there; {REPAIR}")
+
+
 def bits_of(mask: np.ndarray) -> np.ndarray:
     """Bits (ceil(n / 64),) uint64 of booleans (n,), the lowest first."""
     packed = np.packbits(mask, bitorder="little")
@@ -336,13 +348,16 @@ def write_ids(folder: Path, ids: Iterator[np.ndarray], labels: np.ndarray) -> np
         folder: The sealed index.
         ids: By label, rising, in pieces.
         labels: By position, (rows,) uint32.
+
+    Raises InputError where there is no such label.
     """
+    _check_places(folder / "vectors.bin", labels, len(labels))
     with SectionWriter(folder / IDS_FILE, "ids") as file:
         file.begin("ids", "<i8")
         for piece in ids:
             file.write(piece)
         file.end()
-        positions = np.empty(len(labels), np.uint32)
+        positions = np.zeros(len(labels), np.uint32)
         for start in range(0, len(labels), _CHUNK):
             some = labels[start : start + _CHUNK]
             positions[some] = np.arange(start, start + len(some), dtype=np.uint32)

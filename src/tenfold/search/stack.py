@@ -16,13 +16,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tenfold.core.errors import InputError
-from tenfold.search.columns import Values
+from tenfold.search.columns import Values, check_values
 from tenfold.search.delta import Delta
+from tenfold.search.exact import check_vectors
+from tenfold.search.ids import check_numbers
 from tenfold.search.index import IoBackend
-from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, read_log
+from tenfold.search.log import ADD, DELETE, LOG_START, Durability, Log, Record, read_log
 from tenfold.search.segments import Sealed, Segment, read_hidden, write_hidden
 from tenfold.search.snapshot import Part, Snapshot, read_snapshot, write_snapshot
-from tenfold.search.storage import LIVING_FILE, NO_ROOM
+from tenfold.search.storage import LIVING_FILE, NO_ROOM, REPAIR
 from tenfold.search.views import View
 from tenfold.search.workplace import discard
 
@@ -30,6 +32,7 @@ __all__ = ["Opening", "Stack", "numbers_in", "remove"]
 
 _RECORD_BYTES = 4 << 20  # of vectors in a record of the log
 _COUNT = struct.Struct("<I")
+_MOST_RECORDS = 1 << 63  # a number that the next one can still be written after
 _NAMED = re.compile(r"(segment|log|hidden|rows)-(\d{6,})(-ids|-columns)?(\.npy|\.bin|\.json|\.work|\.partial)*")
 
 
@@ -79,11 +82,12 @@ class Stack:
     def load(self) -> None:
         """Open the segments and replay the logs; again where a writer has replaced them meanwhile."""
         while True:
-            snapshot, state = read_snapshot(self.path), self._state()
+            snapshot, state, before = read_snapshot(self.path), self._state(), vars(self).copy()
             try:
                 self._load(snapshot)
-            except (InputError, OSError):
-                if read_snapshot(self.path) == snapshot:
+            except BaseException as error:
+                vars(self).update(before)  # a reader goes on with what it had
+                if not isinstance(error, InputError | OSError) or read_snapshot(self.path) == snapshot:
                     raise
             else:
                 self._seen = state
@@ -96,9 +100,11 @@ class Stack:
             return
         is_longer = all(state.get(name, (0,))[0] >= read for name, read in self._replayed.items())
         if is_longer and read_snapshot(self.path) == self.snapshot:
-            self._replay_logs(self._logs(state))
+            try:
+                self._replay_logs(self._logs(state))
+            finally:
+                self.publish()  # also what comes before damage: it is there for those who ask for rows by their ids
             self._seen = state
-            self.publish()
         else:
             self.load()
 
@@ -139,7 +145,11 @@ class Stack:
         for number in logs:
             path = self.snapshot.log_path(self.path, number)
             for record in read_log(path, self._replayed.setdefault(path.name, LOG_START)):
-                self._replay(record.operation, record.payload)
+                try:
+                    self._replay(record)
+                except (ValueError, OverflowError, struct.error, RecursionError) as error:
+                    place = f"the record at byte {self._replayed[path.name]:,}"
+                    raise InputError(f"{path}: {place} is no change of this index: {error!s:.200}; {REPAIR}") from None
                 self._sequence = record.sequence
                 self._replayed[path.name] += record.size
 
@@ -277,18 +287,16 @@ class Stack:
         except OSError as error:
             raise _trouble(log, error, outcome) from None
 
-    def _replay(self, operation: int, payload: bytes) -> None:
-        if operation == DELETE:
-            self._hide(np.frombuffer(payload, "<i8"))
-            return
-        (count,) = _COUNT.unpack_from(payload)
-        dim, dtype = self.snapshot.dim, np.dtype(self.snapshot.dtype)
-        end = _COUNT.size + count * (8 + dim * dtype.itemsize)
-        if len(payload) < end:
-            raise InputError(f"{self.path}: a log holds vectors of another shape; it belongs to another index")
-        ids = np.frombuffer(payload, "<i8", count, _COUNT.size)
-        rows = np.frombuffer(payload[:end], dtype, offset=_COUNT.size + 8 * count).reshape(count, dim)
-        self._take(rows, ids, json.loads(payload[end:]) if len(payload) > end else {})
+    def _replay(self, record: Record) -> None:
+        """Do what a record says. Raises what reading it does where nobody would have written it."""
+        if record.sequence >= _MOST_RECORDS:
+            raise InputError(f"its number is {record.sequence:,}")
+        if record.operation == DELETE:
+            self._hide(check_numbers(np.frombuffer(record.payload, "<i8")))
+        elif record.operation == ADD:
+            self._take(*_rows_in(record.payload, self.snapshot))
+        else:
+            raise InputError("it neither adds nor deletes")
 
     # --- rows -----------------------------------------------------------------------------------------------
 
@@ -364,6 +372,19 @@ class Stack:
         for delta in self.deltas():
             delta.delete(ids[delta.holds(ids)])
         self.parts = tuple(part.less(ids) for part in self.parts)
+
+
+def _rows_in(payload: bytes, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, Values]:
+    """Vectors, ids and attributes of a record, checked like those of a call. Raises ValueError and others."""
+    dim, dtype = snapshot.dim, np.dtype(snapshot.dtype)
+    (count,) = _COUNT.unpack_from(payload)
+    end = _COUNT.size + count * (8 + dim * dtype.itemsize)
+    if len(payload) < end:
+        raise InputError("its vectors have another shape")
+    ids = check_numbers(np.frombuffer(payload, "<i8", count, _COUNT.size))
+    rows = np.frombuffer(payload[:end], dtype, offset=_COUNT.size + 8 * count).reshape(count, dim)
+    values = json.loads(payload[end:]) if len(payload) > end else {}
+    return check_vectors(rows, dim, dtype), ids, check_values(snapshot.columns, values, count)
 
 
 def _fill(found: Values, rows: np.ndarray, values: Values) -> None:
