@@ -1,6 +1,7 @@
 """Hostile files of an index that takes updates, checksums right: refused in one line; a reader keeps what it had."""
 
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,32 @@ def test_labels_of_rows_that_are_not_there_are_refused(
     fuzz_index.rewrite(folder, "vectors.bin", {"labels": labels})
     with pytest.raises(InputError, match=r"vectors\.bin: names rows that are not there"):
         LivingIndex.open(path)
+
+
+ENDING = """
+import sys, threading
+import numpy as np
+from tenfold.search import LivingIndex, _native, maintaining, stack
+
+begun, data, open_part = threading.Event(), np.zeros(1 << 22, np.uint8), stack.Stack.open_part
+
+def open_slowly(self, part):
+    begun.set()
+    for _ in range(500):
+        _native.crc32c(data)
+    return open_part(self, part)
+
+maintaining._DELTA_ROWS, stack.Stack.open_part = 100, open_slowly
+index = LivingIndex.create(sys.argv[1], 8, dtype="uint8")
+index.add(np.arange(800, dtype=np.uint8).reshape(100, 8))
+begun.wait()
+"""
+
+
+def test_python_may_end_while_a_segment_is_opened(
+    tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """An index that was not closed: nothing is lost, and the process ends well."""
+    done = python(ENDING, tmp_path / "index")
+    assert done.returncode == 0, done.stderr
+    assert len(LivingIndex.open(tmp_path / "index")) == 100

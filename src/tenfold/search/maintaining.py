@@ -1,5 +1,6 @@
 """Sealing full deltas and merging segments, in a thread of its own, one after the other."""
 
+import atexit
 import json
 import math
 import shutil
@@ -23,6 +24,12 @@ _MOST_DELTAS = 8  # so many times as many may wait while others are sealed
 _SAME_SIZE = 4  # segments of about one size that are merged; the factor between sizes, too
 _MOST_DELETED = 0.2  # share of a segment's rows, beyond which it is written anew
 _DISK_PER_BYTE = 2.6  # a merge needs, of the vectors it reads: the rows spilled, and the new segment
+_PATIENCE = 60.0  # seconds, in case a fork has left the lock below held for good
+
+# Whoever makes a segment holds it, but while another process does the work. Python takes it when it ends: a thread that
+# came back from native code after that would end the process with a signal.
+_AWAKE = threading.Lock()
+atexit.register(_AWAKE.acquire, timeout=_PATIENCE)
 
 
 class Maintainer:
@@ -63,7 +70,7 @@ class Maintainer:
     def compact(self, threads: int) -> None:
         """Make one segment of all rows. Raises InputError where the disk has no room for it."""
         stack = self._stack
-        with self._working:
+        with self._working, _AWAKE:
             self.trouble = None
             with stack.lock:
                 stack.writer()
@@ -97,7 +104,7 @@ class Maintainer:
 
     def _run(self) -> None:
         """One task after the other until none is left, the stack is closed, or one fails."""
-        with self._working:
+        with self._working, _AWAKE:
             while True:
                 with self._stack.lock:
                     self._freeze_full()
@@ -188,7 +195,12 @@ class Maintainer:
         """A segment of `count` rows."""
         stack, made_with = self._stack, self._stack.snapshot
         like = None if anew else _like(stack.parts, count)
-        run_job(stack.path, Job(name, rows, inputs, like, made_with.columns, made_with.settings, threads, anew))
+        job = Job(name, rows, inputs, like, made_with.columns, made_with.settings, threads, anew)
+        _AWAKE.release()
+        try:
+            run_job(stack.path, job)
+        finally:
+            _AWAKE.acquire()
         return stack.open_part(Part(name))
 
     @contextmanager
