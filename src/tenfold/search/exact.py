@@ -11,6 +11,8 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.space import Metric
 
 __all__ = [
+    "MOST_RESULTS",
+    "MOST_THREADS",
     "check_count",
     "check_lengths",
     "check_queries",
@@ -20,11 +22,15 @@ __all__ = [
     "recall_at_k",
 ]
 
+MOST_RESULTS = 1 << 24
+"""Of a query."""
+
+MOST_THREADS = 4096
+"""Of a search."""
+
 _BLOCK_BYTES = 2 << 20
 _MOST_LENGTH = 3e18  # the square of twice that is a float32
 _LEAST_LENGTH = 1e-15  # squares of a thousandth of that still are
-_MOST_RESULTS = 1 << 24
-_MOST_THREADS = 4096
 # Truth files round differently: by parts of the distance and, where that is 1 - cos, of 1.
 _SLACK, _COSINE_SLACK = 1e-5, 1e-7
 
@@ -52,8 +58,8 @@ def exact_search(
         distances (q, k) float32, ascending, and row numbers (q, k) int64; inf and -1 where there
         are fewer than k rows.
     """
-    k = check_count("k", k, _MOST_RESULTS)
-    threads = _native.usable_cores() if threads is None else check_count("threads", threads, _MOST_THREADS)
+    k = check_count("k", k, MOST_RESULTS)
+    threads = _native.usable_cores() if threads is None else check_count("threads", threads, MOST_THREADS)
     queries = check_queries(queries, source.dim, source.dtype)
     distances = np.full((len(queries), k), np.inf, np.float32)
     ids = np.full((len(queries), k), -1, np.int64)

@@ -15,7 +15,7 @@ from tenfold.search.building import Builder
 from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
 from tenfold.search.codec import CodecKind, open_codec
 from tenfold.search.data import as_source
-from tenfold.search.exact import check_count, check_queries
+from tenfold.search.exact import MOST_RESULTS, MOST_THREADS, check_count, check_queries
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.gpu import Device, find_kernels, open_device
 from tenfold.search.ids import check_numbers
@@ -33,8 +33,6 @@ __all__ = ["Index", "SearchStats", "check_options", "verify_index"]
 IoBackend = Literal["auto", "uring", "direct", "buffered", "memory"]
 Rerank = Literal["bound", "paper"]
 
-_MOST_RESULTS = 1 << 24
-_MOST_THREADS = 4096
 _PAPER_CANDIDATES = 12  # per result
 _MOST_TUNINGS = 64  # that are remembered
 _MOST_COPIES = 8  # of a row in lists
@@ -540,7 +538,7 @@ def check_options(k: object, recall: object, probes: object, candidates: object,
             check_count(name, value)
     if rerank not in get_args(Rerank):
         raise InputError(f"rerank is {rerank!r}; choose {' or '.join(get_args(Rerank))}")
-    return check_count("k", k, _MOST_RESULTS)
+    return check_count("k", k, MOST_RESULTS)
 
 
 def verify_index(path: str | Path) -> list[str]:
@@ -586,4 +584,4 @@ def _matrix(array: np.ndarray) -> np.ndarray:
 
 def _check_threads(threads: int | None) -> None:
     if threads is not None:
-        check_count("threads", threads, _MOST_THREADS)
+        check_count("threads", threads, MOST_THREADS)

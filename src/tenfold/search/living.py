@@ -27,7 +27,7 @@ from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
 from tenfold.search.delta import DeltaView
-from tenfold.search.exact import check_count, check_queries, check_vectors
+from tenfold.search.exact import MOST_THREADS, check_count, check_queries, check_vectors
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
 from tenfold.search.ids import NAMES_FILE, Names, check_names, check_numbers
@@ -36,6 +36,7 @@ from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
 from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
+from tenfold.search.pages import distances_to
 from tenfold.search.segments import Sealed, Segment, read_hidden, write_ids
 from tenfold.search.settings import choose_config
 from tenfold.search.snapshot import IdKind, Part, Snapshot, is_living, read_snapshot, write_snapshot
@@ -264,7 +265,7 @@ class LivingIndex:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
         view, k = self._stack.view, check_options(k, recall, probes, candidates, rerank)
-        threads = _native.usable_cores() if threads is None else check_count("threads", threads, 4096)
+        threads = _native.usable_cores() if threads is None else check_count("threads", threads, MOST_THREADS)
         exact = check_queries(queries, self.dim, self.dtype)
         chosen = None if filter is None else parse_filter(filter, self.columns)
         asked = Asked(k, recall, probes, candidates, rerank, chosen, threads)
@@ -332,16 +333,9 @@ class LivingIndex:
 
         Raises InputError for an id that is not there.
         """
-        exact = check_queries(queries, self.dim, self.dtype)
-        names, which = np.unique(ids, return_inverse=True)
-        which = which.reshape(ids.shape) - np.count_nonzero(names < 0)
-        rows = self.get(names[names >= 0])
-        distances = np.full(ids.shape, np.inf, np.float32)
-        for number, known in enumerate(ids >= 0):
-            part, scratch = slice(number, number + 1), np.full((1, ids.shape[1]), -1, np.int64)
-            near = np.ascontiguousarray(rows[which[number, known]])
-            _native.exact(near, self.dtype.name, self.metric, exact[part], 0, distances[part], scratch)
-        return distances
+        exact, known = check_queries(queries, self.dim, self.dtype), np.unique(ids[ids >= 0])
+        rows = self.get(known)
+        return distances_to(exact, ids, self.metric, lambda some: rows[np.searchsorted(known, some)])
 
     # --- changing -------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ A row's place, its position, counts rows in the order of lists on disk; its labe
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.space import Metric
 from tenfold.search.storage import PAGE, REPAIR, SectionFile, SectionWriter
 
-__all__ = ["PageWriter", "StoredRows", "page_layout"]
+__all__ = ["PageWriter", "StoredRows", "distances_to", "page_layout"]
 
 _SECTOR = 512
 
@@ -93,19 +93,12 @@ class StoredRows(VectorSource):
 
         Raises InputError for an id that the index does not hold.
         """
-        exact = check_queries(queries, self.dim, self.dtype)
-        wanted, which = np.unique(ids, return_inverse=True)
+        exact, wanted = check_queries(queries, self.dim, self.dtype), np.unique(ids[ids >= 0])
         positions = np.flatnonzero(np.isin(self.labels(), wanted))
         positions = positions[np.argsort(self.labels()[positions])]
-        if len(positions) != np.count_nonzero(wanted >= 0):
+        if len(positions) != len(wanted):
             raise InputError(f"the ids go up to {ids.max():,}, but the index holds {self.rows:,} rows; another base?")
-        places = which.reshape(ids.shape) - np.count_nonzero(wanted < 0)
-        distances = np.full(ids.shape, np.inf, np.float32)
-        for number, known in enumerate(ids >= 0):
-            row, scratch = slice(number, number + 1), np.full((1, ids.shape[1]), -1, np.int64)
-            found = self.at(positions[places[number, known]])
-            _native.exact(found, self.dtype.name, metric, exact[row], 0, distances[row], scratch)
-        return distances
+        return distances_to(exact, ids, metric, lambda some: self.at(positions[np.searchsorted(wanted, some)]))
 
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
         last = -(-self.rows // self._per_page)
@@ -133,3 +126,18 @@ class StoredRows(VectorSource):
         while done < size and (count := os.preadv(self._file, [raw[done:].data], offset + done)):
             done += count
         return raw[:done]
+
+
+def distances_to(
+    queries: np.ndarray, ids: np.ndarray, metric: Metric, vectors_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Exact distances (q, n) float32, ascending, of each query to the rows of ids (q, n); inf for -1.
+
+    Queries are as `check_queries` gives them; `vectors_of` gives vectors (m, dim) of ids (m,).
+    """
+    distances = np.full(ids.shape, np.inf, np.float32)
+    for number, known in enumerate(ids >= 0):
+        row, scratch = slice(number, number + 1), np.full((1, ids.shape[1]), -1, np.int64)
+        found = vectors_of(ids[number, known])
+        _native.exact(found, found.dtype.name, metric, queries[row], 0, distances[row], scratch)
+    return distances
