@@ -76,8 +76,8 @@ def test_more_recall_costs_more(bigann: dict[str, Index], queries: np.ndarray) -
         codes.append(float(stats.codes_scanned.mean()))
         assert (stats.rounds <= 2).all()
     assert pages == sorted(pages)
-    assert codes == sorted(codes)
-    assert codes[0] < codes[-1] == round(bigann["pq"].stats()["entries_per_row"] * bigann["pq"].rows)
+    assert codes[:-1] == sorted(codes[:-1])
+    assert codes[-1] == 0 < codes[0] < bigann["pq"].rows  # all vectors are read, whatever their codes say
 
 
 def test_whole_pages_never_lower_recall(bigann: dict[str, Index], queries: np.ndarray, truth: np.ndarray) -> None:

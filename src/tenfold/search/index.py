@@ -47,9 +47,9 @@ class SearchStats:
     Attributes:
         pages_read: Pages read from disk, 4,096 bytes each, or one vector where that is larger.
         pages_cached: Pages asked for that were in memory already or on their way for another query.
-        candidates: List entries whose exact distance was asked for; a row in two lists counts twice.
+        candidates: List entries whose exact distance was asked for, a row in two lists twice; none likewise.
         rows_scored: Exact distances computed, those of other rows on the same pages included.
-        codes_scanned: List entries whose distance was estimated from their codes.
+        codes_scanned: List entries whose distance was estimated from their codes; none where everything is read.
         rounds: Rounds of reading: the trips to disk that had to wait for one another.
     """
 
