@@ -352,7 +352,7 @@ class BoundSearcher {
                     view.replica_offsets[0] == 0 && view.replica_offsets[lists] == replicas.shape(0) &&
                     labels.shape(0) == view.rows,
                 "the index's sections do not fit each other; the index is damaged, run `tenfold search verify`");
-        require(view.rows_per_page > 0 && view.pages * view.rows_per_page >= view.rows &&
+        require(view.rows_per_page > 0 && view.pages == (view.rows + view.rows_per_page - 1) / view.rows_per_page &&
                     view.rows_per_page * view.scorer.dim * type_size(view.scorer.type) <= view.page_stride,
                 "the index's page layout does not fit its rows; the index is damaged, run `tenfold search verify`");
         searcher_ = std::make_unique<Searcher>(view, path, io, cache_bytes);

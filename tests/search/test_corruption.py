@@ -124,6 +124,16 @@ def pages_missing(folder: Path) -> None:
 
 
 def sets(*keys: str, value: object) -> Callable[[Path], None]:
+def checksums_too_many(folder: Path) -> None:
+    (crc,) = sections(folder, "vectors.bin", "page_crc")
+    fuzz_index.rewrite(folder, "vectors.bin", {"page_crc": np.tile(crc, 1000)})
+
+
+def pages_too_many(folder: Path) -> None:
+    pages, crc = sections(folder, "vectors.bin", "pages", "page_crc")
+    fuzz_index.rewrite(folder, "vectors.bin", {"pages": np.tile(pages, (2, 1)), "page_crc": np.tile(crc, 2)})
+
+
     def change(manifest: dict[str, Any]) -> None:
         for key in keys[:-1]:
             manifest = manifest[key]
@@ -144,6 +154,8 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "codes short": codes_short,
     "pages missing": pages_missing,
     "rows huge": sets("rows", value=2**32 - 2),
+    "pages too many": pages_too_many,
+    "checksums too many": checksums_too_many,
     "rows negative": sets("rows", value=-1),
     "dim other": sets("dim", value=23),
     "dtype other": sets("dtype", value="float32"),

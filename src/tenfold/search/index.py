@@ -486,7 +486,8 @@ class Index:
         codec_numbers = self._manifest["codec_numbers"]
         per_page, stride = page_layout(self.dim * self.dtype.itemsize)
         pages = vectors.section("pages")
-        if pages.columns != stride or graph.section("centroids").columns != self.space.dim:
+        layout = -(-self.rows // per_page), stride
+        if (pages.rows, pages.columns) != layout or graph.section("centroids").columns != self.space.dim:
             raise InputError(f"{self.path}: manifest.json does not fit the files beside it; {REPAIR}")
         codebook = open_codec(codec_numbers, self._files["codebook.bin"]).codebook
         centroids = graph.array("centroids", "<f4", None)
