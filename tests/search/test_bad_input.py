@@ -398,8 +398,8 @@ def test_more_than_there_is(tmp_path: Path) -> None:
     """A k, a cache or a budget beyond any machine is one line, or no matter at all."""
     rows = make_vectors(100, 8, "float32")
     index = Index.build(rows, tmp_path / "index")
-    with pytest.raises(InputError, match=r"16,000,000 results of 100,000 queries .* fewer"):
-        index.search(np.zeros((100_000, 8), np.float32), 16_000_000)
+    with pytest.raises(InputError, match=r"16,000,000 results of 100,000 queries .* 3 threads .* fewer"):
+        index.search(np.zeros((100_000, 8), np.float32), 16_000_000, threads=3)
     assert Index.open(tmp_path / "index", cache="900TB").search(rows[:1], 1)[1][0, 0] == 0
     with pytest.raises(InputError, match="more than any machine"):
         Index.open(tmp_path / "index", cache="9" * 400)

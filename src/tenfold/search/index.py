@@ -355,7 +355,8 @@ class Index:
                 distances, ids, stats = self.engine.search(exact, *queried, *settings, allowed, meanwhile)
         except MemoryError:
             raise InputError(
-                f"{k:,} results of {len(exact):,} queries do not fit into memory; ask for fewer at a time"
+                f"{k:,} results of {len(exact):,} queries and caches of {threads:,} threads do not fit into memory; "
+                "ask for fewer at a time, with fewer threads or a smaller cache"
             ) from None
         return distances, ids, SearchStats(*np.ascontiguousarray(stats.T))
 
