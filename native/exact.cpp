@@ -33,23 +33,29 @@ void search_exact(const Scorer& scorer, const ExactRows& rows, const void* queri
     const auto* row_data = static_cast<const std::byte*>(rows.data);
     const auto* query_data = static_cast<const std::byte*>(queries);
     const size_t tile = std::max<size_t>(1, 131072 / row_bytes);  // rows that stay in the second-level cache
+    const bool cosine = scorer.metric == Metric::cosine;
     parallel_for(query_count, 8, threads, [&](size_t first, size_t last, size_t) {
         std::vector<Best> best(last - first);
-        std::vector<float> norms(last - first);
+        std::vector<float> norms(last - first), row_norms(cosine ? std::min(tile, rows.count) : 0);
         for (size_t q = first; q < last; ++q) {
             best[q - first].start(k);
             norms[q - first] = scorer.query_norm(query_data + q * query_bytes);
             for (size_t i = 0; i < k && ids[q * k + i] >= 0; ++i)
                 best[q - first].add({distances[q * k + i], ids[q * k + i]});
         }
-        for (size_t start = 0; start < rows.count; start += tile)
+        for (size_t start = 0; start < rows.count; start += tile) {
+            const size_t stop = std::min(rows.count, start + tile);
+            for (size_t i = start; cosine && i < stop; ++i)
+                if (rows.allows(i)) row_norms[i - start] = scorer.norm(row_data + i * row_bytes);
             for (size_t q = first; q < last; ++q)
-                for (size_t i = start; i < std::min(rows.count, start + tile); ++i) {
+                for (size_t i = start; i < stop; ++i) {
                     if (!rows.allows(i)) continue;
-                    const float distance =
-                        scorer.distance(query_data + q * query_bytes, norms[q - first], row_data + i * row_bytes);
+                    const std::byte *query = query_data + q * query_bytes, *row = row_data + i * row_bytes;
+                    const float distance = cosine ? scorer.cosine(query, norms[q - first], row, row_norms[i - start])
+                                                  : scorer.distance(query, norms[q - first], row);
                     if (distance <= best[q - first].worst()) best[q - first].add({distance, rows.id(i)});
                 }
+        }
         for (size_t q = first; q < last; ++q) best[q - first].write(distances + q * k, ids + q * k);
     });
 }

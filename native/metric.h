@@ -70,7 +70,12 @@ struct Scorer {
     float distance(const void* query, float norm_of_query, const void* row) const {
         if (metric == Metric::l2) return l2(query, row);
         if (metric == Metric::ip) return -dot(query, row);
-        const float product = std::sqrt(norm_of_query) * std::sqrt(norm(row));
+        return cosine(query, norm_of_query, row, norm(row));
+    }
+
+    // `norm_of_row` = norm(row).
+    float cosine(const void* query, float norm_of_query, const void* row, float norm_of_row) const {
+        const float product = std::sqrt(norm_of_query) * std::sqrt(norm_of_row);
         return product > 0 ? 1 - dot(query, row) / product : 1;
     }
 };
