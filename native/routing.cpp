@@ -24,6 +24,11 @@ float largest(const float* values, size_t count) {
     return most > 0 ? most : 1;
 }
 
+// The nearest whole number from -top to top: what a damaged file makes of a query may be infinite, or no number.
+int whole_number(float value, int top) {
+    return value > float(-top) ? int(std::lround(std::min(value, float(top)))) : -top;
+}
+
 bool nearer_route(const Route& a, const Route& b) {
     return a.distance != b.distance ? a.distance < b.distance : a.list < b.list;
 }
@@ -82,7 +87,7 @@ Router::Packed Router::pack(const std::vector<uint32_t>& ids) const {
         const float* point = graph_.points + ids[row] * graph_.dim;
         int8_t* block = &packed.blocks[row / kRoutedRows * kRoutedRows * row_bytes];
         for (size_t i = 0; i < graph_.dim; ++i) {
-            const auto value = int8_t(std::lround(point[i] / step_));
+            const auto value = int8_t(whole_number(point[i] / step_, kRowTop));
             block[(i / 4 * kRoutedRows + row % kRoutedRows) * 4 + i % 4] = value;
             packed.sums[row] += kQueryZero * value;
         }
@@ -120,6 +125,7 @@ float Router::first_limit(const ByteQuery& query, size_t width) const {
     if (rank >= kSample) return INFINITY;
     near.clear();
     for (size_t first = 0; first < kSample; first += kTileRows) compare(query, some_, first, INFINITY, near);
+    if (near.size() < rank) return INFINITY;  // the others are infinitely far, or at no distance that is a number
     keep_best(near, rank);
     return near[rank - 1].distance;
 }
@@ -169,7 +175,8 @@ void Router::compare_all(const float* queries, size_t count, size_t width, size_
     for (size_t q = 0; q < count; ++q) {
         const float* query = queries + q * dim;
         const float step = largest(query, dim) / kQueryTop;
-        for (size_t i = 0; i < dim; ++i) bytes[q * row_bytes + i] = uint8_t(std::lround(query[i] / step) + kQueryZero);
+        for (size_t i = 0; i < dim; ++i)
+            bytes[q * row_bytes + i] = uint8_t(whole_number(query[i] / step, kQueryTop) + kQueryZero);
         rounded.push_back({&bytes[q * row_bytes], quads(dim), 2 * step * step_});
         limits.push_back(first_limit(rounded[q], width));
         found[q].clear();

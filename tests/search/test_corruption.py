@@ -22,6 +22,7 @@ from tenfold.search.index import verify_index
 
 FUZZ = int(os.environ.get("TENFOLD_FUZZ", "0"))
 SHAPES = {"pq": (400, 24, "uint8", "l2", "pq", 30), "rabitq": (150, 40, "float32", "ip", "rabitq", 20)}
+MANY_LISTS = (1200, 24, "uint8", "l2", "pq", 20)  # so many that a query is compared with them in bytes first
 
 
 def fuzz(mode: str, folder: Path, other: Path, count: int, seed: int) -> None:
@@ -55,10 +56,10 @@ def test_random_damage_is_seen(codec: str, index_copy: Callable[..., Path]) -> N
     fuzz("bytes", folder, folder, FUZZ or 200, 11)
 
 
-@pytest.mark.parametrize("codec", SHAPES)
-def test_hostile_contents_never_crash(codec: str, index_copy: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("shape", [*SHAPES.values(), MANY_LISTS], ids=[*SHAPES, "many lists"])
+def test_hostile_contents_never_crash(shape: tuple[Any, ...], index_copy: Callable[..., Path]) -> None:
     """Numbers out of range under valid checksums: refused, or answered with something well-formed."""
-    folder = index_copy(*SHAPES[codec])
+    folder = index_copy(*shape)
     fuzz("contents", folder, folder, FUZZ or 200, 12)
 
 
@@ -123,7 +124,6 @@ def pages_missing(folder: Path) -> None:
     fuzz_index.rewrite(folder, "vectors.bin", {"pages": pages[:-1], "page_crc": crc[:-1]})
 
 
-def sets(*keys: str, value: object) -> Callable[[Path], None]:
 def checksums_too_many(folder: Path) -> None:
     (crc,) = sections(folder, "vectors.bin", "page_crc")
     fuzz_index.rewrite(folder, "vectors.bin", {"page_crc": np.tile(crc, 1000)})
@@ -134,6 +134,7 @@ def pages_too_many(folder: Path) -> None:
     fuzz_index.rewrite(folder, "vectors.bin", {"pages": np.tile(pages, (2, 1)), "page_crc": np.tile(crc, 2)})
 
 
+def sets(*keys: str, value: object) -> Callable[[Path], None]:
     def change(manifest: dict[str, Any]) -> None:
         for key in keys[:-1]:
             manifest = manifest[key]
@@ -153,9 +154,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "codebook short": codebook_short,
     "codes short": codes_short,
     "pages missing": pages_missing,
-    "rows huge": sets("rows", value=2**32 - 2),
     "pages too many": pages_too_many,
     "checksums too many": checksums_too_many,
+    "rows huge": sets("rows", value=2**32 - 2),
     "rows negative": sets("rows", value=-1),
     "dim other": sets("dim", value=23),
     "dtype other": sets("dtype", value="float32"),
@@ -186,6 +187,25 @@ def test_hostile_content_is_refused(what: str, index_copy: Callable[..., Path]) 
         fuzz_index.ask(folder, "buffered")
     assert "\n" not in str(caught.value)
     assert any(name in str(caught.value) for name in (*fuzz_index.FILES, "index is damaged"))
+
+
+@pytest.mark.parametrize(("section", "value"), [("axes", 1e38), ("axes", -3e38), ("center", 3e38)])
+def test_queries_moved_out_of_range(
+    section: str, value: float, index_copy: Callable[..., Path], python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Finite numbers that make the moved queries infinite, or none: no list is near, and nothing is found."""
+    folder = index_copy(*MANY_LISTS)
+    (moves,) = sections(folder, "codebook.bin", section)
+    fuzz_index.rewrite(folder, "codebook.bin", {section: np.full_like(moves, value)})
+    code = """
+import sys
+import numpy as np
+from tenfold.search import Index
+index = Index.open(sys.argv[1])
+print(index.lists > 50, *np.unique(index.search(np.arange(240, dtype=np.uint8).reshape(10, 24), 3, probes=1)[1]))
+"""
+    done = python(code, folder)
+    assert done.stdout.split() == ["True", "-1"], (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("io", ["buffered", "direct", "uring"])
