@@ -72,7 +72,8 @@ void encode_rabitq(const Codec& codec, const float* residual, uint8_t* codes, fl
     float largest = 0;
     for (size_t j = 0; j < codec.dim; ++j) largest = std::max(largest, std::fabs(residual[j]));
     const auto level = [&](float value, float stretch) {
-        return std::clamp(int(std::floor(value * stretch + float(top + 1) / 2)), 0, top);
+        const float place = std::floor(value * stretch + float(top + 1) / 2);
+        return int(std::min(std::max(0.0f, place), float(top)));  // beyond an int where all is tiny; NaN becomes 0
     };
     float best_stretch = 0, best_cosine = -1;
     const int trials = codec.bits == 1 || largest == 0 ? 1 : 24;
@@ -203,7 +204,9 @@ void QueryTables::fill(const float* query, QueryTable& table) const {
     for (size_t m = 0; m < codec_.subs; ++m) {
         const CodeRow scaled = (table.values[m] - table.lows[m]) * inverse + 0.5f;
         uint8_t* bytes = (m % 2 ? table.odd : table.even).data() + m / 2 * 32;
-        for (size_t c = 0; c < kCodes; ++c) bytes[c] = uint8_t(int(scaled[c] < 255 ? scaled[c] : 255.0f));
+        // Numbers of a damaged codebook may be so large that differences are none, or below 0.
+        for (size_t c = 0; c < kCodes; ++c)
+            bytes[c] = uint8_t(int(scaled[c] < 255 ? std::max(0.0f, scaled[c]) : 255.0f));
         std::memcpy(bytes + kCodes, bytes, kCodes);
     }
 }

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.search import Index, _native
-from tenfold.search.codec import BLOCK_ROWS, Codec, balanced_axes, block_bytes, pack_blocks, train_codec
+from tenfold.search.codec import (
+    _NO_CODEBOOK,
+    BLOCK_ROWS,
+    Codec,
+    balanced_axes,
+    block_bytes,
+    pack_blocks,
+    train_codec,
+)
 
 Kind = Literal["pq", "rabitq"]
 KINDS: tuple[Kind, ...] = ("pq", "rabitq")
@@ -124,6 +132,31 @@ def test_training_on_next_to_nothing(rows: int) -> None:
         assert len(packed) == rows
         assert all(np.isfinite(n).all() for n in numbers)
         assert np.isfinite(codec.codebook).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_do_not_set_the_scale(kind: Kind) -> None:
+    """Rows that are their centroids but for rounding, and most of all: what the codes say of the others is kept."""
+    alone, vectors, lists, centroids = case(kind, 64, 32)
+    copies = np.repeat(vectors[:1], 700, axis=0)
+    rows, numbers = np.concatenate([vectors, copies]), np.concatenate([lists, np.full(700, 4, np.uint32)])
+    centres = np.concatenate([centroids, np.nextafter(vectors[:1], np.float32(9))])
+    codec = train_codec(kind, rows, numbers, centres, 32, 1)
+
+    def left(codec: Codec) -> float:
+        *_, error = codec.encode(vectors, lists, centres, 1)
+        return float(np.exp(codec.error_low + codec.error_step * error).mean())
+
+    assert left(codec) < 1.3 * left(alone)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_signs_of_tiny_residuals(bits: int) -> None:
+    """Where the stretch of the grid is beyond a float, codes still point along the residual."""
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (50, 16))
+    plain = _native.encode(signs, np.zeros(50, np.uint32), np.zeros((1, 16), np.float32), bits, _NO_CODEBOOK)
+    tiny = _native.encode(1e-39 * signs, np.zeros(50, np.uint32), np.zeros((1, 16), np.float32), bits, _NO_CODEBOOK)
+    np.testing.assert_array_equal(tiny[0], plain[0])
 
 
 def test_product_quantiser_finds_clusters() -> None:
