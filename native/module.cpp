@@ -1,6 +1,7 @@
 // The Python face of the native core: arrays in, arrays out, the GIL released while it works.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <new>
@@ -90,6 +92,14 @@ Type parse_type(const std::string& name) {
     throw InputError("dtype '" + name + "' is not supported; choose float32, float16, uint8 or int8");
 }
 
+// Of stored rows; those of queries differ for float16.
+nb::dlpack::dtype dtype_of(Type type) {
+    if (type == Type::f32) return nb::dtype<float>();
+    if (type == Type::f16) return {uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
+    return type == Type::u8 ? nb::dtype<uint8_t>() : nb::dtype<int8_t>();
+}
+nb::dlpack::dtype query_dtype_of(Type type) { return dtype_of(type == Type::f16 ? Type::f32 : type); }
+
 uint32_t checksum(const Bytes& data, uint32_t start) {
     const nb::gil_scoped_release release;
     return crc32c(data.data(), data.size(), start);
@@ -124,7 +134,7 @@ void exact(const Rows& rows, const std::string& type, const std::string& metric,
            nb::ndarray<float, nb::ndim<2>, nb::c_contig> distances, nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig> ids,
            size_t threads, const std::optional<In1<int64_t>>& row_ids, const Bits& allowed) {
     const Scorer scorer{parse_type(type), parse_metric(metric), rows.shape(1)};
-    require(rows.itemsize() == type_size(scorer.type) && queries.itemsize() == query_type_size(scorer.type) &&
+    require(rows.dtype() == dtype_of(scorer.type) && queries.dtype() == query_dtype_of(scorer.type) &&
                 queries.shape(1) == rows.shape(1) && distances.shape(0) == queries.shape(0) &&
                 ids.shape(0) == queries.shape(0) && ids.shape(1) == distances.shape(1) &&
                 (!row_ids || row_ids->shape(0) == rows.shape(0)),
@@ -310,9 +320,8 @@ nb::tuple routes(const In2<float>& space, size_t dim, size_t probes, const Find&
 // A Searcher and the arrays it looks into.
 class BoundSearcher {
   public:
-    BoundSearcher(const nb::dict& arrays, const nb::dict& numbers, const std::string& path, const std::string& type,
-                  const std::string& metric, const std::string& io, size_t cache_bytes)
-        : arrays_(arrays) {
+    BoundSearcher(const nb::dict& arrays, const nb::dict& numbers, const std::filesystem::path& path,
+                  const std::string& type, const std::string& metric, const std::string& io, size_t cache_bytes) {
         const auto number = [&](const char* key) { return nb::cast<size_t>(numbers[key]); };
         const auto scale = [&](const char* key) { return nb::cast<float>(numbers[key]); };
         IndexView view{};
@@ -321,24 +330,24 @@ class BoundSearcher {
         view.rows_per_page = number("rows_per_page");
         view.page_stride = number("page_stride");
         view.pages_offset = number("pages_offset");
-        const auto crc = nb::cast<In1<uint32_t>>(arrays["page_crc"]);
+        const auto crc = keep<In1<uint32_t>>(arrays["page_crc"]);
         view.page_crc = crc.data();
         view.pages = crc.shape(0);
-        const auto centroids = nb::cast<In2<float>>(arrays["centroids"]);
-        const auto neighbours = nb::cast<In2<uint32_t>>(arrays["neighbours"]);
+        const auto centroids = keep<In2<float>>(arrays["centroids"]);
+        const auto neighbours = keep<In2<uint32_t>>(arrays["neighbours"]);
         view.graph = {centroids.data(), neighbours.data(), centroids.shape(0), centroids.shape(1), neighbours.shape(1)};
-        const auto starts = nb::cast<In1<uint64_t>>(arrays["starts"]);
-        const auto replica_offsets = nb::cast<In1<uint64_t>>(arrays["replica_offsets"]);
-        const auto replicas = nb::cast<In1<uint32_t>>(arrays["replicas"]);
-        const auto blocks = nb::cast<Bytes>(arrays["blocks"]);
+        const auto starts = keep<In1<uint64_t>>(arrays["starts"]);
+        const auto replica_offsets = keep<In1<uint64_t>>(arrays["replica_offsets"]);
+        const auto replicas = keep<In1<uint32_t>>(arrays["replicas"]);
+        const auto blocks = keep<Bytes>(arrays["blocks"]);
         view.starts = starts.data();
         view.replica_offsets = replica_offsets.data();
         view.replicas = replicas.data();
         view.blocks = blocks.data();
         view.blocks_size = blocks.size();
-        const auto labels = nb::cast<In1<uint32_t>>(arrays["labels"]);
+        const auto labels = keep<In1<uint32_t>>(arrays["labels"]);
         view.labels = labels.data();
-        const auto codebook = nb::cast<In3<float>>(arrays["codebook"]);
+        const auto codebook = keep<In3<float>>(arrays["codebook"]);
         view.codec = make_codec(view.graph.dim, number("bits"), codebook);
         view.shift_low = scale("shift_low");
         view.shift_step = scale("shift_step");
@@ -355,12 +364,15 @@ class BoundSearcher {
         require(view.rows_per_page > 0 && view.pages == (view.rows + view.rows_per_page - 1) / view.rows_per_page &&
                     view.rows_per_page * view.scorer.dim * type_size(view.scorer.type) <= view.page_stride,
                 "the index's page layout does not fit its rows; the index is damaged, run `tenfold search verify`");
-        searcher_ = std::make_unique<Searcher>(view, path, io, cache_bytes);
+        {
+            const nb::gil_scoped_release release;
+            searcher_ = std::make_unique<Searcher>(view, path.string(), io, cache_bytes);
+        }
         lists_ = lists;
         rows_ = view.rows;
         dim_ = view.scorer.dim;
         space_dim_ = view.graph.dim;
-        query_bytes_ = query_type_size(view.scorer.type);
+        query_dtype_ = query_dtype_of(view.scorer.type);
     }
 
     std::string backend() const { return searcher_->backend(); }
@@ -482,6 +494,13 @@ class BoundSearcher {
     }
 
   private:
+    template <typename Array>
+    Array keep(const nb::handle& given) {
+        const auto array = nb::cast<Array>(given);
+        kept_.emplace_back(array);
+        return array;
+    }
+
     static Rule parse_rule(const std::string& rule) {
         require(rule == "bound" || rule == "paper", "rerank is not known; choose 'bound' or 'paper'");
         return rule == "paper" ? Rule::paper : Rule::bound;
@@ -505,22 +524,23 @@ class BoundSearcher {
 
     Queries view_queries(const Rows& exact, const In2<float>& space, const In1<float>& base,
                          const In1<float>& slope) const {
-        require(exact.shape(1) == dim_ && exact.itemsize() == query_bytes_ && space.shape(1) == space_dim_ &&
+        require(exact.shape(1) == dim_ && exact.dtype() == query_dtype_ && space.shape(1) == space_dim_ &&
                     space.shape(0) == exact.shape(0) && base.shape(0) == exact.shape(0) &&
                     slope.shape(0) == exact.shape(0),
                 "the query arrays' shapes or types do not fit each other");
         return {static_cast<const std::byte*>(exact.data()), space.data(), base.data(), slope.data(), exact.shape(0)};
     }
 
-    nb::dict arrays_;  // keeps the memory maps alive
+    std::vector<nb::ndarray<nb::ro>> kept_;  // what the searcher looks into: those given, or copies of another type
     std::unique_ptr<Searcher> searcher_;
-    size_t lists_ = 0, rows_ = 0, dim_ = 0, space_dim_ = 0, query_bytes_ = 0;
+    size_t lists_ = 0, rows_ = 0, dim_ = 0, space_dim_ = 0;
+    nb::dlpack::dtype query_dtype_{};
 };
 
 // A ListSearcher and the arrays it looks into.
 class BoundListSearcher {
   public:
-    BoundListSearcher(const std::string& path, const std::string& type, const std::string& metric, size_t dim,
+    BoundListSearcher(const std::filesystem::path& path, const std::string& type, const std::string& metric, size_t dim,
                       const In2<float>& centroids, const In2<uint32_t>& neighbours, const In1<uint64_t>& offsets,
                       const In1<uint32_t>& entries, const std::string& io)
         : centroids_(centroids),
@@ -532,7 +552,9 @@ class BoundListSearcher {
         require(neighbours.shape(0) == lists && offsets.shape(0) == lists && entries.shape(0) == lists,
                 "centroids, graph, offsets and entries differ in length");
         const Graph graph{centroids.data(), neighbours.data(), lists, centroids.shape(1), neighbours.shape(1)};
-        searcher_ = std::make_unique<ListSearcher>(ListView{scorer_, graph, offsets.data(), entries.data()}, path, io);
+        const nb::gil_scoped_release release;
+        searcher_ =
+            std::make_unique<ListSearcher>(ListView{scorer_, graph, offsets.data(), entries.data()}, path.string(), io);
     }
 
     std::string backend() const { return searcher_->backend(); }
@@ -545,7 +567,7 @@ class BoundListSearcher {
 
     nb::tuple search(const Rows& queries, const In2<uint32_t>& lists, size_t k, size_t threads) const {
         const size_t count = queries.shape(0), probes = lists.shape(1);
-        require(queries.shape(1) == scorer_.dim && queries.itemsize() == query_type_size(scorer_.type) &&
+        require(queries.shape(1) == scorer_.dim && queries.dtype() == query_dtype_of(scorer_.type) &&
                     lists.shape(0) == count,
                 "queries and lists do not fit each other");
         Out<float, 2> distances({count, k});
@@ -571,15 +593,20 @@ class BoundListSearcher {
     std::unique_ptr<ListSearcher> searcher_;
 };
 
+void set_input_error(const std::string& what) {
+    const nb::object type = nb::module_::import_("tenfold.core.errors").attr("InputError");
+    // As Python decodes the names of files, which it quotes.
+    const nb::object text = nb::steal(PyUnicode_DecodeFSDefaultAndSize(what.data(), Py_ssize_t(what.size())));
+    if (text.is_valid()) PyErr_SetObject(type.ptr(), text.ptr());
+}
+
 void translate(const std::exception_ptr& pointer, void*) {
     try {
         std::rethrow_exception(pointer);
     } catch (const InputError& error) {
-        const nb::object type = nb::module_::import_("tenfold.core.errors").attr("InputError");
-        PyErr_SetString(type.ptr(), error.what());
+        set_input_error(error.what());
     } catch (const std::system_error& error) {
-        const nb::object type = nb::module_::import_("tenfold.core.errors").attr("InputError");
-        PyErr_SetString(type.ptr(), (std::string(error.what()) + ": refused by the system; try io='direct'").c_str());
+        set_input_error(std::string(error.what()) + ": refused by the system; try io='direct'");
     }
 }
 
@@ -600,9 +627,11 @@ NB_MODULE(_native, m) {
     m.def("page_checksums", &page_checksums, "data"_a, "page_bytes"_a, "threads"_a = 1);
     m.def("empty_rows", &empty_rows, "count"_a, "dim"_a);
     m.def("turn", &turn_rows, "rows"_a, "axes"_a, "threads"_a = 1);
-    m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a, "ids"_a,
-          "threads"_a = 1, "row_ids"_a = nb::none(), "allowed"_a = nb::none());
-    m.def("merge", &merge, "distances"_a, "ids"_a, "found"_a, "labels"_a, "names"_a, "threads"_a = 1);
+    // What is written to must not be converted: the results would be in a copy.
+    m.def("exact", &exact, "rows"_a, "dtype"_a, "metric"_a, "queries"_a, "first_id"_a, "distances"_a.noconvert(),
+          "ids"_a.noconvert(), "threads"_a = 1, "row_ids"_a = nb::none(), "allowed"_a = nb::none());
+    m.def("merge", &merge, "distances"_a.noconvert(), "ids"_a.noconvert(), "found"_a, "labels"_a, "names"_a,
+          "threads"_a = 1);
     m.def("make_graph", &make_graph, "points"_a, "degree"_a, "width"_a, "threads"_a = 1);
     m.def("nearest_points", &nearest_points, "points"_a, "neighbours"_a, "width"_a, "threads"_a = 1);
     m.def("assign", &assign_rows, "rows"_a, "nodes"_a, "begin"_a, "end"_a, "list"_a, "centroids"_a, "neighbours"_a,
@@ -615,8 +644,8 @@ NB_MODULE(_native, m) {
     m.def("train_pq", &train, "residuals"_a, "subs"_a, "iterations"_a, "threads"_a = 1);
     m.def("encode", &encode_rows, "rows"_a, "list"_a, "centroids"_a, "bits"_a, "codebook"_a, "threads"_a = 1);
     nb::class_<BoundSearcher>(m, "Searcher")
-        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, const std::string&, const std::string&,
-                      const std::string&, size_t>(),
+        .def(nb::init<const nb::dict&, const nb::dict&, const std::filesystem::path&, const std::string&,
+                      const std::string&, const std::string&, size_t>(),
              "arrays"_a, "numbers"_a, "path"_a, "dtype"_a, "metric"_a, "io"_a, "cache_bytes"_a)
         .def_prop_ro("backend", &BoundSearcher::backend)
         .def_prop_ro("memory_bytes", &BoundSearcher::memory_bytes)
@@ -631,7 +660,7 @@ NB_MODULE(_native, m) {
              "rows"_a = 0)
         .def("estimate", &BoundSearcher::estimate, "space"_a, "positions"_a, "threads"_a = 1);
     nb::class_<BoundListSearcher>(m, "ListSearcher")
-        .def(nb::init<const std::string&, const std::string&, const std::string&, size_t, const In2<float>&,
+        .def(nb::init<const std::filesystem::path&, const std::string&, const std::string&, size_t, const In2<float>&,
                       const In2<uint32_t>&, const In1<uint64_t>&, const In1<uint32_t>&, const std::string&>(),
              "path"_a, "dtype"_a, "metric"_a, "dim"_a, "centroids"_a, "neighbours"_a, "offsets"_a, "entries"_a, "io"_a)
         .def_prop_ro("backend", &BoundListSearcher::backend)

@@ -19,7 +19,7 @@ from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search
 from tenfold.search.data import write_vectors
 from tenfold.search.evaluation import evaluate
-from tenfold.search.storage import SectionWriter
+from tenfold.search.storage import SectionFile, SectionWriter
 
 IndexCache = Callable[..., Path]
 SMALL = (400, 24, "uint8", "l2", "pq", 30)
@@ -142,6 +142,18 @@ def test_places(tmp_path: Path) -> None:
     refused(lambda: Index.build(base, tmp_path / "index"), "overwrite")
     assert Index.build(base[:7], tmp_path / "index", overwrite=True).rows == 7
     assert (tmp_path / "folder" / "letter.txt").exists()
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """A folder's name is bytes, in no encoding for certain; what is said of a file in it quotes it."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    base = make_vectors(300, 8, "uint8")
+    index = Index.build(base, folder)
+    assert index.search(base[:1], 1)[0][0, 0] == 0
+    with (folder / "vectors.bin").open("r+b") as file:
+        file.seek(SectionFile(folder / "vectors.bin", "vectors").section("pages").offset)
+        file.write(b"\x5a" * 4096)
+    refused(lambda: index.search(base, 5, recall=1.0), str(folder / "vectors.bin"))
 
 
 # --- queries ----------------------------------------------------------------------------------------------------
@@ -392,6 +404,70 @@ def test_native_functions_check_their_arrays() -> None:
     out = (np.zeros((2, 1), np.float32), np.zeros((2, 1), np.int64))
     for queries in (np.zeros((2, 5), np.float32), np.zeros((2, 4), np.uint8), np.zeros((3, 4), np.float32)):
         refused(lambda queries=queries: _native.exact(rows, "float32", "l2", queries, 0, *out))
+    refused(lambda: _native.exact(rows.view(np.int32), "float32", "l2", rows[:2], 0, *out), "types")
+    bytes_ = rows.astype(np.uint8)
+    refused(lambda: _native.exact(bytes_, "uint8", "l2", bytes_[:2].view(np.int8), 0, *out), "types")
+
+
+@pytest.mark.parametrize("wrong", ["type of distances", "type of ids", "gaps", "order"])
+def test_native_functions_write_to_no_copies(wrong: str) -> None:
+    """What is filled in place must be of the right type and layout: in a converted copy the results would be lost."""
+    rows = np.ones((3, 4), np.float32)
+    distances, ids = np.full((2, 2), np.inf, np.float32), np.full((2, 2), -1, np.int64)
+    if wrong == "type of distances":
+        distances = distances.astype(np.float64)
+    elif wrong == "type of ids":
+        ids = ids.astype(np.int32)
+    elif wrong == "gaps":
+        distances = np.full((2, 4), np.inf, np.float32)[:, ::2]
+    else:
+        ids = np.asfortranarray(ids)
+    with pytest.raises(TypeError):
+        _native.exact(rows, "float32", "l2", rows[:2], 0, distances, ids)
+    with pytest.raises(TypeError):
+        _native.merge(distances, ids, np.zeros((2, 1), np.float32), np.zeros((2, 1), np.int64), np.arange(3))
+
+
+def test_a_searcher_keeps_what_it_looks_into(index_cache: IndexCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where arrays of another type are copied, and where the caller's dict changes afterwards."""
+    wider = {"f": np.float64, "u": np.int64}
+    made = _native.Searcher
+
+    def converted(arrays: dict[str, np.ndarray], *rest: Any) -> Any:
+        copies = {name: array.astype(wider[array.dtype.kind]) for name, array in arrays.items()}
+        searcher = made(copies, *rest)
+        copies.clear()
+        return searcher
+
+    queries = make_vectors(50, 24, "uint8", seed=1)
+    wanted = Index.open(index_cache(*SMALL)).search(queries, 5)
+    monkeypatch.setattr(_native, "Searcher", converted)
+    index = Index.open(index_cache(*SMALL))
+    rubbish = [np.full(size, 0xFF, np.uint8) for size in range(64, 40_000, 64)]  # where freed copies would lie
+    for found, expected in zip(index.search(queries, 5), wanted, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert len(rubbish)
+
+
+def test_other_threads_run_while_an_index_opens(
+    index_cache: IndexCache, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Opening a pipe waits for who writes to it: here another thread, which would never get to run."""
+    code = """
+import os, sys, threading, time
+from tenfold.search import Index, _native
+made = _native.Searcher
+def from_pipe(arrays, numbers, path, *rest):
+    os.mkfifo(sys.argv[2])
+    def write():
+        time.sleep(0.2)
+        open(sys.argv[2], "wb").close()
+    threading.Thread(target=write).start()
+    return made(arrays, numbers, sys.argv[2], *rest)
+_native.Searcher = from_pipe
+print(Index.open(sys.argv[1], io="buffered").rows)
+"""
+    assert python(code, index_cache(*SMALL), tmp_path / "pipe", timeout=60).stdout.strip() == "400"
 
 
 def test_more_than_there_is(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Native core of tenfold.search: arrays in, arrays out; C-contiguous, the GIL released meanwhile."""
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def exact(
     row_ids: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
 ) -> None:
-    """Merge rows (n, d) into each query's k best, (q, k), in place.
+    """Merge rows (n, d) into each query's k best, (q, k), in place: C-contiguous float32 and int64, or TypeError.
 
     Their ids count from `first_id` or are `row_ids`, (n,) int64; of rows whose bits in `allowed`,
     (ceil(n / 64),) uint64, are not set none is taken.
@@ -63,7 +64,8 @@ def merge(
 ) -> None:
     """Merge a search's results (q, n), their ids being `names[labels]`, into each query's k best, (q, k), in place.
 
-    Rows of `found` rise and have a label of -1 where there are fewer; ids in place are -1 alike.
+    Those are as for `exact`. Rows of `found` rise and have a label of -1 where there are fewer; ids in place are
+    -1 alike.
     """
 
 def make_graph(points: np.ndarray, degree: int, width: int, threads: int = 1) -> np.ndarray:
@@ -138,7 +140,7 @@ class Searcher:
         self,
         arrays: dict[str, np.ndarray],
         numbers: dict[str, Any],
-        path: str,
+        path: str | PathLike[str],
         dtype: str,
         metric: str,
         io: str,
@@ -229,7 +231,7 @@ class ListSearcher:
 
     def __init__(
         self,
-        path: str,
+        path: str | PathLike[str],
         dtype: str,
         metric: str,
         dim: int,

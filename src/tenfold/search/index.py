@@ -514,7 +514,7 @@ class Index:
             "page_stride": stride,
             "pages_offset": pages.offset,
         }
-        return _native.Searcher(arrays, numbers, str(vectors.path), self.dtype.name, self.metric, io, cache_bytes)
+        return _native.Searcher(arrays, numbers, vectors.path, self.dtype.name, self.metric, io, cache_bytes)
 
     def _list_parts(self, kernels: Any) -> Any:
         """What a device needs of the index: the ListParts of the module `gpu_kernels`."""
