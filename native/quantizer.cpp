@@ -10,6 +10,9 @@
 namespace tenfold {
 namespace {
 
+typedef int32_t CodeInts __attribute__((vector_size(kCodes * sizeof(int32_t))));
+typedef uint8_t CodeBytes __attribute__((vector_size(kCodes)));
+
 // The centroid nearest to `value` among 16, `stride` values apart; ties go to the lower code.
 uint8_t nearest_code(const float* table, size_t stride, const float* value, size_t dim, float* distance = nullptr) {
     float best = std::numeric_limits<float>::infinity();
@@ -200,14 +203,16 @@ void QueryTables::fill(const float* query, QueryTable& table) const {
     table.offset = float(base);
     table.even.resize(codec_.subs * kCodes);
     table.odd.resize(codec_.subs * kCodes);
+    const CodeRow top = CodeRow{} + 255.0f;
     const float inverse = table.step > 0 ? 1 / table.step : 0;
     for (size_t m = 0; m < codec_.subs; ++m) {
         const CodeRow scaled = (table.values[m] - table.lows[m]) * inverse + 0.5f;
         uint8_t* bytes = (m % 2 ? table.odd : table.even).data() + m / 2 * 32;
         // Numbers of a damaged codebook may be so large that differences are none, or below 0.
-        for (size_t c = 0; c < kCodes; ++c)
-            bytes[c] = uint8_t(int(scaled[c] < 255 ? std::max(0.0f, scaled[c]) : 255.0f));
-        std::memcpy(bytes + kCodes, bytes, kCodes);
+        const CodeRow most = scaled < top ? scaled : top, within = most > 0 ? most : CodeRow{};
+        const auto values = __builtin_convertvector(__builtin_convertvector(within, CodeInts), CodeBytes);
+        std::memcpy(bytes, &values, kCodes);
+        std::memcpy(bytes + kCodes, &values, kCodes);
     }
 }
 

@@ -24,9 +24,11 @@ float largest(const float* values, size_t count) {
     return most > 0 ? most : 1;
 }
 
-// The nearest whole number from -top to top: what a damaged file makes of a query may be infinite, or no number.
-int whole_number(float value, int top) {
-    return value > float(-top) ? int(std::lround(std::min(value, float(top)))) : -top;
+// The nearest whole number from -top to top, as lround has it: what a damaged file makes of a query may be infinite, or
+// no number. With the float below 1/2 the sum of no number below a half is rounded up to the next whole one.
+inline int whole_number(float value, int top) {
+    const float within = std::max(float(-top), std::min(value, float(top)));
+    return int(within + std::copysign(0x1.fffffep-2f, within));
 }
 
 bool nearer_route(const Route& a, const Route& b) {
