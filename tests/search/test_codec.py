@@ -135,12 +135,13 @@ def test_training_on_next_to_nothing(rows: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_do_not_set_the_scale(kind: Kind) -> None:
-    """Rows that are their centroids but for rounding, and most of all: what the codes say of the others is kept."""
+@pytest.mark.parametrize("gap", [1e-7, 0.05])
+def test_copies_do_not_set_the_scale(kind: Kind, gap: float) -> None:
+    """Most rows all but their centroid, or within rounding of it: what the codes say of the others is kept."""
     alone, vectors, lists, centroids = case(kind, 64, 32)
     copies = np.repeat(vectors[:1], 700, axis=0)
     rows, numbers = np.concatenate([vectors, copies]), np.concatenate([lists, np.full(700, 4, np.uint32)])
-    centres = np.concatenate([centroids, np.nextafter(vectors[:1], np.float32(9))])
+    centres = np.concatenate([centroids, vectors[:1] * np.float32(1 + gap)])
     codec = train_codec(kind, rows, numbers, centres, 32, 1)
 
     def left(codec: Codec) -> float:

@@ -27,7 +27,6 @@ BLOCK_ROWS = 32
 _PQ_ITERATIONS = 12
 _PIECE = 4096
 _MOST_TURNED = 1024  # dimensions; beyond, a product with a D x D matrix costs too much per query
-_ALL_BUT_CENTRE = 1e-6  # of a row's squared length: residuals below are taken for rounding errors
 _NO_CODEBOOK = np.zeros((2, 16, 1), np.float32)
 
 
@@ -136,8 +135,7 @@ def train_codec(
     _, terms = _native.encode(rows, lists, centroids, bits, codebook, threads)
     scales = _scales(terms)
     # A scale far beyond the others' belongs to a code that says little; it may be cut, the others not rounded more.
-    usual = float(np.median(scales[_off_centre(rows, terms)]))
-    scale_step = max(min(float(scales.max()), 4 * usual), 1e-30) / 255
+    scale_step = max(min(float(scales.max()), 4 * _usual_scale(scales, terms)), 1e-30) / 255
     shift, error = _shift_and_error(terms, scales)
     # Rows beyond the sample may lie further out: 16 bits leave room for twice the range.
     room = 0.5 * (float(shift.max()) - float(shift.min()))
@@ -185,13 +183,15 @@ def _scales(terms: np.ndarray) -> np.ndarray:
     return np.where(useful, residual_norm / np.where(useful, residual_code, 1), 0)
 
 
-def _off_centre(rows: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Which rows are not all but their centroid, as copies with a list of their own are; all where none is.
+def _usual_scale(scales: np.ndarray, terms: np.ndarray) -> float:
+    """The median, but not less than half of what it is where rows count by the lengths of their residuals.
 
-    The scales of the others are those of rounding errors, and where they are many, the median is one of them.
+    Copies of a row are all but their centroid, and where most rows are copies, the median is a scale of theirs.
     """
-    apart: np.ndarray = terms[:, 0] > _ALL_BUT_CENTRE * np.einsum("ij,ij->i", rows, rows)
-    return apart if apart.any() else np.ones(len(rows), bool)
+    order = np.argsort(scales)
+    lengths = np.cumsum(np.sqrt(terms[order, 0], dtype=np.float64))
+    by_length = scales[order[np.searchsorted(lengths, lengths[-1] / 2)]]
+    return max(float(np.median(scales)), float(by_length) / 2)
 
 
 def _shift_and_error(terms: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
