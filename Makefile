@@ -93,7 +93,7 @@ KERNELS_TEST := $(KERNELS_BUILD)/tests/kernels_test
 test-native: $(KERNELS_TEST)
 	$(EMULATOR) $<
 
-$(KERNELS_TEST): $(patsubst %,$(KERNELS_BUILD)/%.o,tests/kernels_test dispatch kernels_scalar $(KERNELS_$(TARGET)))
+$(KERNELS_TEST): $(patsubst %,$(KERNELS_BUILD)/%.o,tests/kernels_test checksum dispatch kernels_scalar $(KERNELS_$(TARGET)))
 	$(CXX) $(LDFLAGS) $^ -o $@
 
 $(KERNELS_BUILD)/%.o: native/%.cpp $(wildcard native/*.h) Makefile

@@ -5,17 +5,27 @@
 
 #if defined(__SSE4_2__)
 #include <nmmintrin.h>
-#elif defined(__ARM_FEATURE_CRC32)
+#elif defined(__aarch64__)
 #include <arm_acle.h>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#endif
+
+// On ARM the instructions are an extension, which only this function is compiled for.
+#if defined(__SSE4_2__) || defined(__ARM_FEATURE_CRC32)
+#define TENFOLD_CRC
+#elif defined(__aarch64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define TENFOLD_CRC __attribute__((target("+crc")))
 #endif
 
 namespace tenfold {
+namespace {
 
-#if defined(__SSE4_2__) || defined(__ARM_FEATURE_CRC32)
+#if defined(TENFOLD_CRC)
 
-uint32_t crc32c(const void* data, size_t size, uint32_t crc) {
-    const auto* bytes = static_cast<const unsigned char*>(data);
-    uint64_t state = ~crc;
+TENFOLD_CRC uint32_t by_instruction(const unsigned char* bytes, size_t size, uint32_t crc) {
+    uint64_t state = crc;
     for (; size >= 8; size -= 8, bytes += 8) {
         uint64_t word;
         std::memcpy(&word, bytes, 8);
@@ -33,12 +43,10 @@ uint32_t crc32c(const void* data, size_t size, uint32_t crc) {
         tail = __crc32cb(tail, *bytes);
 #endif
     }
-    return ~tail;
+    return tail;
 }
 
-#else
-
-namespace {
+#endif
 
 constexpr std::array<uint32_t, 256> make_table() {
     std::array<uint32_t, 256> table{};
@@ -50,16 +58,24 @@ constexpr std::array<uint32_t, 256> make_table() {
     return table;
 }
 
+[[maybe_unused]] uint32_t by_table(const unsigned char* bytes, size_t size, uint32_t crc) {
+    static constexpr std::array<uint32_t, 256> table = make_table();
+    for (; size > 0; --size, ++bytes) crc = crc >> 8 ^ table[(crc ^ *bytes) & 255];
+    return crc;
+}
+
 }  // namespace
 
 uint32_t crc32c(const void* data, size_t size, uint32_t crc) {
-    static constexpr std::array<uint32_t, 256> table = make_table();
     const auto* bytes = static_cast<const unsigned char*>(data);
-    crc = ~crc;
-    for (; size > 0; --size, ++bytes) crc = crc >> 8 ^ table[(crc ^ *bytes) & 255];
-    return ~crc;
-}
-
+#if defined(__SSE4_2__) || defined(__ARM_FEATURE_CRC32)
+    return ~by_instruction(bytes, size, ~crc);
+#elif defined(TENFOLD_CRC)
+    static const bool able = getauxval(AT_HWCAP) & HWCAP_CRC32;
+    return ~(able ? by_instruction : by_table)(bytes, size, ~crc);
+#else
+    return ~by_table(bytes, size, ~crc);
 #endif
+}
 
 }  // namespace tenfold

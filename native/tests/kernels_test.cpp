@@ -1,5 +1,6 @@
 // Every instruction set this machine offers against the scalar path, and the floats of that against plain sums:
-// bit for bit, on random and on extreme values. `make test-native` and, for NEON elsewhere, `make test-neon` run it.
+// bit for bit, on random and on extreme values; and the checksum against its definition. `make test-native` and, for
+// NEON elsewhere, `make test-neon` run it.
 #include "../kernels.h"
 
 #include <algorithm>
@@ -9,6 +10,8 @@
 #include <cstring>
 #include <limits>
 #include <random>
+
+#include "../checksum.h"
 
 namespace {
 
@@ -351,9 +354,32 @@ void check_level(const Comparison& both) {
     for (size_t pairs = 1; pairs <= kMaxPairs; ++pairs) check_scan(both, pairs);
 }
 
+uint32_t plain_crc32c(const unsigned char* bytes, size_t size, uint32_t crc) {
+    crc = ~crc;
+    for (size_t i = 0; i < 8 * size; ++i) {
+        const uint32_t bit = (crc ^ bytes[i / 8] >> i % 8) & 1;
+        crc = crc >> 1 ^ (bit ? 0x82F63B78 : 0);
+    }
+    return ~crc;
+}
+
+// Of every length and alignment, started and gone on with.
+void check_checksum() {
+    unsigned char bytes[kMaxCount + 8];
+    for (unsigned char& byte : bytes) byte = (unsigned char)random_below(256);
+    bool is_same = tenfold::crc32c("123456789", 9) == 0xE3069283;
+    for (size_t size = 0; size <= kMaxCount; ++size)
+        for (size_t start = 0; start < 8; ++start)
+            for (uint32_t crc : {uint32_t(0), plain_crc32c(bytes, size, 0)})
+                is_same &= tenfold::crc32c(bytes + start, size, crc) == plain_crc32c(bytes + start, size, crc);
+    ++(is_same ? passed : failed);
+    if (!is_same) std::printf("FAILED: crc32c\n");
+}
+
 }  // namespace
 
 int main() {
+    check_checksum();
     const Kernels& scalar = tenfold::scalar_kernels();
     const Kernels plain = plain_kernels();
     for (const std::string& name : tenfold::supported_levels()) {
