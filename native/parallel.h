@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -60,12 +59,13 @@ void parallel_for(size_t count, size_t grain, size_t threads, Body body) {
     };
     std::vector<std::thread> crew;
     try {
+        crew.reserve(threads - 1);
         for (size_t thread = 1; thread < threads; ++thread) {
             crew.emplace_back(work, thread);
             start_elsewhere(crew.back(), thread);
         }
-    } catch (const std::system_error&) {
-        // The system gives no more threads: those there are do the work.
+    } catch (const std::exception&) {
+        // The system gives no more threads, or no memory for one: those there are do the work.
     }
     work(0);
     for (std::thread& worker : crew) worker.join();
