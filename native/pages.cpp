@@ -18,18 +18,6 @@
 namespace tenfold {
 namespace {
 
-int64_t read_fully(int descriptor, const ReadRequest& request) {
-    size_t done = 0;
-    while (done < request.size) {
-        const ssize_t got = pread(descriptor, request.buffer + done, request.size - done, off_t(request.offset + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return -errno;
-        if (got == 0) break;
-        done += size_t(got);
-    }
-    return int64_t(done);
-}
-
 // Through the page cache: the kernel is told of the whole round first, so that the disk sees it at once.
 class BufferedReader final : public PageReader {
   public:
@@ -156,6 +144,17 @@ int open_direct(const std::string& path) {
 constexpr size_t kCrew = 16;
 
 }  // namespace
+
+int64_t read_fully(int descriptor, const ReadRequest& request, size_t done) {
+    while (done < request.size) {
+        const ssize_t got = pread(descriptor, request.buffer + done, request.size - done, off_t(request.offset + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -errno;
+        if (got == 0) break;
+        done += size_t(got);
+    }
+    return int64_t(done);
+}
 
 bool PageReader::settle() noexcept try {
     std::vector<Completion> done;

@@ -23,6 +23,9 @@ struct Completion {
     int64_t result;  // bytes read, or -errno
 };
 
+// Reads on from `done` bytes, in as many calls as it takes: how many are there then, or -errno.
+int64_t read_fully(int descriptor, const ReadRequest&, size_t done = 0);
+
 class PageReader {
   public:
     virtual ~PageReader() = default;

@@ -1,5 +1,6 @@
 #include "uring.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <system_error>
@@ -64,6 +65,7 @@ class UringReader final : public PageReader {
 
     void queue(const ReadRequest& request) override {
         if (queued_ == parameters_.sq_entries) submit();
+        const uint32_t number = keep(request);
         const uint32_t tail = *submissions_.at<uint32_t>(parameters_.sq_off.tail);
         const uint32_t slot = tail & *submissions_.at<uint32_t>(parameters_.sq_off.ring_mask);
         io_uring_sqe& entry = entries_.at<io_uring_sqe>(0)[slot];
@@ -73,7 +75,7 @@ class UringReader final : public PageReader {
         entry.off = request.offset;
         entry.addr = reinterpret_cast<uint64_t>(request.buffer);
         entry.len = request.size;
-        entry.user_data = request.tag;
+        entry.user_data = number;
         submissions_.at<uint32_t>(parameters_.sq_off.array)[slot] = slot;
         __atomic_store_n(submissions_.at<uint32_t>(parameters_.sq_off.tail), tail + 1, __ATOMIC_RELEASE);
         ++queued_;
@@ -88,12 +90,32 @@ class UringReader final : public PageReader {
     }
 
     void reap(std::vector<Completion>& done, bool wait) override {
-        if (under_way_ == 0) return;  // nor look: where a process was forked, the ring is its parent's too
+        if (under_way_ == 0) return;
         if (collect(done) || !wait) return;
         while (!collect(done)) enter(0, 1);
     }
 
   private:
+    // Until it is done; its number.
+    uint32_t keep(const ReadRequest& request) {
+        if (free_.empty()) {
+            requests_.emplace_back();
+            free_.reserve(requests_.size());  // so that giving numbers back needs no memory
+            free_.push_back(uint32_t(requests_.size() - 1));
+        }
+        const uint32_t number = free_.back();
+        free_.pop_back();
+        requests_[number] = request;
+        return number;
+    }
+
+    // A read may come back short, or not at all, through no fault of the file's: the rest is read here.
+    int64_t finish(const ReadRequest& request, int32_t result) const {
+        if (result == int64_t(request.size)) return result;
+        if (result < 0 && result != -EINTR && result != -EAGAIN) return result;
+        return read_fully(file_, request, size_t(std::max(0, result)) / kAlignment * kAlignment);
+    }
+
     size_t enter(unsigned count, unsigned wait_for) {
         while (true) {
             const long taken = syscall(__NR_io_uring_enter, ring_.number(), count, wait_for,
@@ -112,7 +134,9 @@ class UringReader final : public PageReader {
         done.reserve(done.size() + (tail - at));  // no memory is no reason to count some twice
         for (; at != tail; ++at, --under_way_) {
             const io_uring_cqe& entry = completions_.at<io_uring_cqe>(parameters_.cq_off.cqes)[at & mask];
-            done.push_back({uint32_t(entry.user_data), entry.res});
+            const auto number = uint32_t(entry.user_data);
+            done.push_back({requests_[number].tag, finish(requests_[number], entry.res)});
+            free_.push_back(number);
         }
         __atomic_store_n(head, at, __ATOMIC_RELEASE);
         return any;
@@ -122,6 +146,8 @@ class UringReader final : public PageReader {
     io_uring_params parameters_{};
     Descriptor ring_;
     Mapping submissions_, completions_, entries_;
+    std::vector<ReadRequest> requests_;  // queued and under way, by number
+    std::vector<uint32_t> free_;         // numbers
     unsigned queued_ = 0;
     size_t under_way_ = 0;
 };
@@ -137,6 +163,8 @@ std::string probe_io_uring() {
         io_uring_params parameters{};
         const Descriptor ring(int(syscall(__NR_io_uring_setup, 4u, &parameters)));
         if (syscall(__NR_io_uring_enter, ring.number(), 0u, 0u, 0u, nullptr, 0) < 0) fail("io_uring_enter");
+        // Came with the reads (IORING_OP_READ), in one release; of an older one every read would be refused.
+        if (!(parameters.features & IORING_FEAT_RW_CUR_POS)) return "it needs Linux 5.6";
         return {};
     } catch (const std::system_error& error) {
         const int code = error.code().value();

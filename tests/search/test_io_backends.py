@@ -266,3 +266,49 @@ crew = [threading.Thread(target=work) for _ in range(8)]
 print(len(wrong))
 """
     assert python(code, small).stdout.strip() == "0"
+
+
+@linux_x86
+@pytest.mark.parametrize("result", ["short", "EINTR", "EAGAIN", "nothing"])
+def test_a_ring_that_brings_too_little(result: str, index_cache: IndexCache, python: Python) -> None:
+    """The rest of a read is fetched: the test takes back what a ring has brought, before it is looked at."""
+    path = index_cache(120, 1200, "float32", "l2")  # a row, of 4,800 bytes, takes reads of 8,192
+    open_with(path, "uring")
+    code = """
+import ctypes, sys, time
+import numpy as np
+from tenfold.search import Index
+def number(address, kind=ctypes.c_uint32):
+    return kind.from_address(address)
+parameters = (ctypes.c_uint32 * 30)()  # of a ring of this size: where things lie in it
+assert ctypes.CDLL(None).syscall(425, 64, parameters) >= 0
+submitted, arrived, completions = parameters[11], parameters[21], parameters[25]
+def take_back():
+    maps = [line.split() for line in open("/proc/self/maps") if "io_uring" in line]
+    places = {offset: int(span.split("-")[0], 16) for span, _, offset, *_ in maps}
+    ring, entries = places["08000000"], places["10000000"]
+    count, deadline = number(ring + submitted).value, time.monotonic() + 10
+    while number(ring + arrived).value < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for at in range(count):
+        entry = entries + 64 * at
+        buffer, size = number(entry + 16, ctypes.c_uint64).value, number(entry + 24).value
+        reads[number(entry + 32, ctypes.c_uint64).value] = buffer, size
+    for at in range(count):
+        completion = ring + completions + 16 * at
+        buffer, size = reads[number(completion, ctypes.c_uint64).value]
+        result = number(completion + 8, ctypes.c_int32)
+        assert result.value == size
+        result.value = {"short": size // 2, "EINTR": -4, "EAGAIN": -11, "nothing": 0}[sys.argv[2]]
+        left = max(0, result.value)
+        ctypes.memset(buffer + left, 0, size - left)
+reads = {}
+query = np.zeros((1, 1200), np.float32)
+memory, index = Index.open(sys.argv[1], io="memory"), Index.open(sys.argv[1], io="uring")
+tuning = index.tuning(5, 0.9)
+expected = memory.search_tuned(query, 5, tuning, 1)
+found = index.search_tuned(query, 5, tuning, 1, meanwhile=take_back)
+print(len(reads) > 0, all(map(np.array_equal, found[:2], expected[:2])))
+"""
+    done = python(code, path, result)
+    assert done.stdout.strip() == "True True", done.stderr
