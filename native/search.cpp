@@ -1,11 +1,13 @@
 #include "search.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <numeric>
 
 #include "buffer.h"
@@ -21,7 +23,18 @@ constexpr size_t kRouteBytes = 8 << 20;  // what the lists of a batch of queries
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kMostShare = 64;  // queries that a worker takes at a time
 
+std::atomic<size_t> forks{0};  // on the way from the first process to this one
+[[maybe_unused]] const int counted = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+
 }  // namespace
+
+// Workers at rest. A forked process has none of its parent's threads, shares its rings, and finds its locks as they
+// were: there these workers are not touched, nor destroyed.
+struct Searcher::Idle {
+    const size_t generation = forks;
+    std::mutex lock;
+    std::vector<std::unique_ptr<Worker>> workers;
+};
 
 Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes)
     : view_(view),
@@ -51,7 +64,10 @@ Searcher::Searcher(const IndexView& view, const std::string& path, const std::st
     if (io == "memory") load();
 }
 
-Searcher::~Searcher() = default;
+Searcher::~Searcher() {
+    Idle* const idle = idle_;
+    if (idle && idle->generation == forks) delete idle;
+}
 
 // Reads all pages once and for good, comparing each with its checksum.
 void Searcher::load() {
@@ -88,12 +104,20 @@ InputError Searcher::damaged(uint64_t page) const {
                       " does not match its checksum; the file is damaged, run `tenfold search verify`");
 }
 
+Searcher::Idle& Searcher::idle() {
+    Idle* known = idle_.load();
+    if (known && known->generation == forks) return *known;
+    auto fresh = std::make_unique<Idle>();
+    return idle_.compare_exchange_strong(known, fresh.get()) ? *fresh.release() : *known;
+}
+
 std::unique_ptr<Worker> Searcher::borrow() {
+    Idle& idle = this->idle();
     {
-        const std::lock_guard<std::mutex> guard(lock_);
-        if (!idle_.empty()) {
-            std::unique_ptr<Worker> worker = std::move(idle_.back());
-            idle_.pop_back();
+        const std::lock_guard<std::mutex> guard(idle.lock);
+        if (!idle.workers.empty()) {
+            std::unique_ptr<Worker> worker = std::move(idle.workers.back());
+            idle.workers.pop_back();
             return worker;
         }
     }
@@ -101,8 +125,9 @@ std::unique_ptr<Worker> Searcher::borrow() {
 }
 
 void Searcher::give_back(std::unique_ptr<Worker> worker) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    idle_.push_back(std::move(worker));
+    Idle& idle = this->idle();
+    const std::lock_guard<std::mutex> guard(idle.lock);
+    idle.workers.push_back(std::move(worker));
 }
 
 // All queries of a batch are routed, then answered in the order of their nearest lists, so that neighbours share codes

@@ -1,13 +1,13 @@
 // A query's way: graph -> lists -> codes -> candidates -> pages -> exact distances.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -129,6 +129,8 @@ class Searcher {
     InputError damaged(uint64_t page) const;
     void prefetch(uint32_t list) const;  // its codes, into the processor's cache
     ScanTable scan_table(const QueryTable&) const;
+    struct Idle;
+    Idle& idle();
     std::unique_ptr<Worker> borrow();
     void give_back(std::unique_ptr<Worker>);
 
@@ -143,8 +145,7 @@ class Searcher {
         void operator()(std::byte* memory) const { std::free(memory); }
     };
     std::unique_ptr<std::byte, Free> resident_;  // io "memory": all pages
-    std::mutex lock_;
-    std::vector<std::unique_ptr<Worker>> idle_;
+    std::atomic<Idle*> idle_{nullptr};
     friend class Worker;
 };
 

@@ -10,7 +10,7 @@ from shutil import copytree
 
 import numpy as np
 import pytest
-from oracles import BACKENDS, make_vectors, open_with
+from oracles import BACKENDS, make_vectors, open_with, run_python
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native
@@ -266,6 +266,53 @@ crew = [threading.Thread(target=work) for _ in range(8)]
 print(len(wrong))
 """
     assert python(code, small).stdout.strip() == "0"
+
+
+@pytest.mark.parametrize("io", BACKENDS)
+def test_a_forked_process_searches_too(io: str, index_cache: IndexCache) -> None:
+    """An index searched before the fork: in the child, while its parent waits for the disk, and in the parent then.
+
+    Another child lets it go without a search.
+    """
+    path = index_cache(120, 1200, "float32", "l2")  # of more pages than are kept between searches
+    open_with(path, io)
+    code = """
+import gc, multiprocessing, signal, sys
+import numpy as np
+from tenfold.search import Index
+index = Index.open(sys.argv[1], io=sys.argv[2])
+queries = np.arange(3 * 1200, dtype=np.float32).reshape(3, 1200) % 11
+tuning = index.tuning(4, 1.0)
+def search(threads, meanwhile=None):
+    return index.search_tuned(queries, 4, tuning, threads, meanwhile=meanwhile)[:2]
+expected = search(1)
+def work(times):
+    global index
+    signal.alarm(20)  # ends a process that hangs in native code, and is not passed on to children
+    go.wait()
+    for _ in range(times):
+        assert all(map(np.array_equal, search(2), expected))
+    index = None
+    gc.collect()
+def let_go():
+    go.set()
+    for child in children:
+        child.join()
+fork = multiprocessing.get_context("fork")
+go = fork.Event()
+children = [fork.Process(target=work, args=(times,)) for times in (0, 3)]
+for child in children:
+    child.start()
+signal.alarm(25)
+for meanwhile in (let_go, None):
+    assert all(map(np.array_equal, search(1, meanwhile), expected))
+let_go()
+print([child.exitcode for child in children])
+"""
+    # ThreadSanitizer, where it is there, wants no threads in the child.
+    options = os.environ | {"TSAN_OPTIONS": os.environ.get("TSAN_OPTIONS", "") + ":die_after_fork=0"}
+    done = run_python(code, path, io, env=options)
+    assert done.stdout.strip() == "[0, 0]", done.stderr
 
 
 @linux_x86
