@@ -3,10 +3,14 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <exception>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -44,77 +48,94 @@ class BufferedReader final : public PageReader {
     std::vector<ReadRequest> queued_, started_;
 };
 
-// A small crew of threads that pread, for O_DIRECT without io_uring.
+constexpr size_t kCrew = 16;
+constexpr std::chrono::seconds kPatience(1);  // of threads with nothing to read
+
+// Threads that pread, for O_DIRECT without io_uring. They come with the reads and go when there are none: each thread
+// that searches has readers of its own, one for every index, most of them idle.
 class ThreadedReader final : public PageReader {
   public:
-    ThreadedReader(int descriptor, size_t crew) : descriptor_(descriptor) {
-        try {
-            for (size_t i = 0; i < crew; ++i) crew_.emplace_back([this] { work(); });
-        } catch (const std::system_error&) {
-            // The system gives no more threads: with fewer it is slower, with none submit() reads itself.
-        }
-    }
+    explicit ThreadedReader(int descriptor) : shared_(std::make_shared<Shared>(descriptor)) {}
 
     ~ThreadedReader() override {
-        {
-            const std::lock_guard<std::mutex> guard(lock_);
-            stopping_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread& worker : crew_) worker.join();
+        const std::lock_guard<std::mutex> guard(shared_->lock);
+        shared_->stopping = true;
+        shared_->wake.notify_all();
     }
 
     void queue(const ReadRequest& request) override { queued_.push_back(request); }
 
     void submit() override {
         if (queued_.empty()) return;
+        size_t missing = 0;
         {
-            const std::lock_guard<std::mutex> guard(lock_);
-            wake_.notify_all();  // first: should memory end, what was handed over is read all the same
-            for (const ReadRequest& request : queued_) {
-                if (crew_.empty())
-                    results_.push_back({request.tag, read_fully(descriptor_, request)});
-                else
-                    jobs_.push_back(request);
-                ++under_way_;
-            }
+            const std::lock_guard<std::mutex> guard(shared_->lock);
+            shared_->results.reserve(under_way_ + queued_.size());  // threads have nobody to tell that memory ended
+            shared_->jobs.insert(shared_->jobs.end(), queued_.begin(), queued_.end());
+            under_way_ += queued_.size();
+            shared_->wake.notify_all();
+            const size_t wanted = std::min(most_, under_way_);
+            if (shared_->crew < wanted) missing = wanted - shared_->crew;
+            shared_->crew += missing;
         }
         queued_.clear();
+        hire(missing);
     }
 
     void reap(std::vector<Completion>& done, bool wait) override {
-        std::unique_lock<std::mutex> guard(lock_);
-        if (wait && under_way_ > 0) finished_.wait(guard, [this] { return !results_.empty(); });
-        under_way_ -= results_.size();
-        done.insert(done.end(), results_.begin(), results_.end());
-        results_.clear();
+        std::unique_lock<std::mutex> guard(shared_->lock);
+        std::vector<Completion>& results = shared_->results;
+        if (wait && under_way_ > 0) shared_->finished.wait(guard, [&] { return !results.empty(); });
+        done.insert(done.end(), results.begin(), results.end());  // may throw: then they are still under way
+        under_way_ -= results.size();
+        results.clear();
     }
 
   private:
-    void work() {
-        std::unique_lock<std::mutex> guard(lock_);
-        while (true) {
-            wake_.wait(guard, [this] { return stopping_ || !jobs_.empty(); });
-            if (stopping_) return;
-            const ReadRequest job = jobs_.front();
-            jobs_.pop_front();
-            guard.unlock();
-            const Completion result{job.tag, read_fully(descriptor_, job)};
-            guard.lock();
-            results_.push_back(result);
-            finished_.notify_one();
+    // What the threads need; the last of them or of the reader removes it.
+    struct Shared {
+        explicit Shared(int descriptor) : descriptor(descriptor) {}
+
+        void work() {
+            std::unique_lock<std::mutex> guard(lock);
+            while (wake.wait_for(guard, kPatience, [this] { return stopping || !jobs.empty(); }) && !stopping) {
+                const ReadRequest job = jobs.front();
+                jobs.pop_front();
+                guard.unlock();
+                const Completion result{job.tag, read_fully(descriptor, job)};
+                guard.lock();
+                results.push_back(result);
+                finished.notify_one();
+            }
+            --crew;
         }
+
+        const int descriptor;
+        std::mutex lock;
+        std::condition_variable wake, finished;
+        std::deque<ReadRequest> jobs;
+        std::vector<Completion> results;
+        size_t crew = 0;
+        bool stopping = false;
+    };
+
+    // Starts threads that count among the crew already. Where the system gives no more, or no memory for one, fewer
+    // must do, and none at all means that the caller reads.
+    void hire(size_t missing) try {
+        for (; missing > 0; --missing) std::thread([shared = shared_] { shared->work(); }).detach();
+    } catch (const std::exception&) {
+        const std::lock_guard<std::mutex> guard(shared_->lock);
+        shared_->crew -= missing;
+        most_ = std::max<size_t>(1, shared_->crew);  // to ask for the next time
+        if (shared_->crew > 0) return;
+        for (const ReadRequest& job : shared_->jobs)
+            shared_->results.push_back({job.tag, read_fully(shared_->descriptor, job)});
+        shared_->jobs.clear();
     }
 
-    int descriptor_;
-    std::vector<std::thread> crew_;
-    std::mutex lock_;
-    std::condition_variable wake_, finished_;
-    std::deque<ReadRequest> jobs_;
+    std::shared_ptr<Shared> shared_;
     std::vector<ReadRequest> queued_;
-    std::vector<Completion> results_;
-    size_t under_way_ = 0;
-    bool stopping_ = false;
+    size_t under_way_ = 0, most_ = kCrew;
 };
 
 // Opens past the page cache; -1 with errno where the system or file system refuses.
@@ -140,8 +161,6 @@ int open_direct(const std::string& path) {
     return -1;
 #endif
 }
-
-constexpr size_t kCrew = 16;
 
 }  // namespace
 
@@ -202,7 +221,7 @@ std::unique_ptr<PageReader> PageFile::reader(size_t depth) const {
         } catch (const std::system_error&) {
             // No more rings to be had (descriptors, locked memory): threads read the same file.
         }
-    if (backend_ != "buffered") return std::make_unique<ThreadedReader>(descriptor_, kCrew);
+    if (backend_ != "buffered") return std::make_unique<ThreadedReader>(descriptor_);
     return std::make_unique<BufferedReader>(descriptor_);
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -21,7 +22,8 @@ namespace {
 
 constexpr size_t kRouteBytes = 8 << 20;  // what the lists of a batch of queries may take
 constexpr size_t kHugePage = 2 << 20;
-constexpr size_t kMostShare = 64;  // queries that a worker takes at a time
+constexpr size_t kMostShare = 64;             // queries that a worker takes at a time
+constexpr std::chrono::seconds kPatience(1);  // with a worker that nobody needs
 
 std::atomic<size_t> forks{0};  // on the way from the first process to this one
 [[maybe_unused]] const int counted = pthread_atfork(nullptr, nullptr, [] { ++forks; });
@@ -31,9 +33,13 @@ std::atomic<size_t> forks{0};  // on the way from the first process to this one
 // Workers at rest. A forked process has none of its parent's threads, shares its rings, and finds its locks as they
 // were: there these workers are not touched, nor destroyed.
 struct Searcher::Idle {
+    struct Resting {
+        std::unique_ptr<Worker> worker;
+        std::chrono::steady_clock::time_point since;
+    };
     const size_t generation = forks;
     std::mutex lock;
-    std::vector<std::unique_ptr<Worker>> workers;
+    std::vector<Resting> workers;  // the last is taken first
 };
 
 Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes)
@@ -116,7 +122,7 @@ std::unique_ptr<Worker> Searcher::borrow() {
     {
         const std::lock_guard<std::mutex> guard(idle.lock);
         if (!idle.workers.empty()) {
-            std::unique_ptr<Worker> worker = std::move(idle.workers.back());
+            std::unique_ptr<Worker> worker = std::move(idle.workers.back().worker);
             idle.workers.pop_back();
             return worker;
         }
@@ -124,10 +130,16 @@ std::unique_ptr<Worker> Searcher::borrow() {
     return std::make_unique<Worker>(*this);
 }
 
+// For it another may go, which has memory and a ring, and which the searches of late were too few to need.
 void Searcher::give_back(std::unique_ptr<Worker> worker) {
     Idle& idle = this->idle();
+    const auto now = std::chrono::steady_clock::now();
+    std::unique_ptr<Worker> spare;  // destroyed after the lock is free again
     const std::lock_guard<std::mutex> guard(idle.lock);
-    idle.workers.push_back(std::move(worker));
+    idle.workers.push_back({std::move(worker), now});
+    if (now - idle.workers.front().since < kPatience) return;
+    spare = std::move(idle.workers.front().worker);
+    idle.workers.erase(idle.workers.begin());
 }
 
 // All queries of a batch are routed, then answered in the order of their nearest lists, so that neighbours share codes

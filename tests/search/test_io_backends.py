@@ -315,6 +315,35 @@ print([child.exitcode for child in children])
     assert done.stdout.strip() == "[0, 0]", done.stderr
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="counts come from /proc")
+@pytest.mark.parametrize(("io", "most"), [("uring", 2), ("direct", 1)])
+def test_what_readers_keep_when_little_is_read(io: str, most: int, small: Path, python: Python) -> None:
+    """After a search of many threads, and some of one: its ring, or nothing where all pages were read before.
+
+    One more is allowed: ThreadSanitizer's own thread, which comes with the first other one.
+    """
+    open_with(small, io)
+    code = """
+import os, sys, time
+import numpy as np
+from tenfold.search import Index
+def kept():
+    links = ["/proc/self/fd/" + name for name in os.listdir("/proc/self/fd")]
+    rings = sum("io_uring" in os.readlink(link) for link in links if os.path.lexists(link))
+    return rings + len(os.listdir("/proc/self/task"))
+index = Index.open(sys.argv[1], io=sys.argv[2])
+before = kept()
+index.search(np.zeros((2000, 24), np.uint8), 3, recall=1.0, threads=16)
+deadline = time.monotonic() + 10
+while kept() - before > int(sys.argv[3]) and time.monotonic() < deadline:
+    time.sleep(0.1)
+    index.search(np.zeros((1, 24), np.uint8), 3, recall=1.0)
+print(kept() - before)
+"""
+    done = python(code, small, io, most)
+    assert int(done.stdout) <= most, done.stderr
+
+
 @linux_x86
 @pytest.mark.parametrize("result", ["short", "EINTR", "EAGAIN", "nothing"])
 def test_a_ring_that_brings_too_little(result: str, index_cache: IndexCache, python: Python) -> None:
