@@ -19,13 +19,12 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.search.bodies import NPY, pack, unpack
 from tenfold.search.columns import Columns, Values, check_values
-from tenfold.search.exact import check_count, check_queries, check_vectors
+from tenfold.search.exact import MOST_RESULTS, check_count, check_queries, check_vectors
 from tenfold.search.ids import check_names, check_numbers
 from tenfold.search.living import Ids
 
 __all__ = ["Client", "RemoteIndex"]
 
-_MOST_RESULTS = 1 << 24
 _ROOM = 4096  # bytes of a body that are no vectors
 
 
@@ -190,7 +189,7 @@ class RemoteIndex:
         With `return_missing` also the names of those shards of an index in shards that did not answer all of the
         queries; without it ConnectionError is raised where there are any.
         """
-        rows, k = check_queries(queries, self.dim, self.dtype), check_count("k", k, _MOST_RESULTS)
+        rows, k = check_queries(queries, self.dim, self.dtype), check_count("k", k, MOST_RESULTS)
         options = {"k": k, "recall": recall} | ({} if filter is None else {"filter": json.dumps(filter)})
         verb, most = f"search?{urlencode(options)}", max(1, self._limits["results"] // k)
         answers = [self._send(verb, queries=rows[part]) for part in self._parts(len(rows), most)]

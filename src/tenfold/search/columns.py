@@ -4,7 +4,7 @@ A column of a segment is its known values in rising order and the positions of t
 nowhere in it. Categories are numbers of words, which are sorted too.
 """
 
-import math
+import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ def check_value(columns: Columns, name: str, value: Any) -> Any:
         value = value.item()
     fits = {
         "int": type(value) is int and -(1 << 63) <= value < 1 << 63,
-        "float": type(value) in (int, float) and math.isfinite(value),
+        "float": type(value) in (int, float) and abs(value) <= sys.float_info.max,
         "category": is_writable_text(value) and len(value) <= _MOST_WORD,
         "bool": type(value) is bool,
     }[kind]

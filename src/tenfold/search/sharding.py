@@ -16,7 +16,7 @@ from tenfold.search.building import fingerprint
 from tenfold.search.cluster import Cluster, Found, Opening, connect, run_everywhere
 from tenfold.search.codec import CodecKind
 from tenfold.search.data import as_source, open_vectors
-from tenfold.search.exact import check_count, check_queries, merge_nearest
+from tenfold.search.exact import MOST_RESULTS, check_count, check_queries, merge_nearest
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.ids import check_numbers
 from tenfold.search.index import Index, IoBackend, Rerank
@@ -49,7 +49,6 @@ from tenfold.search.workplace import (
 
 __all__ = ["ShardedAnswer", "ShardedIndex", "build_shards", "describe_shards"]
 
-_MOST_RESULTS = 1 << 24
 _MOST_REPLICAS = 64
 _BUILD_NAMES = re.compile(rf"lock|build\.json|{re.escape(SHARDS_FILE)}|shard-\d{{4}}")
 
@@ -381,7 +380,7 @@ class ShardedIndex:
         Raises:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
-        exact, k = check_queries(queries, self.dim, self.dtype), check_count("k", k, _MOST_RESULTS)
+        exact, k = check_queries(queries, self.dim, self.dtype), check_count("k", k, MOST_RESULTS)
         options = {"recall": recall, "probes": probes, "candidates": candidates, "rerank": rerank, "threads": threads}
         if self._is_closed:
             raise InputError(f"{self.path}: is closed; open it again")
