@@ -15,6 +15,7 @@ from oracles import make_vectors, numpy_distances
 
 from tenfold.core.errors import InputError
 from tenfold.search import LivingIndex, maintaining
+from tenfold.search.maintaining import Maintainer
 
 TENFOLD = str(Path(sys.executable).with_name("tenfold"))
 DIM, STEP = 64, 50
@@ -64,6 +65,25 @@ def expect(index: LivingIndex, kind: str, there: np.ndarray) -> None:
 def held(index: LivingIndex, kind: str) -> np.ndarray:
     """The numbers of the rows that it holds."""
     return np.flatnonzero(index.contains(names(kind, 0, len(ROWS))))
+
+
+def test_an_attempt_that_changes_overtook_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sealing began while the disk was full, and failed only after there was room and more had been added."""
+    index, seal, attempts = LivingIndex.create(tmp_path / "index", DIM, dtype="uint8"), Maintainer._seal, []
+
+    def failing_once(maintainer: Maintainer, threads: int) -> None:
+        attempts.append(threads)
+        if len(attempts) == 1:
+            index.add(ROWS[200:600])
+            raise InputError("disk is full; make room")
+        seal(maintainer, threads)
+
+    monkeypatch.setattr(Maintainer, "_seal", failing_once)
+    index.add(ROWS[:200])
+    index._maintainer.wait()
+    assert len(attempts) > 1 and index.stats()["trouble"] is None
+    expect(index, "int64", np.arange(600))
+    index.close()
 
 
 @pytest.mark.parametrize(

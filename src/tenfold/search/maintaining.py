@@ -108,7 +108,7 @@ class Maintainer:
             while True:
                 with self._stack.lock:
                     self._freeze_full()
-                    task = self._next_task()
+                    task, rows = self._next_task(), self._stack.delta.rows
                     if task is None:
                         self._thread = None
                         return
@@ -116,8 +116,10 @@ class Maintainer:
                     task()
                 except BaseException as error:
                     with self._stack.lock:
+                        self._retry_at = rows + _DELTA_ROWS
+                        if isinstance(error, InputError) and self._stack.delta.rows >= self._retry_at:
+                            continue  # as many changes came meanwhile as it takes to try again
                         self.trouble = error if isinstance(error, InputError) else InputError(repr(error))
-                        self._retry_at = self._stack.delta.rows + _DELTA_ROWS
                         self._thread = None
                         self._changed.notify_all()
                     if not isinstance(error, InputError):
