@@ -15,6 +15,7 @@ from oracles import BACKENDS, DTYPES, check_exact, make_vectors, open_with
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search
+from tenfold.search.calibration import Tuning
 
 METRICS = ("l2", "ip", "cosine")
 DIMS = (1, 2, 3, 7, 8, 9, 31, 32, 33, 100, 128, 129, 784, 1024, 1025, 4097)
@@ -213,3 +214,19 @@ def test_a_merge_refuses_rows_that_are_not_there() -> None:
         _native.merge(distances, ids, np.zeros((1, 1), np.float32), np.array([[3]]), names)
     with pytest.raises(InputError, match="do not fit"):
         _native.merge(distances, ids, np.zeros((1, 1), np.float32), np.array([[1, 2]]), names)
+
+
+def test_a_search_that_found_too_few_is_made_again(index_cache: IndexCache) -> None:
+    """One list holds fewer rows than are wanted; what the second search costs is added, for those queries only."""
+    index, queries, k = Index.open(index_cache(700, 33, "uint8", "l2")), make_vectors(20, 33, "uint8", seed=1), 300
+    narrow = Tuning(1, 400, 0.0)
+    few = index.search_tuned(queries, k, narrow, threads=1)
+    short = few[1][:, -1] < 0
+    assert short.any() and not short.all()
+    found = index.search_filled(queries.tolist(), k, narrow, threads=1)  # type: ignore[arg-type]
+    assert (found[1] >= 0).all()
+    assert all(len(set(ids)) == k for ids in found[1].tolist())
+    np.testing.assert_array_equal(found[1][~short], few[1][~short])
+    scanned = found[2].codes_scanned - few[2].codes_scanned
+    assert (scanned[short] >= 700).all() and not scanned[~short].any()
+    assert (index.search_filled(queries, 701, narrow)[1][:, -1] < 0).all()  # there are no more

@@ -47,7 +47,8 @@ class SearchStats:
     Attributes:
         pages_read: Pages read from disk, 4,096 bytes each, or one vector where that is larger.
         pages_cached: Pages asked for that were in memory already or on their way for another query.
-        candidates: List entries whose exact distance was asked for, a row in two lists twice; none likewise.
+        candidates: List entries whose exact distance was asked for, a row in two lists twice; none where everything
+            is read.
         rows_scored: Exact distances computed, those of other rows on the same pages included.
         codes_scanned: List entries whose distance was estimated from their codes; none where everything is read.
         rounds: Rounds of reading: the trips to disk that had to wait for one another.
@@ -316,7 +317,7 @@ class Index:
         short = np.flatnonzero(ids[:, -1] < 0) if k <= self.rows else ()
         if len(short):
             wider = tuning.scanning(self.lists)._replace(candidates=max(tuning.candidates, _MOST_COPIES * k))
-            again = self.search_tuned(queries[short], k, wider, threads, rerank, score_whole_pages, allowed)
+            again = self.search_tuned(np.asarray(queries)[short], k, wider, threads, rerank, score_whole_pages, allowed)
             distances[short], ids[short] = again[:2]
             for cost in fields(SearchStats):
                 getattr(stats, cost.name)[short] += getattr(again[2], cost.name)
