@@ -38,13 +38,13 @@ def test_lists_are_balanced(tree: Tree, sample: np.ndarray) -> None:
 
 
 def test_rows_go_to_near_lists(tree: Tree) -> None:
-    """Also rows unlike the sample: mostly the nearest of all centroids, and never one much farther."""
+    """Also rows unlike the sample: nearly always the nearest of all centroids, and never one much farther."""
     rows = clusters(1000, 24, seed=1)
     distances = numpy_distances(tree.centroids, rows, "l2")
     found = np.take_along_axis(distances, tree.assign(rows, 1)[:, None].astype(np.int64), axis=1)[:, 0]
     best = distances.min(axis=1)
-    assert (found <= best * 1.0001).mean() > 0.93
-    assert (found / best).max() < 2
+    assert (found <= best * 1.0001).mean() > 0.995
+    assert (found / best).max() < 1.5
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 40])
