@@ -218,8 +218,9 @@ def test_a_merge_refuses_rows_that_are_not_there() -> None:
 
 def test_a_search_that_found_too_few_is_made_again(index_cache: IndexCache) -> None:
     """One list holds fewer rows than are wanted; what the second search costs is added, for those queries only."""
-    index, queries, k = Index.open(index_cache(700, 33, "uint8", "l2")), make_vectors(20, 33, "uint8", seed=1), 300
-    narrow = Tuning(1, 400, 0.0)
+    index, queries = Index.open(index_cache(700, 33, "uint8", "l2")), make_vectors(20, 33, "uint8", seed=1)
+    narrow = Tuning(1, 700, 0.0)
+    k = int((index.search_tuned(queries, 700, narrow, threads=1)[1] >= 0).sum(axis=1).max())
     few = index.search_tuned(queries, k, narrow, threads=1)
     short = few[1][:, -1] < 0
     assert short.any() and not short.all()
