@@ -366,7 +366,7 @@ class BoundSearcher {
                 "the index's page layout does not fit its rows; the index is damaged, run `tenfold search verify`");
         {
             const nb::gil_scoped_release release;
-            searcher_ = std::make_unique<Searcher>(view, path.string(), io, cache_bytes);
+            searcher_ = std::make_unique<Searcher>(view, path.string(), io, cache_bytes, SignalCheck());
         }
         lists_ = lists;
         rows_ = view.rows;
@@ -513,11 +513,9 @@ class BoundSearcher {
         Out<int64_t, 2> ids({queries, k});
         Out<uint32_t, 2> stats({queries, 6});
         static_assert(sizeof(QueryStats) == 24);
-        try {
+        {
             const nb::gil_scoped_release release;
             work(distances.data, ids.data, reinterpret_cast<QueryStats*>(stats.data));
-        } catch (const Interrupted&) {
-            nb::raise_python_error();
         }
         return nb::make_tuple(distances.array, ids.array, stats.array);
     }
@@ -574,12 +572,10 @@ class BoundListSearcher {
         Out<int64_t, 2> ids({count, k});
         Out<uint32_t, 2> stats({count, 3});
         static_assert(sizeof(ListStats) == 12);
-        try {
+        {
             const nb::gil_scoped_release release;
             searcher_->search(static_cast<const std::byte*>(queries.data()), count, lists.data(), probes, k, threads,
                               distances.data, ids.data, reinterpret_cast<ListStats*>(stats.data), SignalCheck());
-        } catch (const Interrupted&) {
-            nb::raise_python_error();
         }
         return nb::make_tuple(distances.array, ids.array, stats.array);
     }
@@ -605,6 +601,7 @@ void translate(const std::exception_ptr& pointer, void*) {
         std::rethrow_exception(pointer);
     } catch (const InputError& error) {
         set_input_error(error.what());
+    } catch (const Interrupted&) {  // Python's error is set
     } catch (const std::system_error& error) {
         set_input_error(std::string(error.what()) + ": refused by the system; try io='direct'");
     }

@@ -42,7 +42,8 @@ struct Searcher::Idle {
     std::vector<Resting> workers;  // the last is taken first
 };
 
-Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes)
+Searcher::Searcher(const IndexView& view, const std::string& path, const std::string& io, size_t cache_bytes,
+                   const std::function<void()>& poll)
     : view_(view),
       router_(view_.graph),
       tables_(view_.codec),
@@ -67,7 +68,7 @@ Searcher::Searcher(const IndexView& view, const std::string& path, const std::st
     if (offset != view.blocks_size)
         throw damaged("codes.bin holds " + std::to_string(view.blocks_size) + " bytes, the lists need " +
                       std::to_string(offset));
-    if (io == "memory") load();
+    if (io == "memory") load(poll);
 }
 
 Searcher::~Searcher() {
@@ -76,8 +77,8 @@ Searcher::~Searcher() {
 }
 
 // Reads all pages once and for good, comparing each with its checksum.
-void Searcher::load() {
-    constexpr size_t kPiece = 1 << 20;
+void Searcher::load(const std::function<void()>& poll) {
+    constexpr size_t kPiece = 1 << 20, kPolled = 256;
     const size_t bytes = view_.pages * view_.page_stride, room = round_up(std::max<size_t>(1, bytes), kHugePage);
     resident_.reset(static_cast<std::byte*>(std::aligned_alloc(kHugePage, room)));
     if (!resident_) throw std::bad_alloc();
@@ -93,8 +94,10 @@ void Searcher::load() {
         reader->submit();
         reader->reap(done, true);
         if (done.front().result < int64_t(size)) throw unreadable(start / view_.page_stride, done.front().result);
+        poll();
     }
     for (size_t page = 0; page < view_.pages; ++page) {
+        if (page % kPolled == 0) poll();
         const std::byte* data = resident_.get() + page * view_.page_stride;
         if (crc32c(data, view_.page_stride) != view_.page_crc[page]) throw damaged(page);
     }

@@ -90,7 +90,9 @@ struct Batch;
 
 class Searcher {
   public:
-    Searcher(const IndexView&, const std::string& path, const std::string& io, size_t cache_bytes);
+    // With io "memory" it reads all pages; what `poll` throws meanwhile ends that.
+    Searcher(const IndexView&, const std::string& path, const std::string& io, size_t cache_bytes,
+             const std::function<void()>& poll);
     ~Searcher();
 
     std::string backend() const { return resident_ ? "memory" : file_.backend(); }
@@ -124,7 +126,7 @@ class Searcher {
     void widen(const float* query, size_t probes, size_t rows, Route* routes) const;
     void in_batches(Batch&, size_t threads, const std::function<void(size_t threads)>& work) const;
     void answer(const Batch&, size_t threads, float* distances, int64_t* ids, QueryStats* stats, Hooks&);
-    void load();
+    void load(const std::function<void()>& poll);
     InputError unreadable(uint64_t page, int64_t result) const;
     InputError damaged(uint64_t page) const;
     void prefetch(uint32_t list) const;  // its codes, into the processor's cache

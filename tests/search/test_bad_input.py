@@ -503,3 +503,32 @@ print(index.search(rows[:1], 1)[1][0, 0])
 """
     done = python(code, tmp_path / "index", timeout=120)
     assert done.stdout.split() == ["interrupted", "0"], done.stderr
+
+
+def test_interrupt_ends_loading(tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Ctrl-C while pages are read into memory, here a gigabyte of a sparse file, before they are checked."""
+    code = """
+import os, signal, sys, threading
+import numpy as np
+from tenfold.search import _native
+pages, page_bytes = 1024, 1 << 20
+with open(sys.argv[1], "wb") as file:
+    file.truncate(pages * page_bytes)
+u4 = np.uint32
+arrays = {
+    "page_crc": np.zeros(pages, u4), "labels": np.arange(pages, dtype=u4), "centroids": np.zeros((1, 2), np.float32),
+    "neighbours": np.full((1, 32), 0xFFFFFFFF, u4), "starts": np.array([0, pages], np.uint64),
+    "replica_offsets": np.zeros(2, np.uint64), "replicas": np.zeros(0, u4),
+    "blocks": np.zeros(pages // 32 * 160, np.uint8), "codebook": np.zeros((2, 16, 1), np.float32),
+}
+numbers = dict.fromkeys(("shift_low", "shift_step", "scale_low", "scale_step", "error_low", "error_step"), 0.0)
+numbers |= {"bits": 0, "rows": pages, "dim": 128, "rows_per_page": 1, "page_stride": page_bytes, "pages_offset": 0}
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    _native.Searcher(arrays, numbers, sys.argv[1], "uint8", "l2", "memory", 0)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = python(code, tmp_path / "vectors.bin", timeout=120)
+    assert done.stdout.split() == ["interrupted"], done.stderr
