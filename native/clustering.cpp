@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kBeam = 12;  // with 2 every twentieth row of text misses its nearest list, with 8 one in 300
 constexpr size_t kGrain = 64;
+constexpr size_t kSecondWidth = 64;  // lists that a second one is chosen from
 
 struct Scratch {
     std::vector<Near> frontier, next;
@@ -140,6 +141,36 @@ void replicate(const Lists& lists, const float* rows, const uint32_t* primary, s
                 if (!covered) chosen[kept++] = candidate.id;
             }
             std::fill(chosen + kept, chosen + most, kNone);
+        }
+    });
+}
+
+void second_lists(const Graph& graph, const float* rows, const uint32_t* primary, size_t count, size_t threads,
+                  uint32_t* second) {
+    if (std::any_of(primary, primary + count, [&](uint32_t list) { return list >= graph.count; }))
+        throw InputError("second_lists: no such list");
+    const auto dot = kernels().dot_f32;
+    parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
+        Visited visited;
+        std::vector<Near> found;
+        std::vector<uint32_t> start;
+        std::vector<float> offset(graph.dim);
+        for (size_t i = first; i < last; ++i) {
+            const float* row = rows + i * graph.dim;
+            const float* own = graph.points + primary[i] * graph.dim;
+            for (size_t d = 0; d < graph.dim; ++d) offset[d] = row[d] - own[d];
+            const float length = dot(offset.data(), offset.data(), graph.dim),
+                        along = dot(offset.data(), row, graph.dim);
+            start.assign(1, primary[i]);
+            search_graph(graph, row, kSecondWidth, start, visited, found);
+            Near best{INFINITY, kNone, false};
+            for (const Near& near : found) {
+                if (near.id == primary[i]) continue;
+                const float parallel = along - dot(offset.data(), graph.points + near.id * graph.dim, graph.dim);
+                const float loss = near.distance + (length > 0 ? parallel * parallel / length : 0);
+                if (best.id == kNone || nearer({loss, near.id, false}, best)) best = {loss, near.id, false};
+            }
+            second[i] = best.id;
         }
     });
 }

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "graph.h"
+
 namespace tenfold {
 
 // A k-means tree. Children of node t are the nodes child_begin[t] .. child_end[t]; a leaf has none and names its list.
@@ -45,5 +47,12 @@ void relist(const Succession&, const Lists&, const float* rows, size_t count, si
 // infinity the rule is off. Writes (count, most), kNone pads.
 void replicate(const Lists&, const float* rows, const uint32_t* primary, size_t count, size_t most, float epsilon,
                float spacing, size_t threads, uint32_t* replicas);
+
+// A second list of each row, kNone where there is only one: the one with the least |x - c|^2 + <x - c, u>^2, where u is
+// the direction from the row's own centroid to it, among those that a walk over the graph finds near. A query that is
+// nearer to other centroids because of that offset finds the row in a list whose own offset is across it (SOAR, arXiv
+// 2404.00774, eq. 9 with lambda 1).
+void second_lists(const Graph&, const float* rows, const uint32_t* primary, size_t count, size_t threads,
+                  uint32_t* second);
 
 }  // namespace tenfold

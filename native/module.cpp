@@ -240,6 +240,18 @@ Out<uint32_t, 2>::Array replicate_rows(const In2<float>& rows, const In1<uint32_
     return out.array;
 }
 
+Out<uint32_t, 1>::Array second_of_rows(const In2<float>& rows, const In1<uint32_t>& primary,
+                                       const In2<float>& centroids, const In2<uint32_t>& neighbours, size_t threads) {
+    require(primary.shape(0) == rows.shape(0) && centroids.shape(1) == rows.shape(1) &&
+                neighbours.shape(0) == centroids.shape(0),
+            "second_lists: the arrays' shapes do not fit each other");
+    Out<uint32_t, 1> out({rows.shape(0)});
+    const Graph graph{centroids.data(), neighbours.data(), centroids.shape(0), centroids.shape(1), neighbours.shape(1)};
+    const nb::gil_scoped_release release;
+    second_lists(graph, rows.data(), primary.data(), rows.shape(0), threads, out.data);
+    return out.array;
+}
+
 Out<uint32_t, 1>::Array arrange_rows(const In2<float>& rows, const In1<uint32_t>& list, uint64_t position,
                                      size_t rows_per_page, size_t threads) {
     require(list.shape(0) == rows.shape(0) && rows_per_page > 0, "arrange: the arrays' shapes do not fit each other");
@@ -637,6 +649,7 @@ NB_MODULE(_native, m) {
           "neighbours"_a, "fresh"_a, "threads"_a = 1);
     m.def("replicate", &replicate_rows, "rows"_a, "primary"_a, "centroids"_a, "neighbours"_a, "most"_a, "epsilon"_a,
           "spacing"_a, "threads"_a = 1);
+    m.def("second_lists", &second_of_rows, "rows"_a, "primary"_a, "centroids"_a, "neighbours"_a, "threads"_a = 1);
     m.def("arrange", &arrange_rows, "rows"_a, "list"_a, "position"_a, "rows_per_page"_a, "threads"_a = 1);
     m.def("train_pq", &train, "residuals"_a, "subs"_a, "iterations"_a, "threads"_a = 1);
     m.def("encode", &encode_rows, "rows"_a, "list"_a, "centroids"_a, "bits"_a, "codebook"_a, "threads"_a = 1);

@@ -62,10 +62,11 @@ class Kind:
 
 def catalogue(kind: Kind) -> tuple[Peer, ...]:
     """Return all configurations: those that read from disk, then those in memory."""
-    *disk, memory = _tenfold(kind)
+    ours = _tenfold(kind)
+    disk, memory = ([peer for peer in ours if peer.on_disk is on_disk] for on_disk in (True, False))
     lists = (_faiss_pq(kind), _faiss_rabitq(kind), _scann(kind))
     graphs = (_faiss_hnsw(kind), _hnswlib(kind), _usearch(kind), _svs(kind))
-    return (*disk, *_diskann(kind), _lancedb(kind), memory, *lists, *graphs)
+    return (*disk, *_diskann(kind), _lancedb(kind), *memory, *lists, *graphs)
 
 
 def _tenfold(kind: Kind) -> tuple[Peer, ...]:
@@ -108,7 +109,16 @@ def _tenfold(kind: Kind) -> tuple[Peer, ...]:
         tuning_queries=10_000,
         build_estimate=0,
     )
-    return disk, small, large, memory
+    if kind.dims < 256:  # their neighbours lie in few lists
+        return disk, small, large, memory
+    second = replace(
+        memory,
+        name="tenfold-memory-second",
+        title="tenfold, second lists, vectors in memory",
+        build={**disk.build, "second_lists": True},
+        build_estimate=disk.build_estimate,
+    )
+    return disk, small, large, memory, second
 
 
 def _diskann(kind: Kind) -> tuple[Peer, ...]:

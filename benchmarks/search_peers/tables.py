@@ -10,8 +10,9 @@ Value = Callable[[Result, Result], float | None]
 Rows = Mapping[str, tuple[Result, Result | None]]
 """By name, a peer's result and its part."""
 
-OURS, OURS_IN_MEMORY = "tenfold", "tenfold-memory"
+OURS = "tenfold"
 OURS_FROM_DISK = (OURS, "tenfold-small", "tenfold-large")
+OURS_IN_MEMORY = ("tenfold-memory", "tenfold-memory-second")
 MISSING = "–"
 
 
@@ -80,7 +81,7 @@ def ratios(parts: Sequence[Rows], columns: Sequence[Column]) -> str:
     compared = [column for column in columns if column.compared]
     lines = []
     for name, (peer, _) in parts[0].items():
-        if name not in (*OURS_FROM_DISK, OURS_IN_MEMORY):
+        if name not in (*OURS_FROM_DISK, *OURS_IN_MEMORY):
             pair = [_rival(peer, parts[0])[0]["title"], peer["title"]]
             lines.append([*pair, *(_ratio_cell(column, name, parts) for column in compared)])
     return table(["what", "against", *(column.title for column in compared)], lines)
@@ -102,11 +103,12 @@ def _ratio(column: Column, name: str, rows: Rows) -> str:
 def _rival(peer: Result, rows: Rows) -> tuple[Result, Result | None]:
     """Return which of Tenfold's configurations a peer is compared with.
 
-    From disk the largest that takes no more than a tenth more memory than the peer, or else the smallest.
+    Of those from disk, or those in memory, the largest that takes no more than a tenth more memory than the peer, or
+    else the smallest.
     """
-    if not peer["on_disk"]:
-        return rows[OURS_IN_MEMORY] if OURS_IN_MEMORY in rows else rows[OURS]
-    there = sorted((rows[name] for name in OURS_FROM_DISK if name in rows), key=lambda row: row[0]["rss_growth"])
+    alike = OURS_FROM_DISK if peer["on_disk"] else OURS_IN_MEMORY
+    mine = [rows[name] for name in alike if name in rows] or [rows[OURS]]
+    there = sorted(mine, key=lambda row: row[0]["rss_growth"])
     return [there[0], *(row for row in there if row[0]["rss_growth"] <= 1.1 * peer["rss_growth"])][-1]
 
 

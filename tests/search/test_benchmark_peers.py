@@ -120,25 +120,22 @@ def test_a_setting_tuned_on_some_queries_is_moved_to_where_all_reach_the_recall(
     ]
 
 
-def test_a_library_from_disk_stands_beside_an_index_of_its_memory(search: ModuleType) -> None:
-    """The largest of at most a tenth more memory, or the smallest; the table says which."""
+def test_a_library_stands_beside_an_index_of_its_memory(search: ModuleType) -> None:
+    """Of those from disk, or in memory, the largest of at most a tenth more, or the smallest; the table says which."""
     tables = importlib.import_module("search_peers.tables")
-    memory = {
-        "tenfold": 64,
-        "tenfold-small": 42,
-        "tenfold-large": 104,
-        "at 39": 39,
-        "at 30": 30,
-        "at 94": 94,
-        "at 107": 107,
-    }
+    disk = {"tenfold": 64, "tenfold-small": 42, "tenfold-large": 104, "39": 39, "30": 30, "94": 94, "107": 107}
+    memory = {"tenfold-memory": 250, "tenfold-memory-second": 265, "m150": 150, "m240": 240, "m241": 241}
     rows = {
-        name: ({"title": name, "on_disk": True, "rss_growth": size}, {"pages": 1.0}) for name, size in memory.items()
+        name: ({"title": name, "on_disk": name in disk, "rss_growth": size}, {"pages": 1.0})
+        for name, size in (disk | memory).items()
     }
     columns = [tables.Column("pages", lambda peer, part: part["pages"])]
     lines = [line.split(" | ")[:2] for line in tables.ratios([rows], columns).splitlines()[2:]]
     pairs = {other: ours.removeprefix("| ") for ours, other in lines}
-    assert pairs == {"at 30": "tenfold-small", "at 39": "tenfold-small", "at 94": "tenfold", "at 107": "tenfold-large"}
+    assert pairs == {
+        "30": "tenfold-small", "39": "tenfold-small", "94": "tenfold", "107": "tenfold-large",
+        "m150": "tenfold-memory", "m240": "tenfold-memory", "m241": "tenfold-memory-second",
+    }  # fmt: skip
 
 
 def test_a_library_that_died_ends_quietly(tmp_path: Path, search: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from oracles import BACKENDS, DTYPES, check_exact, make_vectors, open_with
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native, as_source, exact_search
 from tenfold.search.calibration import Tuning
+from tenfold.search.manifest import read_manifest
 
 METRICS = ("l2", "ip", "cosine")
 DIMS = (1, 2, 3, 7, 8, 9, 31, 32, 33, 100, 128, 129, 784, 1024, 1025, 4097)
@@ -98,6 +99,23 @@ def test_all_rows_in_order(codec: str, rerank: str, pages: bool, tmp_path: Path,
     assert index.stats()["entries_per_row"] > 1.01
     found = search_all(index, base[:5], 1200, rerank=rerank, score_whole_pages=pages)
     check_exact(found, base, base[:5], "l2")
+
+
+@pytest.mark.parametrize("codec", ["pq", "rabitq"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_with_a_second_list_are_found_once(metric: str, codec: str, tmp_path: Path, uncalibrated: None) -> None:
+    """Each has two codes then, and appears once in results; where there is one list only there is no second."""
+    base, queries = make_vectors(700, 33, "float32"), make_vectors(9, 33, "float32", seed=1)
+    options = {"metric": metric, "codec": codec, "rows_per_list": 40, "second_lists": True}
+    index = Index.build(base, tmp_path / "index", **options)  # type: ignore[arg-type]
+    assert index.stats()["entries_per_row"] == 2
+    assert read_manifest(tmp_path / "index")["second_lists"] is True
+    for k, pages, rerank in product((13, 700), (True, False), RERANKS):
+        found = search_all(index, queries, k, score_whole_pages=pages, rerank=rerank)
+        check_exact(found, base, queries, metric)
+    alone = Index.build(base[:30], tmp_path / "alone", **options)  # type: ignore[arg-type]
+    assert (alone.lists, alone.stats()["entries_per_row"]) == (1, 1)
+    check_exact(search_all(alone, queries, 30), base[:30], queries, metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -138,6 +138,7 @@ KINDS: list[dict[str, Any]] = [
         "code_bytes": 40,
     },  # in steps of PAIRS bytes and a rest
     {"dim": 16, "dtype": "float32", "metric": "l2", "codec": "rabitq", "code_bytes": 2},
+    {"dim": 16, "dtype": "float32", "metric": "l2", "codec": "rabitq", "code_bytes": 2, "second_lists": True},
     {"dim": 13, "dtype": "float16", "metric": "cosine", "codec": "rabitq", "code_bytes": 3},
     {"dim": 13, "dtype": "uint8", "metric": "ip", "codec": "rabitq", "code_bytes": 5},
     {"dim": 16, "dtype": "int8", "metric": "l2", "codec": "rabitq", "code_bytes": 8},

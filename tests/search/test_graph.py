@@ -125,10 +125,40 @@ def test_replicas_keep_the_rules(tree: Tree) -> None:
             chosen.append(number)
 
 
+def test_second_lists_have_the_least_loss_of_soar(tree: Tree) -> None:
+    """|x - c|^2 + <x - c, u>^2, u along x less its own centroid: against all lists but its own (SOAR, eq. 9)."""
+    rows = clusters(400, 24, seed=5)
+    own = tree.assign(rows, 1)
+    second = _native.second_lists(rows, own, tree.centroids, tree.graph, 2)
+    offsets = (rows[:, None] - tree.centroids[None]).astype(np.float64)
+    first = offsets[np.arange(len(rows)), own]
+    along = np.einsum("rld,rd->rl", offsets, first / np.linalg.norm(first, axis=1, keepdims=True))
+    losses = (offsets**2).sum(axis=2) + along**2
+    losses[np.arange(len(rows)), own] = np.inf
+    chosen = losses[np.arange(len(rows)), second]
+    assert (second != own).all()
+    assert np.isclose(chosen, losses.min(axis=1), rtol=1e-4).mean() > 0.97
+    assert (second != np.where(np.isinf(losses), np.inf, (offsets**2).sum(axis=2)).argmin(axis=1)).mean() > 0.1
+    np.testing.assert_array_equal(second, _native.second_lists(rows, own, tree.centroids, tree.graph, 1))
+
+
+def test_a_row_on_its_centroid_has_the_nearest_other_list_as_second(tree: Tree) -> None:
+    """There is no direction then; and where there is one list only, no second."""
+    own = np.arange(len(tree.centroids), dtype=np.uint32)
+    second = _native.second_lists(tree.centroids, own, tree.centroids, tree.graph, 1)
+    distances = numpy_distances(tree.centroids, tree.centroids, "l2")
+    np.fill_diagonal(distances, np.inf)
+    assert (second == distances.argmin(axis=1)).mean() > 0.97
+    alone = grow_tree(clusters(40, 5), 1, 0, 1)
+    assert (_native.second_lists(clusters(9, 5), np.zeros(9, np.uint32), alone.centroids, alone.graph, 1) == NONE).all()
+
+
 def test_lists_and_nodes_that_are_not_there_are_refused(tree: Tree) -> None:
     rows, own = clusters(3, 24), np.array([0, 1, len(tree.centroids)], np.uint32)
     with pytest.raises(InputError, match="no such list"):
         _native.replicate(rows, own, tree.centroids, tree.neighbours, 5, 0.3, 1.0, 1)
+    with pytest.raises(InputError, match="no such list"):
+        _native.second_lists(rows, own, tree.centroids, tree.graph, 1)
     none = np.zeros(0, np.uint32)
     with pytest.raises(InputError, match="the tree has no nodes"):
         replace(tree, nodes=tree.nodes[:0], begin=none, end=none, list=none).assign(rows, 1)

@@ -441,14 +441,14 @@ def test_a_reader_whose_index_is_gone_goes_on_searching(tmp_path: Path) -> None:
 def test_a_built_index_keeps_its_settings(tmp_path: Path, uncalibrated: None) -> None:
     """Segments made later are built as the index was."""
     base = make_vectors(600, 8, "uint8")
-    Index.build(base, tmp_path / "index", code_bytes=2, rows_per_list=40, seed=3).stats()
+    Index.build(base, tmp_path / "index", code_bytes=2, rows_per_list=40, second_lists=True, seed=3).stats()
     with LivingIndex.open(tmp_path / "index") as index:
         index.delete([1])
         index.compact()
         [segment] = index.stats()["segments"]
     made = read_manifest(tmp_path / "index" / segment["folder"])
-    assert {name: made[name] for name in ("code_bytes", "rows_per_list", "seed")} == {
-        "code_bytes": 2, "rows_per_list": 40, "seed": 3,
+    assert {name: made[name] for name in ("code_bytes", "rows_per_list", "second_lists", "seed")} == {
+        "code_bytes": 2, "rows_per_list": 40, "second_lists": True, "seed": 3,
     }  # fmt: skip
 
 

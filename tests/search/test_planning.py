@@ -30,6 +30,7 @@ SHAPES: list[tuple[int, int, str, dict[str, Any]]] = [
     (20_000, 64, "int8", {"metric": "ip"}),
     (20_000, 96, "float16", {"metric": "cosine", "codec": "rabitq"}),
     (20_000, 16, "uint8", {"rows_per_list": 40}),
+    (8_000, 384, "float32", {"second_lists": True}),
     (3_000, 1_500, "float32", {}),
 ]
 
@@ -197,6 +198,7 @@ def test_a_short_budget_shortens_codes_as_a_build_does() -> None:
         ({"memory_budget": "20MB"}, "20 MB is too small"),
         ({"entries_per_row": 0.9}, "entries_per_row is 0.9"),
         ({"entries_per_row": float("nan")}, "nan"),
+        ({"entries_per_row": 3, "second_lists": True}, "from 1 to 2"),
         ({"recall": 0.5}, "recall is 0.5"),
         ({"recall": "high"}, "recall is 'high'"),
         ({"reads_per_second": 0}, "reads_per_second is 0"),

@@ -394,16 +394,7 @@ class Builder:
     ) -> np.ndarray:
         """List entries of consecutive rows: one in their own list each, and their replicas."""
         lists = np.ascontiguousarray(lists)
-        copies = _native.replicate(
-            rows,
-            lists,
-            tree.centroids,
-            tree.neighbours,
-            self.config.replicas,
-            self.config.epsilon,
-            1.0,
-            self.threads,
-        )
+        copies = self._copies(tree, rows, lists)
         source, _ = np.nonzero(copies != _NO_LIST)
         which = np.concatenate([np.arange(len(rows)), source])
         targets = np.concatenate([lists, copies[copies != _NO_LIST]]).astype(np.uint32)
@@ -416,6 +407,21 @@ class Builder:
         entries["list"], entries["row"] = targets, position + which
         entries["replica"] = np.arange(len(which)) >= len(rows)
         return entries
+
+    def _copies(self, tree: Tree, rows: np.ndarray, lists: np.ndarray) -> np.ndarray:
+        """Further lists of rows, (n, most); padded with 2^32 - 1."""
+        if self.config.second_lists:
+            return _native.second_lists(rows, lists, tree.centroids, tree.graph, self.threads)[:, None]
+        return _native.replicate(
+            rows,
+            lists,
+            tree.centroids,
+            tree.neighbours,
+            self.config.replicas,
+            self.config.epsilon,
+            1.0,
+            self.threads,
+        )
 
     # --- pack -----------------------------------------------------------------------------------------------
 

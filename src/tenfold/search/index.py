@@ -115,6 +115,7 @@ class Index:
         code_bytes: int | None = None,
         memory_budget: str | int = "1GB",
         rows_per_list: int = 128,
+        second_lists: bool = False,
         seed: int = 0,
         threads: int | None = None,
         overwrite: bool = False,
@@ -139,6 +140,9 @@ class Index:
                 caller's process holds), and what the codes and lists must fit later; where they would
                 not, codes get shorter.
             rows_per_list: Mean size of a list.
+            second_lists: Whether every vector has a code in a second list (SOAR, arXiv 2404.00774), instead of only
+                those near a border. A search then scans fewer lists, and codes take nearly twice the memory. Pays for
+                vectors of some hundred dimensions that are searched in memory.
             seed: Same seed, same source, same budget: same index.
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
@@ -155,7 +159,7 @@ class Index:
         _check_threads(threads)
         find_kernels(device)  # what is missing for it shows before the work
         budget = parse_size(memory_budget)
-        config = choose_config(vectors, budget, metric, codec, code_bytes, rows_per_list, seed)
+        config = choose_config(vectors, budget, metric, codec, code_bytes, rows_per_list, seed, second_lists)
         threads = threads or _native.usable_cores()
         partial = partial_of(place)
         try:

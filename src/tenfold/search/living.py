@@ -99,6 +99,7 @@ class LivingIndex:
         code_bytes: int | None = None,
         memory_budget: str | int = "1GB",
         rows_per_list: int = 128,
+        second_lists: bool = False,
         seed: int = 0,
         durability: Durability = "always",
     ) -> "LivingIndex":
@@ -116,6 +117,7 @@ class LivingIndex:
             code_bytes: The same.
             memory_budget: The same; what sealing and merging may hold.
             rows_per_list: The same.
+            second_lists: The same.
             seed: The same.
             durability: As for `open`.
 
@@ -130,13 +132,14 @@ class LivingIndex:
             none = ArrayVectors(np.zeros((0, check_count("dim", dim, 65535)), dtype), "dtype")
         except TypeError:
             raise InputError(f"dtype is {dtype!r}; choose float32, float16, uint8 or int8") from None
-        choose_config(none, parse_size(memory_budget), metric, codec, code_bytes, rows_per_list, seed)
+        choose_config(none, parse_size(memory_budget), metric, codec, code_bytes, rows_per_list, seed, second_lists)
         settings = {
             "metric": metric,
             "codec": codec,
             "code_bytes": code_bytes,
             "memory_budget": memory_budget,
             "rows_per_list": rows_per_list,
+            "second_lists": second_lists,
             "seed": seed,
         }
         try:
@@ -553,6 +556,7 @@ def _adopt(path: Path) -> None:
         sync_folder(segment)
         built = read_manifest(segment)
         settings = {name: built[name] for name in ("metric", "codec", "code_bytes", "rows_per_list", "seed")}
+        settings["second_lists"] = built.get("second_lists", False)
         parts, dtype = (Part(segment.name),), sealed.dtype.name
         write_snapshot(path, Snapshot(sealed.dim, dtype, sealed.metric, settings, parts=parts, next_id=sealed.rows))
     for name in (*INDEX_FILES, "manifest.json"):

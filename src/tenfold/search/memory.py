@@ -14,6 +14,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _INTERPRETER = 44 << 20  # Python, NumPy and Tenfold, before any vectors
 _ROOM = 10 << 20  # for what is not counted below: thread stacks, the allocator's slack
 _ENTRIES_PER_ROW = 1.25  # a row's own code, replicas, and what fills the last block of a list
+_ENTRIES_IN_TWO_LISTS = 2.15
 _NUMBERS_PER_ENTRY = 4
 _SAMPLE_PER_LIST = 64
 _FEWEST_SAMPLE_PER_LIST = 12
@@ -42,19 +43,26 @@ def resident_bytes() -> int:
 
 
 def fitting_code_bytes(
-    wanted: int, fewest: int, budget: int, source: VectorSource, space_dim: int, rows_per_list: int
+    wanted: int,
+    fewest: int,
+    budget: int,
+    source: VectorSource,
+    space_dim: int,
+    rows_per_list: int,
+    second_lists: bool,
 ) -> int:
     """`wanted` bytes of code per row, or fewer where the finished index would not fit the budget.
 
     Raises InputError, naming the least budget, where less than `fewest` would be left.
     """
     free = budget - _INTERPRETER - _ROOM
+    entries = _ENTRIES_IN_TWO_LISTS if second_lists else _ENTRIES_PER_ROW
     # Calibration holds the index: centroids and edges of the lists, row numbers, entries.
-    fixed = source.rows / rows_per_list * (4 * space_dim + 4 * 32 + 32) + 4.2 * source.rows
-    per_row = max(0.0, free - fixed) / max(1, source.rows) / _ENTRIES_PER_ROW
+    fixed = source.rows / rows_per_list * (4 * space_dim + 4 * 32 + 32) + (8.2 if second_lists else 4.2) * source.rows
+    per_row = max(0.0, free - fixed) / max(1, source.rows) / entries
     code_bytes = min(wanted, int(per_row) - _NUMBERS_PER_ENTRY)
     if code_bytes < fewest:
-        least = source.rows * _ENTRIES_PER_ROW * (fewest + _NUMBERS_PER_ENTRY) + fixed
+        least = source.rows * entries * (fewest + _NUMBERS_PER_ENTRY) + fixed
         least = max(1.05 * least, 2 * _Costs.of(source, space_dim, wanted).least())
         raise InputError(
             f"memory budget of {budget / 2**20:.4g} MB is too small for codes of {source.rows:,} vectors; "

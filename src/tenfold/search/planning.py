@@ -129,6 +129,7 @@ def plan_index(
     code_bytes: int | None = None,
     memory_budget: str | int | None = None,
     rows_per_list: int = 128,
+    second_lists: bool = False,
     entries_per_row: float | None = None,
     recall: float = 0.95,
     reads_per_second: int = 500_000,
@@ -140,12 +141,13 @@ def plan_index(
         rows: Number of vectors, 1 to 4,294,967,294.
         dim: Their dimension, 1 to 65,535.
         dtype: "float32", "float16", "uint8" or "int8".
-        metric: As for `Index.build`, like `codec`, `code_bytes` and `rows_per_list`.
+        metric: As for `Index.build`, like `codec`, `code_bytes`, `rows_per_list` and `second_lists`.
         codec: Default: by dimension.
         code_bytes: Default: by dimension, and fewer where the budget is short.
         memory_budget: As for `Index.build`. Default: 1 GB, doubled until codes of full length fit.
         rows_per_list: Wanted mean size of a list.
-        entries_per_row: List entries per vector, at least 1. Default: as of SIFT vectors; an index over some of
+        second_lists: Whether every vector has a code in two lists.
+        entries_per_row: List entries per vector, at least 1. Default: as of SIFT vectors, or 2; an index over some of
             the vectors says what it is for them (`Index.stats`).
         recall: Wanted recall@10, from 0.9 to 0.99: what page reads were measured for.
         reads_per_second: Random reads of a page that the disk can do in a second.
@@ -155,8 +157,9 @@ def plan_index(
         InputError: A value out of range, or a budget that is too small, with one that is not.
     """
     source = _Described(rows, dim, dtype)
-    config, budget = _settings(source, memory_budget, metric, codec, code_bytes, rows_per_list)
-    entries_per_row = _entries_per_row(source.rows) if entries_per_row is None else entries_per_row
+    config, budget = _settings(source, memory_budget, metric, codec, code_bytes, rows_per_list, second_lists)
+    if entries_per_row is None:
+        entries_per_row = 2.0 if config.second_lists else _entries_per_row(source.rows)
     if not isinstance(entries_per_row, Real) or not 1 <= entries_per_row <= 1 + config.replicas:
         raise InputError(f"entries_per_row is {entries_per_row!r}; it is from 1 to {1 + config.replicas}")
     layout = _Layout.make(source, config, budget, entries_per_row)
@@ -225,11 +228,12 @@ def _settings(
     codec: CodecKind | None,
     code_bytes: int | None,
     rows_per_list: int,
+    second_lists: bool,
 ) -> tuple[BuildConfig, int]:
     """The settings of the build and its budget in bytes."""
 
     def choose(budget: int) -> BuildConfig:
-        return choose_config(source, budget, metric, codec, code_bytes, rows_per_list, seed=0)
+        return choose_config(source, budget, metric, codec, code_bytes, rows_per_list, 0, second_lists)
 
     if memory_budget is not None:
         budget = parse_size(memory_budget)

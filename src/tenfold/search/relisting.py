@@ -70,7 +70,8 @@ class Heritage:
         With metric "ip" search space must also have room for the longest row. And lists must not have become so short
         that there are more than twice as many as a build of its own would make.
         """
-        alike = all(self.manifest.get(name) == value for name, value in asdict(config).items())
+        built = {"second_lists": False} | self.manifest  # which indexes of before do not say
+        alike = all(built.get(name) == value for name, value in asdict(config).items())
         lists = max(1, rows // config.rows_per_list)
         return (
             alike

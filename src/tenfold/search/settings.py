@@ -22,7 +22,8 @@ class BuildConfig:
 
     `rows_per_list` sets the number of lists; `replicas` is the most copies of a code in further lists,
     made where a row is at most 1 + `epsilon` times as far from that list's centroid as from its own
-    (paper, eq. 2) and SPANN's RNG rule allows it.
+    (paper, eq. 2) and SPANN's RNG rule allows it. With `second_lists` every row has one copy instead,
+    chosen by SOAR.
     """
 
     metric: Metric = "l2"
@@ -31,6 +32,7 @@ class BuildConfig:
     rows_per_list: int = 128
     replicas: int = 7
     epsilon: float = 0.15
+    second_lists: bool = False
     seed: int = 0
 
     def space_dim(self, source: VectorSource) -> int:
@@ -54,6 +56,7 @@ def choose_config(
     code_bytes: int | None,
     rows_per_list: int,
     seed: int,
+    second_lists: bool = False,
 ) -> BuildConfig:
     """The settings of a build within `budget` bytes; None leaves a choice to Tenfold.
 
@@ -63,9 +66,13 @@ def choose_config(
     codec = codec or ("rabitq" if source.dim >= _LONG_VECTORS else "pq")
     wanted = code_bytes or _default_code_bytes(codec, source.dim)
     config = BuildConfig(metric, codec, wanted, rows_per_list, seed=_whole_seed(seed))
+    if second_lists:
+        config = replace(config, replicas=1, second_lists=True)
     _check_config(config)
     fewest = wanted if code_bytes else max(1, -(-wanted // (4 if codec == "pq" else 2)))
-    fitting = fitting_code_bytes(wanted, fewest, budget, source, config.space_dim(source), rows_per_list)
+    fitting = fitting_code_bytes(
+        wanted, fewest, budget, source, config.space_dim(source), rows_per_list, config.second_lists
+    )
     if codec == "rabitq" and fitting < wanted:
         fitting = fewest  # one bit for every dimension instead of two, and nothing in between
     return replace(config, code_bytes=fitting)

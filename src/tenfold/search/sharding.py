@@ -93,6 +93,7 @@ def build_shards(
     code_bytes: int | None = None,
     memory_budget: str | int = "1GB",
     rows_per_list: int = 128,
+    second_lists: bool = False,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = no_progress,
@@ -115,6 +116,7 @@ def build_shards(
         code_bytes: The same.
         memory_budget: The same: what the build of one shard may hold.
         rows_per_list: The same.
+        second_lists: The same.
         seed: The same.
         threads: The same; of each machine.
         progress: Called with phase, done, total.
@@ -136,6 +138,7 @@ def build_shards(
         "code_bytes": code_bytes,
         "memory_budget": parse_size(memory_budget),
         "rows_per_list": rows_per_list,
+        "second_lists": second_lists,
         "seed": seed,
     }
     given = source if isinstance(source, str | Path) else vectors

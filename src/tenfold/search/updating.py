@@ -38,6 +38,7 @@ def create(
     codec: Literal["auto", "pq", "rabitq"] = "auto",
     code_bytes: int = 0,
     rows_per_list: int = 128,
+    second_lists: bool = False,
     seed: int = 0,
 ) -> None:
     """Make an empty index that takes updates.
@@ -55,6 +56,7 @@ def create(
         codec: Codes kept in memory; auto takes rabitq from dimension 256 on, else pq.
         code_bytes: Bytes of code per vector; 0 chooses by dimension.
         rows_per_list: Mean number of vectors per list.
+        second_lists: A code of every vector in a second list too.
         seed: Makes sealing and merging repeatable.
     """
     LivingIndex.create(
@@ -68,6 +70,7 @@ def create(
         code_bytes=code_bytes or None,
         memory_budget=memory_budget,
         rows_per_list=rows_per_list,
+        second_lists=second_lists,
         seed=seed,
     ).close()
 
