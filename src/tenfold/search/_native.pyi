@@ -116,6 +116,12 @@ def replicate(
 ) -> np.ndarray:
     """Further lists of each row under the RNG rule, (n, most) uint32, padded with 2^32 - 1."""
 
+def second_lists(
+    rows: np.ndarray, primary: np.ndarray, centroids: np.ndarray, neighbours: np.ndarray, threads: int = 1
+) -> np.ndarray:
+    """A second list of each row by SOAR's loss, (n,) uint32, 2^32 - 1 where there is only one; `neighbours` (L, degree)
+    are of the navigation graph."""
+
 def arrange(rows: np.ndarray, list: np.ndarray, position: int, rows_per_page: int, threads: int = 1) -> np.ndarray:
     """Order (n,) uint32 of rows (n, d) float32, sorted by list, to be stored from `position` on: near rows
     of a list come to share pages."""
