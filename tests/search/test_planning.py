@@ -95,7 +95,7 @@ def test_a_device_gets_what_the_plan_says(tmp_path: Path, uncalibrated: None) ->
     parts = Index.open(tmp_path / "index")._list_parts(kernels)
     held = kernels.DeviceLists(parts, "cpu", 1 << 20, 1).held_bytes
     assert held <= parts.blocks.nbytes + parts.list_bytes() <= held + LIST_BYTES
-    assert plan.device_bytes - (128 << 20) == pytest.approx(held, rel=0.01)
+    assert plan.device_bytes - (128 << 20) == pytest.approx(held, rel=0.03)
 
 
 def test_closed_forms() -> None:
