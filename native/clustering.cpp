@@ -150,8 +150,8 @@ void second_lists(const Graph& graph, const float* rows, const uint32_t* primary
     if (std::any_of(primary, primary + count, [&](uint32_t list) { return list >= graph.count; }))
         throw InputError("second_lists: no such list");
     const auto dot = kernels().dot_f32;
-    parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t) {
-        Visited visited;
+    std::vector<Visited> visited(std::max<size_t>(1, threads));
+    parallel_for(count, kGrain, threads, [&](size_t first, size_t last, size_t thread) {
         std::vector<Near> found;
         std::vector<uint32_t> start;
         std::vector<float> offset(graph.dim);
@@ -162,12 +162,12 @@ void second_lists(const Graph& graph, const float* rows, const uint32_t* primary
             const float length = dot(offset.data(), offset.data(), graph.dim),
                         along = dot(offset.data(), row, graph.dim);
             start.assign(1, primary[i]);
-            search_graph(graph, row, kSecondWidth, start, visited, found);
+            search_graph(graph, row, kSecondWidth, start, visited[thread], found);
             Near best{INFINITY, kNone, false};
             for (const Near& near : found) {
                 if (near.id == primary[i]) continue;
                 const float parallel = along - dot(offset.data(), graph.points + near.id * graph.dim, graph.dim);
-                const float loss = near.distance + (length > 0 ? parallel * parallel / length : 0);
+                const float loss = near.distance + (length > 0 ? parallel * (parallel / length) : 0);
                 if (best.id == kNone || nearer({loss, near.id, false}, best)) best = {loss, near.id, false};
             }
             second[i] = best.id;

@@ -8,6 +8,7 @@ from search_peers.tables import (
     MISSING,
     OURS,
     OURS_FROM_DISK,
+    OURS_IN_MEMORY,
     Column,
     Result,
     Rows,
@@ -115,7 +116,13 @@ def _circumstances(results: Result) -> str:
 
 def _built(peers: Mapping[str, Result]) -> str:
     """Return from which commits Tenfold's indexes are, where it is known."""
-    built = sorted({peers[name]["build"].get("commit") or "unknown" for name in OURS_FROM_DISK if name in peers})
+    built = sorted(
+        {
+            peers[name]["build"].get("commit") or "unknown"
+            for name in (*OURS_FROM_DISK, *OURS_IN_MEMORY)
+            if name in peers
+        }
+    )
     return f", Tenfold's indexes built from {', '.join(built)}" if built else ""
 
 
@@ -153,7 +160,7 @@ def _ratio_sections(at: Sequence[Rows], whole: Rows, targets: Sequence[str]) -> 
         "## Ratios against Tenfold",
         "How many times better Tenfold is: above 1 Tenfold wins, below 1 the library in that row does (bold). "
         "Libraries that read vectors from disk are compared with the largest Tenfold index, read from disk too, that "
-        "takes no more than a tenth more memory than they do, the others with Tenfold's vectors in memory.",
+        "takes no more than a tenth more memory than they do, the others likewise with Tenfold's vectors in memory.",
         f"At recall@10 {' / '.join(targets)}:",
         ratios(at, AT_RECALL),
         "At every recall:",

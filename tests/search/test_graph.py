@@ -159,6 +159,10 @@ def test_lists_and_nodes_that_are_not_there_are_refused(tree: Tree) -> None:
         _native.replicate(rows, own, tree.centroids, tree.neighbours, 5, 0.3, 1.0, 1)
     with pytest.raises(InputError, match="no such list"):
         _native.second_lists(rows, own, tree.centroids, tree.graph, 1)
+    for arrays in ((rows[:2], own, tree.centroids, tree.graph), (rows[:, :23], own, tree.centroids, tree.graph),
+                   (rows, own, tree.centroids, tree.graph[:-1])):  # fmt: skip
+        with pytest.raises(InputError, match="shapes do not fit"):
+            _native.second_lists(*map(np.ascontiguousarray, arrays), 1)
     none = np.zeros(0, np.uint32)
     with pytest.raises(InputError, match="the tree has no nodes"):
         replace(tree, nodes=tree.nodes[:0], begin=none, end=none, list=none).assign(rows, 1)

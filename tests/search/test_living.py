@@ -1,12 +1,14 @@
 """An index that takes updates finds what exact search over a dictionary of its rows finds, whatever was done to it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -559,6 +561,34 @@ def test_compaction_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pyte
                 index.compact()
         expect(index, {name: row for name, row in enumerate(rows) if name != 1}, rows[:3])
         index.compact()
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_the_room_that_compaction_asks_for_suffices(second: bool, tmp_path: Path, uncalibrated: None) -> None:
+    """Against the most that its files take while it runs: not more than it asks for, and not a third less."""
+    path, rows = tmp_path / "index", make_vectors(9_000, 128, "uint8")
+
+    def taken() -> int:
+        with suppress(OSError):  # a file went meanwhile
+            return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return 0
+
+    with LivingIndex.create(path, 128, dtype="uint8", second_lists=second) as index:
+        index.add(rows)
+        index._maintainer.wait()
+        index.delete([1])
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr(maintaining.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+            with pytest.raises(InputError, match=r"compaction needs \d+ MB") as caught:
+                index.compact()
+        asked = int(re.findall(r"needs (\d+) MB", str(caught.value))[0]) << 20
+        before, peak = taken(), 0
+        work = threading.Thread(target=index.compact)
+        work.start()
+        while work.is_alive():
+            peak = max(peak, taken() - before)
+            time.sleep(0.003)
+    assert 2 * asked / 3 < peak <= asked + (1 << 19)  # it speaks of whole megabytes
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 1000])

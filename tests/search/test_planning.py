@@ -167,6 +167,11 @@ def test_a_short_budget_costs_pages() -> None:
     assert speeds == sorted(speeds, reverse=True)
 
 
+def test_one_list_has_no_second() -> None:
+    plans = [plan_index(rows, 8, "uint8", second_lists=True) for rows in (1, 255, 256, 1000)]
+    assert [(plan.lists == 1, plan.entries_per_row) for plan in plans] == [(True, 1), (True, 1), (False, 2), (False, 2)]
+
+
 def test_few_rows_have_few_pages() -> None:
     plan = plan_index(1, 4, "uint8")
     assert (plan.lists, plan.pages_per_query) == (1, 1)

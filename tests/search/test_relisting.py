@@ -77,19 +77,26 @@ def build_heir(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "metric", "codec"), [("uint8", "l2", "pq"), ("float32", "ip", "pq"), ("float32", "cosine", "rabitq")]
+    ("dtype", "metric", "codec", "second"),
+    [
+        ("uint8", "l2", "pq", False),
+        ("float32", "ip", "pq", False),
+        ("float32", "cosine", "rabitq", False),
+        ("float32", "l2", "rabitq", True),
+    ],
 )
-def test_every_row_is_found(tmp_path: Path, dtype: str, metric: str, codec: str) -> None:
+def test_every_row_is_found(tmp_path: Path, dtype: str, metric: str, codec: str, second: bool) -> None:
     """All lists searched is exact search; what it knows of its codec is what the other index knew."""
     base = make_vectors(1500, 12, dtype)
     added = base[::3] if metric == "ip" else make_vectors(500, 12, dtype, seed=5)
-    settings = {"metric": metric, "codec": codec, "code_bytes": 4, "rows_per_list": 40}
+    settings = {"metric": metric, "codec": codec, "code_bytes": 4, "rows_per_list": 40, "second_lists": second}
     index, rows = build_heir(tmp_path, base, np.arange(200, 1400), added, first=70, **settings)
     check_exact(index.search(base[:40], 7, recall=1.0), rows, base[:40], metric)
     assert index.verify() == []
     heir, parent = (read_manifest(tmp_path / name) for name in ("heir", "parent"))
     assert (parent["untrained_rows"], heir["untrained_rows"]) == (0, 500)
     assert heir["codec_numbers"] == parent["codec_numbers"]
+    assert (index.stats()["entries_per_row"] == 2) is second
     assert not any((tmp_path / "heir" / name).exists() for name in ("own.npy", "tree.bin", "spill"))
 
 

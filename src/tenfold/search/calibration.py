@@ -21,6 +21,7 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress
 from tenfold.search.exact import check_queries, exact_search, recall_at_k
+from tenfold.search.settings import MOST_COPIES
 
 if TYPE_CHECKING:
     from tenfold.search.index import Index
@@ -313,7 +314,7 @@ class _Trial:
     def levels(self, k: int) -> dict[str, list[tuple[float, Tuning]]]:
         """By medium: the levels that can be reached, with the cheapest settings."""
         counts = sorted({min(self.index.rows, math.ceil(share * k)) for share in _CANDIDATES_PER_RESULT})
-        most = min(self.index.rows, 500 * counts[-1])
+        most = min(MOST_COPIES * self.index.rows, 500 * counts[-1])  # a row is a candidate once for each of its codes
         found: dict[str, list[tuple[float, Tuning]]] = {medium: [] for medium in _MEDIA}
         self.fewest, self.enough = 0, dict[tuple[int, float], int]()
         for level in _LEVELS:

@@ -349,7 +349,7 @@ def plan(
         code_bytes: Bytes of code per vector; 0 chooses by dimension.
         rows_per_list: Mean number of vectors per list.
         second_lists: A code of every vector in a second list too.
-        entries_per_row: List entries per vector, as `info` says of an index over some of them; 0 means as of SIFT.
+        entries_per_row: List entries per vector, as `info` says of an index over some of them; 0: as of SIFT.
         recall: Wanted recall@10, 0.9 to 0.99.
         reads_per_second: Random reads that the disk can do in a second.
         cores: Cores of the machine that builds; 0 means all usable cores here.

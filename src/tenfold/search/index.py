@@ -23,7 +23,7 @@ from tenfold.search.manifest import NewerVersionError, read_manifest, write_mani
 from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
 from tenfold.search.relisting import Heritage
-from tenfold.search.settings import choose_config
+from tenfold.search.settings import MOST_COPIES, choose_config
 from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
 from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
@@ -35,7 +35,6 @@ Rerank = Literal["bound", "paper"]
 
 _PAPER_CANDIDATES = 12  # per result
 _MOST_TUNINGS = 64  # that are remembered
-_MOST_COPIES = 8  # of a row in lists
 _CHUNK_ROWS = 1 << 20  # of labels that `get` looks through at a time
 _MOST_SCORED = 1 << 22  # queries times rows that `score` takes at a time
 
@@ -142,7 +141,7 @@ class Index:
             rows_per_list: Mean size of a list.
             second_lists: Whether every vector has a code in a second list (SOAR, arXiv 2404.00774), instead of only
                 those near a border. A search then scans fewer lists, and codes take nearly twice the memory. Pays for
-                vectors of some hundred dimensions that are searched in memory.
+                vectors of several hundred dimensions that are searched in memory.
             seed: Same seed, same source, same budget: same index.
             threads: Default: all usable cores.
             overwrite: Replace an index that is already there, once the new one is complete.
@@ -320,7 +319,7 @@ class Index:
         )
         short = np.flatnonzero(ids[:, -1] < 0) if k <= self.rows else ()
         if len(short):
-            wider = tuning.scanning(self.lists)._replace(candidates=max(tuning.candidates, _MOST_COPIES * k))
+            wider = tuning.scanning(self.lists)._replace(candidates=max(tuning.candidates, MOST_COPIES * k))
             again = self.search_tuned(np.asarray(queries)[short], k, wider, threads, rerank, score_whole_pages, allowed)
             distances[short], ids[short] = again[:2]
             for cost in fields(SearchStats):
@@ -346,7 +345,7 @@ class Index:
         exact = check_queries(queries, self.dim, self.dtype)
         probes, candidates = (
             min(tuning.most_probes, self.lists),
-            min(tuning.candidates, _MOST_COPIES * max(1, self.rows)),
+            min(tuning.candidates, MOST_COPIES * max(1, self.rows)),
         )
         threads = threads or _native.usable_cores()
         settings = (k, probes, tuning.margin, candidates, tuning.z, rerank, score_whole_pages, threads)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from tenfold.core.errors import InputError
+from tenfold.search.planning import plan_index
 from tenfold.search.sealing import Job, run_job
 from tenfold.search.segments import Sealed, is_set
 from tenfold.search.snapshot import Part
@@ -23,7 +24,7 @@ _DELTA_ROWS = 8192  # that are sealed together
 _MOST_DELTAS = 8  # so many times as many may wait while others are sealed
 _SAME_SIZE = 4  # segments of about one size that are merged; the factor between sizes, too
 _MOST_DELETED = 0.2  # share of a segment's rows, beyond which it is written anew
-_DISK_PER_BYTE = 2.6  # a merge needs, of the vectors it reads: the rows spilled, and the new segment
+_MERGED_ROW_BYTES = 48  # more than a build: ids, where each row comes from, and some slack
 _PATIENCE = 60.0  # seconds, in case a fork has left the lock below held for good
 
 # Whoever makes a segment holds it, but while another process does the work. Python takes it when it ends: a thread that
@@ -220,8 +221,12 @@ class Maintainer:
 
     def _check_disk(self, parts: Sequence[Sealed]) -> None:
         stack = self._stack
-        row_bytes = stack.snapshot.dim * np.dtype(stack.snapshot.dtype).itemsize
-        needed = int(_DISK_PER_BYTE * sum(part.alive for part in parts) * row_bytes)
+        rows, made_with = sum(part.alive for part in parts), stack.snapshot
+        if rows == 0:
+            return
+        settings = {name: value for name, value in made_with.settings.items() if name != "seed"}
+        plan = plan_index(rows, made_with.dim, made_with.dtype, cores=1, **settings)
+        needed = plan.build_disk_bytes + _MERGED_ROW_BYTES * rows
         free = shutil.disk_usage(stack.path).free
         if free < needed:
             raise InputError(

@@ -159,7 +159,7 @@ def plan_index(
     source = _Described(rows, dim, dtype)
     config, budget = _settings(source, memory_budget, metric, codec, code_bytes, rows_per_list, second_lists)
     if entries_per_row is None:
-        entries_per_row = 2.0 if config.second_lists else _entries_per_row(source.rows)
+        entries_per_row = _entries_per_row(source.rows, config)
     if not isinstance(entries_per_row, Real) or not 1 <= entries_per_row <= 1 + config.replicas:
         raise InputError(f"entries_per_row is {entries_per_row!r}; it is from 1 to {1 + config.replicas}")
     layout = _Layout.make(source, config, budget, entries_per_row)
@@ -246,7 +246,9 @@ def _settings(
         budget *= 2
 
 
-def _entries_per_row(rows: int) -> float:
+def _entries_per_row(rows: int, config: BuildConfig) -> float:
+    if config.second_lists:
+        return 2.0 if rows >= 2 * config.rows_per_list else 1.0  # one list has no second
     logs = [math.log(measured) for measured in _ENTRIES_PER_ROW]
     return float(np.interp(math.log(rows), logs, list(_ENTRIES_PER_ROW.values())))
 

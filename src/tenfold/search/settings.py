@@ -9,7 +9,9 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.memory import fitting_code_bytes
 from tenfold.search.space import Metric
 
-__all__ = ["BuildConfig", "check_source", "choose_config"]
+__all__ = ["MOST_COPIES", "BuildConfig", "check_source", "choose_config"]
+
+MOST_COPIES = 8  # of a row in lists, its own included
 
 _DTYPES = ("float32", "float16", "uint8", "int8")
 _LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
@@ -30,7 +32,7 @@ class BuildConfig:
     codec: CodecKind = "pq"
     code_bytes: int = 32
     rows_per_list: int = 128
-    replicas: int = 7
+    replicas: int = MOST_COPIES - 1
     epsilon: float = 0.15
     second_lists: bool = False
     seed: int = 0
