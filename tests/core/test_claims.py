@@ -47,5 +47,5 @@ def test_more_seeds_than_the_table_has_widen_the_interval() -> None:
 
 def test_table_names_bound_interval_and_verdict() -> None:
     table = tabulate("claims", [Finding(AT_LEAST, (4.0, 4.1, 4.2)), Finding(AT_MOST, (0.5,))])
-    assert table.rows[0][3:] == ["≥ 3", pytest.approx(4.1), "3.852 to 4.348", "holds"]
-    assert table.rows[1][3:] == ["≤ 0.01", 0.5, "one seed", "undecided"]
+    assert table.rows[0][3:] == ["≥ 3", pytest.approx(4.1), "4, 4.1, 4.2", "3.852 to 4.348", "holds"]
+    assert table.rows[1][3:] == ["≤ 0.01", 0.5, "0.5", "one seed", "undecided"]

@@ -228,6 +228,11 @@ def opened(folder: Path) -> int:
     return log.stat().st_ino if log.exists() else 0
 
 
+def logged(folder: Path) -> int:
+    """Lines that the log of a run has."""
+    return (folder / "log.jsonl").read_text().count("\n")
+
+
 def test_killed_at_random_moments_and_resumed_it_is_the_uninterrupted_run(tmp_path: Path, processes: Any) -> None:
     options = {"steps": 60, "save_every": 1, "evaluate_every": 3, "delay": 0.001}
     whole, result = run(tmp_path / "whole", **options)
@@ -236,7 +241,10 @@ def test_killed_at_random_moments_and_resumed_it_is_the_uninterrupted_run(tmp_pa
         before, child = opened(folder), start(processes, folder, options)
         while opened(folder) == before and child.is_alive():
             time.sleep(0.002)
-        child.join(chance.uniform(0, 0.15))
+        target = logged(folder) + chance.randrange(3)
+        while logged(folder) < target and child.is_alive():
+            time.sleep(0.002)
+        child.join(chance.uniform(0, 0.03))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         for part in ("last", "best"):  # whole at every moment

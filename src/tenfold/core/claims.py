@@ -81,7 +81,8 @@ def tabulate(title: str, findings: Sequence[Finding], notes: Sequence[str] = ())
     for finding in findings:
         claim, (low, high) = finding.claim, finding.interval
         promised = f"{'≥' if claim.at_least else '≤'} {claim.bound:g}"
+        each = ", ".join(f"{value:.4g}" for value in finding.values)
         spread = f"{low:.4g} to {high:.4g}" if math.isfinite(low) else "one seed"
-        rows.append([claim.name, claim.statement, claim.source, promised, finding.mean, spread, finding.verdict])
-    columns = ["claim", "what is measured", "source", "promised", "mean", "95 % interval", "verdict"]
+        rows.append([claim.name, claim.statement, claim.source, promised, finding.mean, each, spread, finding.verdict])
+    columns = ["claim", "what is measured", "source", "promised", "mean", "each seed", "95 % interval", "verdict"]
     return Table(title, columns, rows, notes)
