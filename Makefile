@@ -8,7 +8,8 @@
 # make test-neon    the same for NEON, cross-compiled and emulated
 # make clean        remove everything that is made here
 #
-# Beforehand: Python >= 3.11, make and a C++20 compiler. Everything else goes into .venv.
+# Beforehand: Python >= 3.11 with its headers and venv, make, a C++20 compiler, and a network for pip. Everything else
+# goes into .venv.
 
 PYTHON ?= python3
 SANITIZE ?= address,undefined
@@ -73,7 +74,7 @@ sanitize: .venv/dev
 	    --ignore=tests/search/test_gpu.py --ignore=tests/search/test_cluster.py \
 	    $(if $(findstring thread,$(SANITIZE)),$(THREADED:%=tests/search/test_%.py),tests/search)
 
-THREADED := kernels routing exactness allowed filters io_backends baselines batching relisting living
+THREADED := kernels routing exactness allowed filters io_backends baselines batching relisting living living_closing
 
 comma := ,
 SANITIZER_LIBRARY := $(if $(findstring thread,$(SANITIZE)),libtsan.so,libasan.so)

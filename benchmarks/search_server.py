@@ -171,15 +171,20 @@ def receive(connection: socket.socket) -> tuple[bytes, bytes]:
     """Head and body of an answer."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
-        piece = connection.recv(1 << 16)
-        if not piece:
-            raise OSError("the server closed the connection")
-        data += piece
+        data += more(connection)
     length = re.search(rb"content-length: (\d+)", data[:end], re.IGNORECASE)
     size = end + 4 + int(length[1] if length else 0)
     while len(data) < size:
-        data += connection.recv(1 << 16)
+        data += more(connection)
     return data[:end], data[end + 4 :]
+
+
+def more(connection: socket.socket) -> bytes:
+    """The next bytes, one at least."""
+    piece = connection.recv(1 << 16)
+    if not piece:
+        raise OSError("the server closed the connection")
+    return piece
 
 
 def search_in_process(index: Index, work: Workload, size: int, options: argparse.Namespace) -> dict[str, float]:

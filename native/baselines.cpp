@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
+#include "buffer.h"
 #include "errors.h"
 #include "graph.h"
 #include "parallel.h"
@@ -14,7 +14,7 @@
 namespace tenfold {
 namespace {
 
-constexpr size_t kDepth = 64;    // reads under way per thread, as in search.cpp
+constexpr size_t kDepth = 64;    // reads under way per thread, as in worker.h
 constexpr size_t kFlights = 32;  // queries under way per thread
 constexpr size_t kShare = 16;    // queries that a thread takes at a time
 
@@ -41,11 +41,10 @@ class ListSearcher::Worker {
           lists_(lists),
           probes_(probes),
           k_(k),
-          memory_(static_cast<std::byte*>(std::aligned_alloc(kAlignment, kDepth * searcher.longest_))),
+          memory_(aligned_bytes(kAlignment, kDepth * searcher.longest_)),
           reader_(searcher.file_.reader(kDepth)),
           flights_(kFlights),
           slots_(kDepth) {
-        if (!memory_) throw std::bad_alloc();
         for (Flight& flight : flights_) idle_.push_back(&flight);
         for (uint32_t slot = 0; slot < kDepth; ++slot) free_.push_back(slot);
     }
@@ -138,15 +137,12 @@ class ListSearcher::Worker {
         --flight.pending;
     }
 
-    struct Free {
-        void operator()(std::byte* memory) const { std::free(memory); }
-    };
     const ListSearcher& searcher_;
     const ListView& view_;
     const std::byte* queries_;
     const uint32_t* lists_;
     size_t probes_, k_;
-    std::unique_ptr<std::byte, Free> memory_;
+    AlignedBytes memory_;
     std::unique_ptr<PageReader> reader_;
     std::vector<Flight> flights_;
     std::vector<Flight*> idle_, active_;

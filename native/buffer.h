@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -65,5 +66,17 @@ class Buffer {
     T* data_ = nullptr;
     size_t count_ = 0;
 };
+
+// Bytes that begin at a multiple of a power of two, as O_DIRECT and huge pages want it.
+struct FreeBytes {
+    void operator()(std::byte* memory) const { std::free(memory); }
+};
+using AlignedBytes = std::unique_ptr<std::byte, FreeBytes>;
+
+inline AlignedBytes aligned_bytes(size_t alignment, size_t bytes) {
+    AlignedBytes memory(static_cast<std::byte*>(std::aligned_alloc(alignment, bytes)));
+    if (!memory) throw std::bad_alloc();
+    return memory;
+}
 
 }  // namespace tenfold

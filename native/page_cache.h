@@ -3,12 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <unordered_map>
 #include <vector>
 
+#include "buffer.h"
 #include "pages.h"
 
 namespace tenfold {
@@ -24,10 +23,7 @@ class PageCache {
     };
 
     PageCache(size_t slots, size_t buffer_bytes)
-        : slots_(slots),
-          buffer_bytes_(buffer_bytes),
-          memory_(static_cast<std::byte*>(std::aligned_alloc(kAlignment, slots * buffer_bytes))) {
-        if (!memory_) throw std::bad_alloc();
+        : slots_(slots), buffer_bytes_(buffer_bytes), memory_(aligned_bytes(kAlignment, slots * buffer_bytes)) {
         index_.reserve(slots * 2);
     }
 
@@ -75,12 +71,9 @@ class PageCache {
     static constexpr uint32_t kNoSlot = 0xFFFFFFFF;
 
   private:
-    struct Free {
-        void operator()(std::byte* memory) const { std::free(memory); }
-    };
     std::vector<Slot> slots_;
     size_t buffer_bytes_;
-    std::unique_ptr<std::byte, Free> memory_;
+    AlignedBytes memory_;
     std::unordered_map<uint64_t, uint32_t> index_;
     size_t hand_ = 0;
 };

@@ -152,10 +152,6 @@ int open_direct(const std::string& path) {
         return -1;
     }
     return descriptor;
-#elif defined(F_NOCACHE)
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor >= 0) fcntl(descriptor, F_NOCACHE, 1);
-    return descriptor;
 #else
     errno = EINVAL;
     return -1;

@@ -11,7 +11,6 @@
 #include <mutex>
 #include <numeric>
 
-#include "buffer.h"
 #include "checksum.h"
 #include "errors.h"
 #include "parallel.h"
@@ -80,8 +79,7 @@ Searcher::~Searcher() {
 void Searcher::load(const std::function<void()>& poll) {
     constexpr size_t kPiece = 1 << 20, kPolled = 256;
     const size_t bytes = view_.pages * view_.page_stride, room = round_up(std::max<size_t>(1, bytes), kHugePage);
-    resident_.reset(static_cast<std::byte*>(std::aligned_alloc(kHugePage, room)));
-    if (!resident_) throw std::bad_alloc();
+    resident_ = aligned_bytes(kHugePage, room);
 #if defined(MADV_HUGEPAGE)
     madvise(resident_.get(), room, MADV_HUGEPAGE);
 #endif

@@ -5,12 +5,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "errors.h"
 #include "graph.h"
 #include "metric.h"
@@ -143,10 +143,7 @@ class Searcher {
     float errors_[256];  // squared residual error by code
     PageFile file_;
     size_t cache_bytes_;
-    struct Free {
-        void operator()(std::byte* memory) const { std::free(memory); }
-    };
-    std::unique_ptr<std::byte, Free> resident_;  // io "memory": all pages
+    AlignedBytes resident_;  // io "memory": all pages
     std::atomic<Idle*> idle_{nullptr};
     friend class Worker;
 };

@@ -184,7 +184,7 @@ std::unique_ptr<PageReader> make_uring_reader(int, size_t) {
     throw std::system_error(ENOSYS, std::generic_category(), "io_uring");
 }
 
-std::string probe_io_uring() { return "not a Linux system"; }
+std::string probe_io_uring() { return "built without it, on a system whose headers do not know it"; }
 
 }  // namespace tenfold
 

@@ -319,7 +319,9 @@ class Worker {
             std::vector<int64_t> fresh;
             std::set_difference(current.begin(), current.end(), flight.previous.begin(), flight.previous.end(),
                                 std::back_inserter(fresh));
-            const bool settled = double(fresh.size()) <= kChangeRate * double(options_->k);
+            // A batch may hold nothing but copies of rows that are in the answer already, which is not full then.
+            const bool settled =
+                current.size() == options_->k && double(fresh.size()) <= kChangeRate * double(options_->k);
             flight.previous.swap(current);
             if (settled && !reads_everything()) return false;
         }

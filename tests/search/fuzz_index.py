@@ -19,9 +19,9 @@ from oracles import make_vectors
 
 from tenfold.core.errors import InputError
 from tenfold.search import Index, _native
-from tenfold.search.index import verify_index
 from tenfold.search.manifest import read_manifest, write_manifest
 from tenfold.search.storage import SectionFile, SectionWriter
+from tenfold.search.verifying import verify_index
 
 KINDS = {
     name: name.removesuffix(".bin") for name in ("vectors.bin", "codes.bin", "lists.bin", "graph.bin", "codebook.bin")

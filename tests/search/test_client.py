@@ -224,6 +224,25 @@ def test_a_server_that_breaks_off(answer: bytes) -> None:
         thread.join(60)
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"indexes": []}', b"\xff"])
+def test_another_server_is_no_tenfold_server(body: bytes) -> None:
+    """It answers well, but a page or another API."""
+
+    def answer_one() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(ConnectionError, match="is no Tenfold server"):
+            client.index("films")
+        thread.join(60)
+
+
 def test_a_failing_server_is_no_bad_input() -> None:
     """5xx, as a proxy answers before a server that is away."""
 

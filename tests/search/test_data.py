@@ -199,6 +199,14 @@ def test_files_we_write_are_read_by_the_programs_they_belong_to(tmp_path: Path) 
     np.testing.assert_array_equal(np.fromfile(tmp_path / "a.fbin", "<f4")[2:].reshape(9, 4), x)
 
 
+def test_a_suffix_may_be_written_large(tmp_path: Path) -> None:
+    """Also that of packed text."""
+    x = rows_of("float32", 9, 4)
+    write_vectors(tmp_path / "a.txt.GZ", [x], 9, 4, x.dtype)
+    assert (tmp_path / "a.txt.GZ").read_bytes()[:2] == b"\x1f\x8b"
+    np.testing.assert_array_equal(read_all(open_vectors(tmp_path / "a.txt.GZ")), x)
+
+
 @pytest.mark.parametrize("dim", [1, 4_097, 65_535])
 @pytest.mark.parametrize("suffix", ["fvecs", "fbin", "npy", "npz", "hdf5", "parquet", "arrow", "txt"])
 def test_the_narrowest_and_the_widest_vectors_pass(suffix: str, dim: int, tmp_path: Path) -> None:

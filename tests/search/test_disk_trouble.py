@@ -16,7 +16,7 @@ from oracles import make_vectors
 from tenfold.core.errors import InputError
 from tenfold.search import Index
 from tenfold.search.data import open_vectors
-from tenfold.search.index import verify_index
+from tenfold.search.verifying import verify_index
 
 BASE = make_vectors(3000, 64, "uint8")
 SMALL = make_vectors(300, 8, "uint8")

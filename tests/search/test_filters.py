@@ -167,6 +167,14 @@ def test_what_is_no_filter_is_refused(content: Any, complaint: str) -> None:
         parse_filter(content, COLUMNS)
 
 
+def test_filters_are_told_apart_by_the_numbers_they_compare_with() -> None:
+    """0.1 in 16 bits is another number than in 32, though both are written alike; a number of NumPy is Python's."""
+    columns = check_columns(COLUMNS)
+    half, single, exact = (parse_filter({"price": kind(0.1)}, columns).text for kind in (np.float16, np.float32, float))
+    assert len({half, single, exact}) == 3
+    assert parse_filter({"price": np.float64(0.1)}, columns).text == exact
+
+
 def test_nesting_bombs_are_refused() -> None:
     bomb: dict[str, Any] = {"paid": True}
     for _ in range(100_000):

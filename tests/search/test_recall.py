@@ -1,7 +1,9 @@
 """Recall: the default finds 95 % of the true neighbours of real descriptors, and the knob means what it says."""
 
+import gc
 import json
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,23 @@ def test_what_cannot_be_calibrated_with_changes_nothing(
         with pytest.raises(InputError, match=said):
             living.calibrate(queries)
         assert part.segment.index.calibration.levels
+
+
+def test_a_build_lets_go_of_what_it_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vectors are in memory, which the collector of cycles knows nothing of: it may come late."""
+    calibrated: list[weakref.ref[Index]] = []
+
+    def watched(index: Index, *others: Any) -> Calibration:
+        calibrated.append(weakref.ref(index))
+        return calibrate(index, *others)
+
+    monkeypatch.setattr("tenfold.search.index.calibrate", watched)
+    gc.disable()
+    try:
+        Index.build(make_vectors(500, 8, "float32"), tmp_path / "index")
+        assert [index() for index in calibrated] == [None]
+    finally:
+        gc.enable()
 
 
 def test_queries_to_calibrate_with_may_be_lists(index_copy: Callable[..., Path]) -> None:

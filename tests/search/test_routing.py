@@ -159,6 +159,18 @@ def test_a_scan_and_a_reranking_are_a_search(
         np.testing.assert_array_equal(whole[2][:, [2, 3, 5]], stats[:, [2, 3, 5]])
 
 
+def test_copies_of_a_row_do_not_end_a_search_that_has_too_few(tmp_path: Path, uncalibrated: None) -> None:
+    """By the paper's rule a batch that changes nothing is the last; one of nothing but copies says nothing."""
+    base = np.random.default_rng(8).normal(size=(100, 6)).astype(np.float32)
+    index = Index.build(base, tmp_path / "index")
+    queries = index.space.queries(base[:1])
+    position = int(np.flatnonzero(index.stored.labels() == 0)[0])
+    rows = np.array([[position] * 4 + [(position + 50) % 100]], np.uint32)
+    found = rows, np.zeros((1, 5), np.float32), np.zeros((1, 5), np.uint8)
+    _, ids, _ = index.engine.rerank(base[:1], *queries, *found, 2, 0.0, "paper", False, 1)
+    assert ids.tolist() == [[0, int(index.stored.labels()[rows[0, -1]])]]
+
+
 def test_a_reranking_checks_what_it_is_given(tmp_path: Path, uncalibrated: None) -> None:
     base = np.random.default_rng(8).normal(size=(100, 6)).astype(np.float32)
     index = Index.build(base, tmp_path / "index")

@@ -5,7 +5,15 @@ candidates that may still be among the nearest.
 """
 
 from tenfold.search.client import Client, RemoteIndex
-from tenfold.search.data import GroundTruth, VectorSource, as_source, convert, open_vectors, read_ground_truth
+from tenfold.search.data import (
+    GroundTruth,
+    VectorSource,
+    as_source,
+    convert,
+    open_vectors,
+    read_ground_truth,
+    write_ground_truth,
+)
 from tenfold.search.evaluation import Evaluation, evaluate
 from tenfold.search.exact import exact_search, recall_at_k
 from tenfold.search.index import Index, SearchStats
@@ -34,4 +42,5 @@ __all__ = [
     "plan_index",
     "read_ground_truth",
     "recall_at_k",
+    "write_ground_truth",
 ]

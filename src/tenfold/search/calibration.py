@@ -13,7 +13,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -257,8 +256,9 @@ class _Trial:
         self.truth = distances
         self.asked = {k: _spread(len(queries), count) for k, count in _QUERIES.items()}
         self.zs = self._bound_quantiles(distances, positions)
-        self.search = lru_cache(maxsize=None)(self._search)
-        self.margin = lru_cache(maxsize=None)(self._margin)
+        # Not `lru_cache`: a method kept in its object would keep the index alive, until the collector comes.
+        self._known_margins: dict[int, float] = {}
+        self._known: dict[tuple[int, int, int, float, float], tuple[float, _Work]] = {}
 
     def _bound_quantiles(self, distances: np.ndarray, positions: np.ndarray) -> list[float]:
         estimates, errors, base, slope = self.index.estimates(self.queries, positions, self.threads)
@@ -270,8 +270,13 @@ class _Trial:
             return [-1.0]
         return sorted({min(0.0, float(np.quantile(ratios, lost))) for lost in _LOST})
 
-    def _margin(self, probes: int) -> float:
+    def margin(self, probes: int) -> float:
         """With which the calibration queries scan that many lists on average."""
+        if probes not in self._known_margins:
+            self._known_margins[probes] = self._margin(probes)
+        return self._known_margins[probes]
+
+    def _margin(self, probes: int) -> float:
         if probes >= self.index.lists:
             return math.inf
         most = min(Tuning(probes, 1, 0, 0).most_probes, self.index.lists)
@@ -282,8 +287,14 @@ class _Trial:
         margins.partition(last)
         return float(margins[last])
 
-    def _search(self, k: int, probes: int, candidates: int, z: float, margin: float) -> tuple[float, _Work]:
+    def search(self, k: int, probes: int, candidates: int, z: float, margin: float) -> tuple[float, _Work]:
         """Recall and mean work of the calibration queries with these settings."""
+        settings = k, probes, candidates, z, margin
+        if settings not in self._known:
+            self._known[settings] = self._search(*settings)
+        return self._known[settings]
+
+    def _search(self, k: int, probes: int, candidates: int, z: float, margin: float) -> tuple[float, _Work]:
         more = 0 if self.own is None else 1
         some = self.asked[k]
         distances, ids, stats = self.index.search_tuned(

@@ -57,12 +57,12 @@ class Client:
 
     def indexes(self) -> list[dict[str, Any]]:
         """The server's indexes: `name`, `rows`, `dim`, `dtype`, `metric`, `ids`, `columns`, `read_only` of each."""
-        listed: list[dict[str, Any]] = self._ask("GET", "/v1/indexes")["indexes"]
+        listed: list[dict[str, Any]] = self._listing()["indexes"]
         return listed
 
     def index(self, name: str) -> "RemoteIndex":
         """One of them. Raises InputError where there is none of this name."""
-        answer = self._ask("GET", "/v1/indexes")
+        answer = self._listing()
         for facts in answer["indexes"]:
             if facts["name"] == name:
                 return RemoteIndex(self, facts, answer["limits"])
@@ -79,6 +79,15 @@ class Client:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+    def _listing(self) -> dict[str, Any]:
+        answer = self._ask("GET", "/v1/indexes")
+        if not isinstance(answer, dict) or not {"indexes", "limits"} <= answer.keys():
+            raise self._stranger()
+        return answer
+
+    def _stranger(self) -> ConnectionError:
+        return ConnectionError(f"{self.url}: what answers there is no Tenfold server; is the port another's?")
 
     def _ask(self, method: str, path: str) -> Any:
         return self._send(method, path)[0]
@@ -103,7 +112,10 @@ class Client:
             self._idle.append(connection)
         if answer.status < 400:
             is_npy = answer.headers.get_content_type() == NPY
-            return unpack(content) if is_npy else json.loads(content), answer.headers
+            try:
+                return unpack(content) if is_npy else json.loads(content), answer.headers
+            except ValueError:
+                raise self._stranger() from None
         sentence = _detail(content) or f"{answer.status} {answer.reason}"
         raise (InputError if answer.status < 500 else ConnectionError)(f"{self.url}: {sentence}")
 

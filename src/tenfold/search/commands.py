@@ -16,15 +16,16 @@ from tenfold.search.data import convert as convert_file
 from tenfold.search.data import metric_of, open_vectors, read_ground_truth
 from tenfold.search.evaluation import evaluate as evaluate_index
 from tenfold.search.gpu import Device
-from tenfold.search.index import Index, IoBackend, Rerank, verify_index
+from tenfold.search.index import Index, IoBackend, Rerank
 from tenfold.search.living import LivingIndex, verify_living
 from tenfold.search.planning import IndexPlan, parse_count, plan_index
 from tenfold.search.serving import serve
 from tenfold.search.sharding import ShardedIndex, build_shards, describe_shards
 from tenfold.search.shards import is_sharded, verify_shards
 from tenfold.search.snapshot import is_living
-from tenfold.search.space import Metric
+from tenfold.search.space import Dtype, Metric
 from tenfold.search.updating import add, compact, create, delete, runbook
+from tenfold.search.verifying import verify_index
 
 __all__ = ["COMMANDS"]
 
@@ -320,7 +321,7 @@ def convert(a: Path, b: Path, key: str = "", overwrite: bool = False) -> None:
 def plan(
     rows: Annotated[str, tyro.conf.arg(metavar="COUNT")] = "1M",
     dim: int = 128,
-    dtype: Literal["float32", "float16", "uint8", "int8"] = "uint8",
+    dtype: Dtype = "uint8",
     metric: Metric = "l2",
     memory_budget: Annotated[str, tyro.conf.arg(metavar="auto|SIZE")] = "auto",
     codec: Literal["auto", "pq", "rabitq"] = "auto",

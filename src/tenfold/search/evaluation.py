@@ -7,8 +7,7 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
-from tenfold.search import _native
-from tenfold.search.exact import check_count, exact_search, recall_at_k
+from tenfold.search.exact import check_count, count_threads, exact_search, recall_at_k
 from tenfold.search.index import Index, Rerank, SearchStats
 from tenfold.search.living import LivingIndex
 from tenfold.search.memory import resident_bytes
@@ -92,7 +91,7 @@ def evaluate(
     """
     if len(queries) == 0:
         raise InputError("there are no queries to evaluate; give at least 1")
-    k, threads = check_count("k", k), threads or _native.usable_cores()
+    k, threads = check_count("k", k), count_threads(threads)
     width = min(k, max(1, index.rows))  # there are no further neighbours that could be found or missed
 
     def search(rows: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, SearchStats]:

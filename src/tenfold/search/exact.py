@@ -12,7 +12,6 @@ from tenfold.search.space import Metric
 
 __all__ = [
     "MOST_RESULTS",
-    "MOST_THREADS",
     "check_count",
     "check_lengths",
     "check_queries",
@@ -25,7 +24,7 @@ __all__ = [
 MOST_RESULTS = 1 << 24
 """Of a query."""
 
-MOST_THREADS = 4096
+_MOST_THREADS = 4096
 """Of a search."""
 
 _BLOCK_BYTES = 2 << 20
@@ -59,7 +58,7 @@ def exact_search(
         are fewer than k rows.
     """
     k = check_count("k", k, MOST_RESULTS)
-    threads = _native.usable_cores() if threads is None else check_count("threads", threads, MOST_THREADS)
+    threads = count_threads(threads)
     queries = check_queries(queries, source.dim, source.dtype)
     distances = np.full((len(queries), k), np.inf, np.float32)
     ids = np.full((len(queries), k), -1, np.int64)
@@ -92,6 +91,11 @@ def check_count(name: str, value: object, most: int | None = None) -> int:
         limits = "at least 1" if most is None else f"1 to {most:,}"
         raise InputError(f"{name} is {value!r}; it must be a whole number, {limits}")
     return count
+
+
+def count_threads(threads: int | None) -> int:
+    """So many, or for None all usable cores; InputError as `check_count`."""
+    return _native.usable_cores() if threads is None else check_count("threads", threads, _MOST_THREADS)
 
 
 def check_queries(queries: np.ndarray, dim: int, dtype: np.dtype) -> np.ndarray:

@@ -45,7 +45,12 @@ def parse_filter(content: Any, columns: Columns) -> Filter:
     """Read a filter; InputError where it is none, names other columns, or compares with values of another type."""
     left = [_MOST_TERMS]
     mask = _parse(content, columns, 0, left)
-    return Filter(json.dumps(content, sort_keys=True, default=str), mask)
+    return Filter(json.dumps(content, sort_keys=True, default=_exactly), mask)
+
+
+def _exactly(value: Any) -> Any:
+    """A NumPy number as Python's of the same value: as texts, 0.1 of 16 bits and of 32 are alike."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _parse(content: Any, columns: Columns, depth: int, left: list[int]) -> Mask:

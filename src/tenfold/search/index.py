@@ -15,20 +15,21 @@ from tenfold.search.building import Builder
 from tenfold.search.calibration import EVERYTHING, Calibration, Tuning, calibrate
 from tenfold.search.codec import CodecKind, open_codec
 from tenfold.search.data import as_source
-from tenfold.search.exact import MOST_RESULTS, MOST_THREADS, check_count, check_queries
+from tenfold.search.exact import MOST_RESULTS, check_count, check_queries, count_threads
 from tenfold.search.formats.source import VectorSource
 from tenfold.search.gpu import Device, find_kernels, open_device
 from tenfold.search.ids import check_numbers
-from tenfold.search.manifest import NewerVersionError, read_manifest, write_manifest
+from tenfold.search.manifest import read_manifest, write_manifest
 from tenfold.search.memory import parse_size, resident_bytes
 from tenfold.search.pages import StoredRows, page_layout
 from tenfold.search.relisting import Heritage
 from tenfold.search.settings import MOST_COPIES, choose_config
 from tenfold.search.space import Metric, open_space
 from tenfold.search.storage import INDEX_FILES, PAGE, REPAIR, SectionFile
+from tenfold.search.verifying import check_files, verify_index
 from tenfold.search.workplace import check_place, disk_trouble, is_published, partial_of, publish, tidy, workplace
 
-__all__ = ["Index", "SearchStats", "check_options", "verify_index"]
+__all__ = ["Index", "SearchStats", "check_options"]
 
 IoBackend = Literal["auto", "uring", "direct", "buffered", "memory"]
 Rerank = Literal["bound", "paper"]
@@ -91,7 +92,7 @@ class Index:
         self.calibration = Calibration.from_json(manifest["calibration"])
         self._tunings: dict[tuple[int, float], Tuning] = {}  # of late; of the calibration as it is
         self._files = {name: SectionFile(path / name, kind) for name, kind in INDEX_FILES.items()}
-        _check_files(self._files, manifest["files"])
+        check_files(self._files, manifest["files"])
         for name, file in self._files.items():
             for section in file.names():
                 if section != "pages":  # its pages have checksums of their own, compared when read
@@ -155,11 +156,10 @@ class Index:
             InputError: Source not usable, folder in the way, budget too small, disk full.
         """
         place, vectors = check_place(Path(path), overwrite), as_source(source)
-        _check_threads(threads)
+        threads = count_threads(threads)
         find_kernels(device)  # what is missing for it shows before the work
         budget = parse_size(memory_budget)
         config = choose_config(vectors, budget, metric, codec, code_bytes, rows_per_list, seed, second_lists)
-        threads = threads or _native.usable_cores()
         partial = partial_of(place)
         try:
             with workplace(partial):
@@ -271,7 +271,6 @@ class Index:
         Raises:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
-        _check_threads(threads)
         tuning = self.tuning(k, recall, probes, candidates, rerank)
         search = self.search_tuned if probes or candidates else self.search_filled
         found = search(queries, k, tuning, threads, rerank, score_whole_pages)
@@ -347,7 +346,7 @@ class Index:
             min(tuning.most_probes, self.lists),
             min(tuning.candidates, MOST_COPIES * max(1, self.rows)),
         )
-        threads = threads or _native.usable_cores()
+        threads = count_threads(threads)
         settings = (k, probes, tuning.margin, candidates, tuning.z, rerank, score_whole_pages, threads)
         try:
             # A search of everything is one of the disk: no device makes it faster.
@@ -430,9 +429,10 @@ class Index:
         Raises:
             InputError: There are no queries, or they are not fit for this index; or its folder cannot be written to.
         """
+        threads = count_threads(threads)
         try:
             write_manifest(self.path, self._manifest)  # as it is: whether it can be kept shows before the work
-            self.calibration = calibrate(self, queries, threads or _native.usable_cores(), progress)
+            self.calibration = calibrate(self, queries, threads, progress)
             self._tunings = {}  # a search under way may still write to the old one
             self._manifest["calibration"] = self.calibration.to_json()
             write_manifest(self.path, self._manifest)
@@ -547,47 +547,5 @@ def check_options(k: object, recall: object, probes: object, candidates: object,
     return check_count("k", k, MOST_RESULTS)
 
 
-def verify_index(path: str | Path) -> list[str]:
-    """Compare every byte of an index folder with its checksum, also where it no longer opens.
-
-    Returns a line per damaged file that names it and the section; empty when all is well. Raises
-    InputError if there is no such folder, its build has not finished, or a newer Tenfold wrote it.
-    """
-    path = Path(path)
-    some = any((path / name).exists() for name in (*INDEX_FILES, "manifest.json"))
-    if not some or path.name.endswith(".partial"):
-        read_manifest(path)  # says why not
-    damaged = []
-    headers = None
-    try:
-        headers = read_manifest(path)["files"]
-    except NewerVersionError:
-        raise
-    except InputError as error:
-        damaged.append(str(error))
-    for name, kind in INDEX_FILES.items():
-        try:
-            file = SectionFile(path / name, kind)
-            for section in file.names():
-                file.check(section)
-            if headers is not None:
-                _check_files({name: file}, headers)
-        except InputError as error:
-            damaged.append(str(error))
-    return damaged
-
-
-def _check_files(files: dict[str, SectionFile], headers: dict[str, int]) -> None:
-    """InputError where a file is whole, but of another index."""
-    for name, file in files.items():
-        if file.checksum != headers.get(name):
-            raise InputError(f"{file.path}: belongs to another index than the manifest.json beside it; {REPAIR}")
-
-
 def _matrix(array: np.ndarray) -> np.ndarray:
     return array if array.ndim == 2 else array[:, None]
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None:
-        check_count("threads", threads, MOST_THREADS)

@@ -27,23 +27,24 @@ from tenfold.search import _native
 from tenfold.search.codec import CodecKind
 from tenfold.search.columns import ColumnType, Values, check_columns, check_values
 from tenfold.search.delta import DeltaView
-from tenfold.search.exact import MOST_THREADS, check_count, check_queries, check_vectors
+from tenfold.search.exact import check_count, check_queries, check_vectors, count_threads
 from tenfold.search.filters import parse_filter
 from tenfold.search.formats.source import ArrayVectors
 from tenfold.search.ids import NAMES_FILE, Names, check_names, check_numbers
-from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, check_options, verify_index
+from tenfold.search.index import Index, IoBackend, Rerank, SearchStats, check_options
 from tenfold.search.log import Durability, read_log
 from tenfold.search.maintaining import Maintainer
 from tenfold.search.manifest import read_manifest
 from tenfold.search.memory import parse_size
 from tenfold.search.pages import distances_to
 from tenfold.search.segments import Sealed, Segment, read_hidden, write_ids
-from tenfold.search.settings import choose_config
+from tenfold.search.settings import build_arguments, choose_config
 from tenfold.search.snapshot import IdKind, Part, Snapshot, is_living, read_snapshot, write_snapshot
 from tenfold.search.space import Metric
 from tenfold.search.stack import Opening, Stack, numbers_in, remove
 from tenfold.search.storage import INDEX_FILES, sync_folder
 from tenfold.search.tables import check_table_file
+from tenfold.search.verifying import verify_index
 from tenfold.search.views import Asked
 from tenfold.search.workplace import check_place, locked
 
@@ -74,6 +75,7 @@ class LivingIndex:
         self.path, self.read_only = path, opening.read_only
         self._closing = closing
         self._stack = Stack(path, opening)
+        closing.callback(self._stack.close)  # also where what follows fails
         self._maintainer = Maintainer(self._stack)
         snapshot = self._stack.snapshot
         self.dim, self.dtype, self.metric = snapshot.dim, np.dtype(snapshot.dtype), snapshot.metric
@@ -132,16 +134,7 @@ class LivingIndex:
             none = ArrayVectors(np.zeros((0, check_count("dim", dim, 65535)), dtype), "dtype")
         except TypeError:
             raise InputError(f"dtype is {dtype!r}; choose float32, float16, uint8 or int8") from None
-        choose_config(none, parse_size(memory_budget), metric, codec, code_bytes, rows_per_list, seed, second_lists)
-        settings = {
-            "metric": metric,
-            "codec": codec,
-            "code_bytes": code_bytes,
-            "memory_budget": memory_budget,
-            "rows_per_list": rows_per_list,
-            "second_lists": second_lists,
-            "seed": seed,
-        }
+        settings = build_arguments(none, memory_budget, metric, codec, code_bytes, rows_per_list, seed, second_lists)
         try:
             place.mkdir(exist_ok=True)
             write_snapshot(place, Snapshot(none.dim, none.dtype.name, metric, settings, ids, named))
@@ -180,21 +173,21 @@ class LivingIndex:
         """
         path = Path(path)
         _check_choice("durability", durability, Durability)
+        _check_choice("io", io, IoBackend)
         parse_size(cache)  # of which a small segment makes no use
-        if memory_budget is not None:
-            _check_budget(memory_budget, read_only)
+        budget = None if memory_budget is None else _checked_budget(memory_budget, read_only)
         with ExitStack() as stack:
             try:
                 if not is_living(path):
                     if read_only:
                         raise InputError(f"{path}: takes no updates, so that nothing changes; open it with Index.open")
-                    Index.open(path, io="buffered")  # says what is wrong with it
+                    Index.open(path, io="buffered" if io == "memory" else io)  # says what is wrong, with `io` too
                 if not read_only:
                     stack.enter_context(locked(path, "writes to"))
                     _adopt(path)
-                if memory_budget is not None:
+                if budget is not None:
                     snapshot = read_snapshot(path)
-                    settings = {**snapshot.settings, "memory_budget": memory_budget}
+                    settings = {**snapshot.settings, "memory_budget": budget}
                     write_snapshot(path, replace(snapshot, settings=settings))
                 index = cls(path, Opening(read_only, durability, io, cache), stack)
             except OSError as error:
@@ -207,7 +200,7 @@ class LivingIndex:
         try:
             self._stack.close()
         finally:
-            self._maintainer.wait()
+            self._maintainer.close()
             self._closing.close()
 
     def __enter__(self) -> Self:
@@ -268,8 +261,7 @@ class LivingIndex:
             InputError: Wrong shape or values, bad options, or a damaged page on the way.
         """
         view, k = self._stack.view, check_options(k, recall, probes, candidates, rerank)
-        threads = _native.usable_cores() if threads is None else check_count("threads", threads, MOST_THREADS)
-        exact = check_queries(queries, self.dim, self.dtype)
+        exact, threads = check_queries(queries, self.dim, self.dtype), count_threads(threads)
         chosen = None if filter is None else parse_filter(filter, self.columns)
         asked = Asked(k, recall, probes, candidates, rerank, chosen, threads)
         distances, numbers, stats = view.search(exact, self.metric, asked)
@@ -438,7 +430,7 @@ class LivingIndex:
 
         Raises InputError where the disk has no room for it.
         """
-        self._maintainer.compact(_native.usable_cores())
+        self._maintainer.compact(count_threads(None))
         self._forget_texts()
 
     def calibrate(
@@ -449,7 +441,6 @@ class LivingIndex:
         Segments that are made later take over what was measured on `queries` from one of about their size, if there is
         one whose settings do not find far too little there; others, and those of `compact`, are measured on own rows.
         """
-        self._stack.writer()
         self._maintainer.calibrate(
             lambda part: part.segment.index.calibrate(queries, threads=threads, progress=progress)
         )
@@ -563,11 +554,13 @@ def _adopt(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def _check_budget(memory_budget: str | int, read_only: bool) -> None:
+def _checked_budget(memory_budget: str | int, read_only: bool) -> int:
     if read_only:
         raise InputError("memory_budget is for sealing and merging, which read_only leaves to others; drop one")
     none = ArrayVectors(np.zeros((0, 1), np.uint8), "memory_budget")
-    choose_config(none, parse_size(memory_budget), "l2", None, None, 128, 0)  # too small for anything?
+    budget = parse_size(memory_budget)
+    choose_config(none, budget, "l2", None, None, 128, 0)  # too small for anything?
+    return budget
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

@@ -50,14 +50,18 @@ class Maintainer:
         return self._thread is not None
 
     def wait_for_room(self) -> None:
-        """Before a change, the stack's lock held, which is let go meanwhile: wait where too much waits to be sealed."""
+        """Before a change, the stack's lock held, which is let go meanwhile: wait where too much waits to be sealed.
+
+        Raises InputError where it cannot be sealed, or the index is closed meanwhile.
+        """
         stack = self._stack
         while stack.frozen is not None and stack.delta.rows >= _MOST_DELTAS * _DELTA_ROWS:
             self.trouble = None  # it is tried again
             self.start_what_is_due()
-            self._changed.wait_for(lambda: stack.frozen is None or self.trouble is not None)
+            self._changed.wait_for(lambda: stack.frozen is None or self.trouble is not None or not stack.is_open)
             if self.trouble is not None:
                 raise self.trouble
+            stack.writer()
 
     def start_what_is_due(self) -> None:
         """After a change, the stack's lock held: have full deltas sealed, and segments merged, in the background."""
@@ -95,13 +99,18 @@ class Maintainer:
     def calibrate(self, calibrate: Callable[[Sealed], None]) -> None:
         """Do something to every segment while none is replaced."""
         with self._working:
+            self._stack.writer()
             for part in self._stack.parts:
                 calibrate(part)
 
-    def wait(self) -> None:
-        """Until nothing is being sealed or merged."""
+    def close(self) -> None:
+        """Once the stack is closed: let those go who wait for room, and wait until no thread seals or merges."""
+        with self._changed:
+            self._changed.notify_all()
         if (thread := self._thread) is not None:
             thread.join()
+        with self._working:  # `compact`, `clear` and `calibrate` work in threads of others
+            pass
 
     def _run(self) -> None:
         """One task after the other until none is left, the stack is closed, or one fails."""

@@ -10,7 +10,7 @@ import numpy as np
 from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.codec import CodecKind
-from tenfold.search.space import Metric
+from tenfold.search.space import Dtype, Metric
 from tenfold.search.storage import FORMAT_VERSION, LIVING_FILE, REPAIR, SHARDS_FILE, replace_file
 
 __all__ = ["NewerVersionError", "checked_json", "read_manifest", "write_manifest"]
@@ -20,7 +20,7 @@ _WHOLE = {"rows": (0, (1 << 32) - 2), "dim": (1, 65535), "seed": (0, (1 << 64) -
 _WHOLE_CODEC = {"bits": (0, 4), "sub_dim": (1, 65536)}
 _REAL_CODEC = ("shift_low", "shift_step", "scale_low", "scale_step", "error_low", "error_step")
 _CHOICES = {
-    "dtype": ("float32", "float16", "uint8", "int8"),
+    "dtype": get_args(Dtype),
     "metric": get_args(Metric),
     "codec": get_args(CodecKind),
 }

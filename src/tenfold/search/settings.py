@@ -2,18 +2,20 @@
 
 import operator
 from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from tenfold.core.errors import InputError
 from tenfold.search.codec import CodecKind
+from tenfold.search.exact import check_count
 from tenfold.search.formats.source import VectorSource
-from tenfold.search.memory import fitting_code_bytes
-from tenfold.search.space import Metric
+from tenfold.search.memory import fitting_code_bytes, parse_size
+from tenfold.search.space import Dtype, Metric
 
-__all__ = ["MOST_COPIES", "BuildConfig", "check_source", "choose_config"]
+__all__ = ["MOST_COPIES", "BuildConfig", "build_arguments", "check_source", "choose_config"]
 
 MOST_COPIES = 8  # of a row in lists, its own included
 
-_DTYPES = ("float32", "float16", "uint8", "int8")
+_MOST_CODE_BYTES = 1 << 14
 _LONG_VECTORS = 256  # from this dimension on RaBitQ's codes are the better ones
 _MOST_ROWS = 0xFFFFFFFE
 
@@ -44,8 +46,8 @@ class BuildConfig:
 
 def check_source(source: VectorSource) -> None:
     """InputError for vectors that no index takes: their type, or too many."""
-    if source.dtype.name not in _DTYPES:
-        raise InputError(f"{source.name}: holds {source.dtype} values; an index takes {', '.join(_DTYPES)}")
+    if source.dtype.name not in get_args(Dtype):
+        raise InputError(f"{source.name}: holds {source.dtype} values; an index takes {', '.join(get_args(Dtype))}")
     if source.rows > _MOST_ROWS:
         raise InputError(f"{source.name}: has {source.rows:,} rows; one index takes up to {_MOST_ROWS:,}")
 
@@ -65,19 +67,47 @@ def choose_config(
     Codes get shorter than the default where the index would not fit the budget. Raises InputError for settings out
     of range, and where the budget is too small.
     """
+    _check_choices(metric, codec)
     codec = codec or ("rabitq" if source.dim >= _LONG_VECTORS else "pq")
-    wanted = code_bytes or _default_code_bytes(codec, source.dim)
+    rows_per_list = check_count("rows_per_list", rows_per_list)
+    if code_bytes is None:
+        wanted = _default_code_bytes(codec, source.dim)
+        fewest = max(1, -(-wanted // (4 if codec == "pq" else 2)))
+    else:
+        wanted = fewest = check_count("code_bytes", code_bytes, _MOST_CODE_BYTES)
     config = BuildConfig(metric, codec, wanted, rows_per_list, seed=_whole_seed(seed))
     if second_lists:
         config = replace(config, replicas=1, second_lists=True)
-    _check_config(config)
-    fewest = wanted if code_bytes else max(1, -(-wanted // (4 if codec == "pq" else 2)))
     fitting = fitting_code_bytes(
         wanted, fewest, budget, source, config.space_dim(source), rows_per_list, config.second_lists
     )
     if codec == "rabitq" and fitting < wanted:
         fitting = fewest  # one bit for every dimension instead of two, and nothing in between
     return replace(config, code_bytes=fitting)
+
+
+def build_arguments(
+    source: VectorSource,
+    memory_budget: str | int,
+    metric: Metric,
+    codec: CodecKind | None,
+    code_bytes: int | None,
+    rows_per_list: int,
+    seed: int,
+    second_lists: bool,
+) -> dict[str, Any]:
+    """The same as arguments of `Index.build` that JSON can hold, what was left open left open. InputError likewise."""
+    budget = parse_size(memory_budget)
+    config = choose_config(source, budget, metric, codec, code_bytes, rows_per_list, seed, second_lists)
+    return {
+        "metric": metric,
+        "codec": codec,
+        "code_bytes": None if code_bytes is None else config.code_bytes,
+        "memory_budget": budget,
+        "rows_per_list": config.rows_per_list,
+        "second_lists": config.second_lists,
+        "seed": config.seed,
+    }
 
 
 def _default_code_bytes(codec: CodecKind, dim: int) -> int:
@@ -96,12 +126,8 @@ def _whole_seed(seed: object) -> int:
     return whole
 
 
-def _check_config(config: BuildConfig) -> None:
-    if config.metric not in ("l2", "ip", "cosine"):
-        raise InputError(f"metric {config.metric!r} is not known; choose l2, ip or cosine")
-    if config.codec not in ("pq", "rabitq"):
-        raise InputError(f"codec {config.codec!r} is not known; choose pq or rabitq")
-    if not 1 <= config.code_bytes <= 1 << 14:
-        raise InputError(f"code_bytes is {config.code_bytes}; it must be 1 to 16,384")
-    if config.rows_per_list < 1:
-        raise InputError(f"rows_per_list is {config.rows_per_list}; it must be at least 1")
+def _check_choices(metric: object, codec: object) -> None:
+    if metric not in get_args(Metric):
+        raise InputError(f"metric {metric!r} is not known; choose l2, ip or cosine")
+    if codec is not None and codec not in get_args(CodecKind):
+        raise InputError(f"codec {codec!r} is not known; choose pq or rabitq")

@@ -1,8 +1,7 @@
 """An index in shards: built, opened and searched as one, in this process or by the workers of a Ray cluster."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +20,7 @@ from tenfold.search.formats.source import VectorSource
 from tenfold.search.ids import check_numbers
 from tenfold.search.index import Index, IoBackend, Rerank
 from tenfold.search.manifest import read_manifest
-from tenfold.search.memory import parse_size
-from tenfold.search.settings import check_source
+from tenfold.search.settings import build_arguments, check_source
 from tenfold.search.shards import (
     MOST_SHARDS,
     RowRange,
@@ -41,9 +39,9 @@ from tenfold.search.workplace import (
     check_place,
     discard,
     disk_trouble,
-    locked,
     partial_of,
     read_notes,
+    workplace,
     write_notes,
 )
 
@@ -132,24 +130,18 @@ def build_shards(
         if not isinstance(source, str | Path):
             raise InputError("the machines of a cluster read vectors from a file; give its path, not what is in memory")
         source, place = Path(source).resolve(), place.resolve()
-    settings = {
-        "metric": metric,
-        "codec": codec,
-        "code_bytes": code_bytes,
-        "memory_budget": parse_size(memory_budget),
-        "rows_per_list": rows_per_list,
-        "second_lists": second_lists,
-        "seed": seed,
-    }
     given = source if isinstance(source, str | Path) else vectors
     partial, bounds, shape = partial_of(place), first_rows(vectors.rows, shards), _shape(vectors)
+    settings = build_arguments(
+        RowRange(vectors, 0, bounds[1]), memory_budget, metric, codec, code_bytes, rows_per_list, seed, second_lists
+    )
     jobs = [
         _Job(given, key, shape, first, stop, partial / shard_name(number), settings | {"threads": threads})
         for number, (first, stop) in enumerate(pairwise(bounds))
     ]
     engine = None if ray is None else connect(ray)
     try:
-        with _workplace(partial):
+        with workplace(partial, _in_the_way, _has_begun):
             _begin(partial, {"source": fingerprint(vectors), "shards": shards, "settings": settings})
             _run(jobs, engine, progress)
             write_table(partial, _table(vectors, jobs))
@@ -169,25 +161,16 @@ def _shape(source: VectorSource) -> tuple[int, int, str]:
     return source.rows, source.dim, source.dtype.name
 
 
-@contextmanager
-def _workplace(partial: Path) -> Iterator[None]:
-    """Make the folder of the build, and keep other builds out of it while the block runs.
+def _in_the_way(partial: Path) -> Path | None:
+    """Something in the folder that no build in shards has made, if there is one."""
+    others = (
+        entry for entry in sorted(partial.iterdir()) if not _BUILD_NAMES.fullmatch(entry.name.removesuffix(".partial"))
+    )
+    return next(others, None)
 
-    Raises InputError where something else is in the way or another build is at work, and OSError.
-    """
-    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
-        raise InputError(f"{partial}: is in the way of the build, which makes a folder of that name; move it")
-    partial.mkdir(exist_ok=True)
-    for entry in sorted(partial.iterdir()):
-        if not _BUILD_NAMES.fullmatch(entry.name.removesuffix(".partial")):
-            raise InputError(f"{entry}: is in the way of the build, which did not make it; move it")
-    with locked(partial, "is building"):
-        try:
-            yield
-        except BaseException:
-            if not any(partial.glob("shard-*")):  # nothing to go on behind
-                discard(partial)
-            raise
+
+def _has_begun(partial: Path) -> bool:
+    return any(partial.glob("shard-*"))
 
 
 def _begin(partial: Path, identity: dict[str, Any]) -> None:

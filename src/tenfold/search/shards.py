@@ -18,10 +18,10 @@ import numpy as np
 
 from tenfold.core.errors import InputError
 from tenfold.search.formats.source import VectorSource
-from tenfold.search.index import verify_index
 from tenfold.search.manifest import checked_json, read_manifest
-from tenfold.search.space import Metric
+from tenfold.search.space import Dtype, Metric
 from tenfold.search.storage import INDEX_FILES, REPAIR, SHARDS_FILE, replace_file
+from tenfold.search.verifying import verify_index
 
 __all__ = [
     "MOST_SHARDS",
@@ -41,7 +41,6 @@ __all__ = [
 MOST_SHARDS = 10_000
 _VERSION = 1
 _MOST_BYTES = 8 << 20
-_DTYPES = ("float32", "float16", "uint8", "int8")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,9 @@ def read_table(folder: Path) -> ShardTable:
 def _holds(table: ShardTable) -> bool:
     """Whether what was read can be true: nothing else is believed of a file with a checksum that anybody can make."""
     numbers = [table.rows, table.dim, *(n for shard in table.shards for n in (shard.first, shard.rows))]
-    known = table.dtype in _DTYPES and table.metric in get_args(Metric) and 1 <= len(table.shards) <= MOST_SHARDS
+    known = (
+        table.dtype in get_args(Dtype) and table.metric in get_args(Metric) and 1 <= len(table.shards) <= MOST_SHARDS
+    )
     if not known or not all(type(number) is int and number >= 0 for number in numbers):
         return False
     next_row = 0

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from tenfold.core.errors import InputError
 from tenfold.search.columns import Columns, check_columns
 from tenfold.search.manifest import checked_json
-from tenfold.search.space import Metric
+from tenfold.search.space import Dtype, Metric
 from tenfold.search.storage import LIVING_FILE, REPAIR, replace_file
 
 __all__ = ["IdKind", "Part", "Snapshot", "is_living", "read_snapshot", "write_snapshot"]
@@ -18,7 +18,6 @@ IdKind = Literal["int64", "string"]
 
 _VERSION = 1
 _MOST_BYTES = 1 << 20
-_DTYPES = ("float32", "float16", "uint8", "int8")
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def read_snapshot(folder: Path) -> Snapshot:
         check_columns(snapshot.columns)
         whole = (
             is_same
-            and snapshot.dtype in _DTYPES
+            and snapshot.dtype in get_args(Dtype)
             and snapshot.metric in get_args(Metric)
             and snapshot.ids in get_args(IdKind)
         )

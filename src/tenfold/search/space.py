@@ -21,9 +21,10 @@ from tenfold.core.errors import InputError
 from tenfold.search import _native
 from tenfold.search.storage import SectionFile
 
-__all__ = ["Metric", "QueryRows", "Space", "open_space"]
+__all__ = ["Dtype", "Metric", "QueryRows", "Space", "open_space"]
 
 Metric = Literal["l2", "ip", "cosine"]
+Dtype = Literal["float32", "float16", "uint8", "int8"]  # of vectors in an index
 
 _MATRIX_DIM = 1024
 _CACHED_ROWS = 256  # rows that stay in the processor's cache while they are transformed

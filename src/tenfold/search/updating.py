@@ -19,7 +19,7 @@ from tenfold.search.living import LivingIndex
 from tenfold.search.log import Durability
 from tenfold.search.runbook import read_runbook, run_runbook
 from tenfold.search.snapshot import IdKind
-from tenfold.search.space import Metric
+from tenfold.search.space import Dtype, Metric
 
 __all__ = ["add", "compact", "create", "delete", "runbook"]
 
@@ -30,7 +30,7 @@ _MOST_ID_BYTES = 1 << 33
 def create(
     index: Path,
     dim: int,
-    dtype: Literal["float32", "float16", "uint8", "int8"] = "float32",
+    dtype: Dtype = "float32",
     metric: Metric = "l2",
     ids: IdKind = "int64",
     columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=TYPE")] = (),

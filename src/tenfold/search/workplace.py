@@ -12,7 +12,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,32 +147,43 @@ def _is_ours(entry: Path, names: Collection[str]) -> bool:
 # --- the folder of the build ----------------------------------------------------------------------------------------
 
 
+def _in_the_way(folder: Path) -> Path | None:
+    """Something in the folder that no build of an index has made, if there is one."""
+    names = {entry.name for entry in folder.iterdir()}
+    if names & {"lock", "build.json"} or _says_tenfold(folder):
+        return _stranger(folder, _BUILD_NAMES)
+    return _stranger(folder, ())
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a build of an index can go on behind what it has done there."""
+    return bool(read_notes(folder).get("done"))
+
+
 @contextmanager
-def workplace(folder: Path) -> Iterator[None]:
+def workplace(
+    folder: Path,
+    in_the_way: Callable[[Path], Path | None] = _in_the_way,
+    has_begun: Callable[[Path], bool] = _has_begun,
+) -> Iterator[None]:
     """Make the folder a build works in, and keep other builds out of it while the block runs.
 
-    Raises InputError where the folder is not a build's or another build is at work, and OSError.
+    What a build that failed has left stays where `has_begun` says that another can go on behind it. Raises InputError
+    where the folder is not a build's or another build is at work, and OSError.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder}: is in the way of the build, which makes a folder of that name; move it")
     folder.mkdir(exist_ok=True)
-    if odd := _in_the_way(folder):
+    if odd := in_the_way(folder):
         raise InputError(f"{odd}: is in the way of the build, which did not make it; move it or choose another place")
     with locked(folder, "is building"):
         try:
             yield
         except BaseException:
-            if not read_notes(folder).get("done"):  # nothing to go on behind
+            if not has_begun(folder):
                 with contextlib.suppress(OSError):
                     discard(folder)
             raise
-
-
-def _in_the_way(folder: Path) -> Path | None:
-    names = {entry.name for entry in folder.iterdir()}
-    if names & {"lock", "build.json"} or _says_tenfold(folder):
-        return _stranger(folder, _BUILD_NAMES)
-    return _stranger(folder, ())
 
 
 @contextmanager

@@ -70,7 +70,11 @@ class VectorSource(ABC):
 
     @abstractmethod
     def _stored_blocks(self, block_rows: int, start: int) -> Iterator[np.ndarray]:
-        """Yield (b, dim) arrays as stored, b <= block_rows; any dtype and memory order, unchecked values."""
+        """For those who write a source: the rows from `start` to the end as they are stored, in order.
+
+        Yields arrays (b, dim), b <= block_rows, of any dtype and memory order, with unchecked values. Called several
+        times by a build, for the same rows each time. Those who read a source call `blocks`.
+        """
 
 
 class ArrayVectors(VectorSource):

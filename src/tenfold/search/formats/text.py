@@ -79,7 +79,7 @@ class TextVectors(VectorSource):
 @contextmanager
 def _lines(path: Path) -> Iterator[Iterator[bytes]]:
     """The lines of a text file that are not blank, stripped; unpacked if it is called .gz."""
-    with open_raw(path) as raw, gzip.open(raw) if path.suffix == ".gz" else io.BufferedReader(raw) as stream:
+    with open_raw(path) as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else io.BufferedReader(raw) as stream:
         yield _stripped_lines(stream, str(path))
 
 
@@ -123,7 +123,7 @@ def write_text(file: IO[bytes], blocks: Iterable[np.ndarray], layout: Layout) ->
 
     Nine digits give every float32 back exactly. InputError for no rows without that line: the dimension would be lost.
     """
-    packed = gzip.GzipFile("", "wb", fileobj=file) if layout.name.endswith(".gz") else nullcontext(file)
+    packed = gzip.GzipFile("", "wb", fileobj=file) if layout.name.lower().endswith(".gz") else nullcontext(file)
     with packed as stream:
         if layout.rows is not None:
             stream.write(f"{layout.rows} {layout.dim}\n".encode())
