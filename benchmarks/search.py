@@ -75,22 +75,33 @@ def parse() -> argparse.Namespace:
 
 
 def names() -> list[str]:
-    """Return what `--peers` knows."""
-    return [peer.name for peer in catalogue(Kind())]
+    """Return what `--peers` knows; one of them is there from 256 dimensions on only."""
+    return [peer.name for peer in catalogue(Kind(dims=256))]
+
+
+def available(options: argparse.Namespace, work: workload.Workload) -> tuple[Peer, ...]:
+    """Return all peers there are for this work."""
+    rows, dims = work.base.shape
+    return catalogue(
+        Kind(
+            rows=rows,
+            dims=dims,
+            is_bytes=work.base.dtype == np.uint8,
+            metric=work.metric,
+            tenfold_build=options.tenfold_build,
+            tenfold_open=options.tenfold_open,
+        )
+    )
 
 
 def chosen(options: argparse.Namespace, work: workload.Workload) -> list[Peer]:
     """Return the peers of this run."""
-    rows, dims = work.base.shape
-    kind = Kind(
-        rows=rows,
-        dims=dims,
-        is_bytes=work.base.dtype == np.uint8,
-        metric=work.metric,
-        tenfold_build=options.tenfold_build,
-        tenfold_open=options.tenfold_open,
-    )
-    return [peer for peer in catalogue(kind) if options.peers is None or peer.name in options.peers]
+    peers = [peer for peer in available(options, work) if options.peers is None or peer.name in options.peers]
+    absent = {*(options.peers or [])} - {peer.name for peer in peers}
+    if absent:
+        dims = work.base.shape[1]
+        raise SystemExit(f"--peers {' '.join(sorted(absent))}: not there for {dims} dimensions; leave it out")
+    return peers
 
 
 def show_plan(peers: Sequence[Peer], store: Store, options: argparse.Namespace) -> None:
@@ -128,6 +139,7 @@ def measure_all(
     """Open, tune and measure all peers; return everything that is known about the run as JSON values."""
     start, work = time.perf_counter(), store.workload
     described, commit = machine.describe(), machine.commit()
+    known = [peer.name for peer in available(options, work)]
     with ExitStack() as stack:
         contestants = enter_all(peers, store, stack, failures)
         probes = probe_disk("before the rounds", contestants, store)
@@ -155,7 +167,7 @@ def measure_all(
             for one in contestants
         },
         "disk": probes,
-        "not_asked": [name for name in names() if options.peers and name not in options.peers],
+        "not_asked": [name for name in known if options.peers and name not in options.peers],
         "failures": failures,
     }
 

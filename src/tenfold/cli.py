@@ -107,7 +107,9 @@ def reproduce(
             with labelmaps and tables. Default, but for faces and anatomy: data that every machine has.
         seeds: Repetitions; intervals are over them.
         quick: A smaller job, of a few minutes.
-        out: Folder for the report: ROOM.html, .md, .json and drawings. Scratch files lie there meanwhile.
+        out: Folder for the report: ROOM.html, .md, .json and drawings. Scratch files of search lie there meanwhile;
+            faces and anatomy keep a folder there, from where an interrupted run goes on. That of faces holds crops of
+            the faces: delete it when you are done.
         json: Print the report as one JSON object instead of tables.
     """
     try:
@@ -149,8 +151,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     0 is done; 1 failed; 2 bad input or bad arguments; 130 interrupted; 141 the reader of our
-    output went away. Whatever goes wrong is one line on stderr; `TENFOLD_TRACEBACK=1` in the
-    environment adds where it happened.
+    output went away; 143 a training was ended, and saved. Whatever goes wrong is one line on
+    stderr; `TENFOLD_TRACEBACK=1` in the environment adds where it happened.
 
     Args:
         args: The arguments after `tenfold`, by default those of this process.

@@ -36,7 +36,8 @@ def segment(
 ) -> None:
     """Segment images and write labels, volumes and QC scores, as evaluate reads them.
 
-    An interrupted run goes on. Images that cannot be segmented are named; they count as not reliable.
+    An interrupted run goes on. Images that cannot be segmented are named; they count as not reliable
+    where the back end gives scores, else they are left out.
 
     Example: tenfold anatomy segment real_prepared real_segmented
 

@@ -57,7 +57,7 @@ SYSTEMS: tuple[System, ...] = (
         name="anatomy",
         title="Brain-MRI generator evaluation",
         paper="Evaluating the Quality of Brain MRI Generators (arXiv 2409.08463)",
-        summary="tells from regional volumes whether generated brain MRIs are plausible",
+        summary="segments generated brain MRIs and tells by region whether they are plausible",
         extra="anatomy",
         state="works",
     ),
