@@ -393,7 +393,7 @@ def ask(endpoint: str, cache: Path, *names: str) -> list[str]:
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *names],
-        capture_output=True, text=True, timeout=60, check=False, cwd=cache.parent,
+        capture_output=True, text=True, timeout=600, check=False, cwd=cache.parent,
         env={"PYTHONPATH": ":".join(sys.path)} | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,15 @@
-"""A small training run, called by tests or in a process of its own: `training_run.py FOLDER OPTIONS`."""
+"""A small training run, called by tests or in a process of its own: `training_run.py FOLDER OPTIONS`.
+
+There the option `strike` is the call of the loss in which the process gets a signal, the signal, and seconds: where
+they are not 0, SIGALRM kills it that much later, whatever it does then. Of two processes only the second is struck.
+"""
 
 import hashlib
+import itertools
 import json
+import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -98,5 +105,16 @@ def digest(model: nn.Module) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    trained, result = run(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    options = json.loads(sys.argv[2])
+    (call, number, seconds), calls = options.pop("strike", (0, 0, 0)), itertools.count(1)
+
+    def struck(model: nn.Module, batch: Item) -> tuple[Tensor, dict[str, float | Tensor]]:
+        if next(calls) == call and os.environ.get("RANK") != "0":
+            if seconds:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            else:
+                signal.raise_signal(number)
+        return cross_entropy(model, batch)
+
+    trained, result = run(Path(sys.argv[1]), loss=struck, **options)
     print(json.dumps({"digest": digest(trained), "steps": result.steps, "history": result.history}), flush=True)

@@ -14,6 +14,7 @@ def killed_after(steps: int, seconds: float, first: int, work: Callable[[Callabl
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(600)  # so that nobody waits for a step for ever
         try:
             work(lambda step: os.write(writing, f"{step}\n".encode()))
         except BaseException as error:

@@ -75,7 +75,7 @@ def open_with(path: Path, io: str) -> Index:
 
 
 def run_python(
-    code: str, *arguments: object, timeout: float = 60, **options: object
+    code: str, *arguments: object, timeout: float = 600, **options: object
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, so that a crash or a hang is a failed test and not the end of all tests."""
     command = [sys.executable, "-c", code, *map(str, arguments)]

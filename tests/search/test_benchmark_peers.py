@@ -168,7 +168,7 @@ def test_the_page_says_what_was_left_out_and_what_it_came_from(search: ModuleTyp
     page = search.report.markdown(results | {"commit": "abc1234-dirty"}, {})
     (line,) = (line for line in page.splitlines() if line.startswith("- Not asked for in this run: "))
     asked = line.removeprefix("- Not asked for in this run: ").removesuffix(".").split(", ")
-    assert {*asked, *NAMES} == set(search.names()) and not {*asked} & {*NAMES}
+    assert {*asked, *NAMES} == set(search.names()) - {"tenfold-memory-second"} and not {*asked} & {*NAMES}
     assert "- Incomplete, not built: faiss: pip cannot install faiss-cpu==1.15.1\n" in page
     assert "git abc1234-dirty" in page
 
@@ -221,9 +221,9 @@ def test_a_library_ends_with_the_harness() -> None:
     """A killed harness leaves no library behind, even where the library does not notice that nobody gives orders."""
     mine, orders = os.pipe()
     harness = """
-        import os, subprocess, sys, time
+        import signal, subprocess, sys
         subprocess.Popen([sys.executable, "-m", "search_peers.worker", "ours"], stdin=int(sys.argv[1]))
-        time.sleep(60)
+        signal.pause()
     """
     found = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
@@ -236,7 +236,7 @@ def test_a_library_ends_with_the_harness() -> None:
         assert "numpy" in process.stdout.readline()
     finally:
         process.kill()
-        left = process.communicate(timeout=20)[0]  # ends with the library, which holds the other end
+        left = process.communicate(timeout=600)[0]  # ends with the library, which holds the other end
         os.close(mine)
         os.close(orders)
     assert left == ""

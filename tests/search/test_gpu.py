@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -255,7 +254,7 @@ def test_two_devices_find_what_one_finds(
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_kernels_compile_for_gpus_without_fused_operations(capability: int, kernels: Any, tmp_path: Path) -> None:
     places = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = run_python(COMPILE, capability, timeout=120, env=places)
+    done = run_python(COMPILE, capability, env=places)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -270,10 +269,10 @@ def test_threads_that_ask_at_once_get_their_own_answers(folder: Callable[..., Pa
     def ask(number: int) -> np.ndarray:
         return index.search(queries[number : number + 1], 5, probes=probes[number % 2], candidates=30, threads=1)[1]
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(ask, range(len(queries))))
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     for number, ids in enumerate(found):
         expected = cpu.search(queries[number : number + 1], 5, probes=probes[number % 2], candidates=30)[1]
         np.testing.assert_array_equal(ids, expected)
@@ -321,10 +320,8 @@ def test_an_error_reaches_only_its_culprit() -> None:
 
 
 def test_a_single_caller_does_not_wait() -> None:
-    gatherer: Gatherer[int, int] = Gatherer(lambda items: items, wait=5.0)
-    start = time.monotonic()
+    gatherer: Gatherer[int, int] = Gatherer(lambda items: items, wait=3600.0)
     assert run_together(gatherer, [1]) == [1]
-    assert time.monotonic() - start < 2
 
 
 def test_after_an_interrupt_the_next_one_leads() -> None:
@@ -367,13 +364,13 @@ def test_who_is_interrupted_keeps_nobody_waiting(when: str, monkeypatch: pytest.
 
     def answer(items: list[int]) -> list[int]:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(600)
         return items
 
     gatherer: Gatherer[int, int] = Gatherer(answer)
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(gatherer.ask, 1, None, 1)
-        assert begun.wait(10)
+        assert begun.wait(600)
         with monkeypatch.context() as patch:
             if when == "as it queues":
                 patch.setattr(gatherer._more, "notify", interrupt)
@@ -383,7 +380,7 @@ def test_who_is_interrupted_keeps_nobody_waiting(when: str, monkeypatch: pytest.
                 gatherer.ask(2, "another kind", 1)
         after = pool.submit(gatherer.ask, 3, None, 1)
         go_on.set()
-        assert (leader.result(10), after.result(10)) == (1, 3)
+        assert (leader.result(600), after.result(600)) == (1, 3)
     assert gatherer.ask(4, None, 1) == 4
 
 
@@ -415,7 +412,7 @@ def test_a_flight_that_fails_waits_for_all_devices(failing: list[str]) -> None:
     for number in range(2):
         launching = threading.Thread(target=launch, daemon=True)
         launching.start()
-        launching.join(10)
+        launching.join(600)
         assert len(flights) == number + 1, "there is no scratch left"
         with pytest.raises(RuntimeError, match=f"the {failing[0]} device is lost"):
             flights[number].land()
@@ -578,7 +575,7 @@ def test_search_alone_imports_no_framework(folder: Callable[..., Path]) -> None:
         "import sys, tenfold.cli, tenfold.search.commands; from tenfold.search import Index;"
         f"Index.open({str(folder())!r}, device='cpu'); sys.exit(bool({{'torch', 'triton'}} & sys.modules.keys()))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=600).returncode == 0
 
 
 def test_the_command_takes_a_device(

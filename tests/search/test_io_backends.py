@@ -61,7 +61,7 @@ def answer(small: Path) -> str:
 
 
 def run_filtered(python: Python, small: Path, filter_line: str, *ios: str) -> list[str]:
-    done = python(REFUSE + SEARCH + filter_line + "\n" + "\n".join(f"search({io!r})" for io in ios), small, timeout=60)
+    done = python(REFUSE + SEARCH + filter_line + "\n" + "\n".join(f"search({io!r})" for io in ios), small)
     if "AssertionError" in done.stderr:
         pytest.skip("seccomp is refused here")
     assert done.returncode == 0, done.stderr
@@ -216,7 +216,7 @@ except Exception as error:
 """
     if _native.probe_io_uring():
         pytest.skip("io_uring is refused here")
-    done = python(code, small, tmp_path / "lists", timeout=20)
+    done = python(code, small, tmp_path / "lists")
     if "AssertionError" in done.stderr or "O_DIRECT is refused" in done.stderr:
         pytest.skip("seccomp or O_DIRECT is refused here")
     assert done.returncode == 0, done.stderr
@@ -288,7 +288,7 @@ def search(threads, meanwhile=None):
 expected = search(1)
 def work(times):
     global index
-    signal.alarm(20)  # ends a process that hangs in native code, and is not passed on to children
+    signal.alarm(300)  # ends a process that hangs in native code, and is not passed on to children
     go.wait()
     for _ in range(times):
         assert all(map(np.array_equal, search(2), expected))
@@ -303,7 +303,7 @@ go = fork.Event()
 children = [fork.Process(target=work, args=(times,)) for times in (0, 3)]
 for child in children:
     child.start()
-signal.alarm(25)
+signal.alarm(400)
 for meanwhile in (let_go, None):
     assert all(map(np.array_equal, search(1, meanwhile), expected))
 let_go()
@@ -334,8 +334,7 @@ def kept():
 index = Index.open(sys.argv[1], io=sys.argv[2])
 before = kept()
 index.search(np.zeros((2000, 24), np.uint8), 3, recall=1.0, threads=16)
-deadline = time.monotonic() + 10
-while kept() - before > int(sys.argv[3]) and time.monotonic() < deadline:
+while kept() - before > int(sys.argv[3]):
     time.sleep(0.1)
     index.search(np.zeros((1, 24), np.uint8), 3, recall=1.0)
 print(kept() - before)
@@ -363,8 +362,8 @@ def take_back():
     maps = [line.split() for line in open("/proc/self/maps") if "io_uring" in line]
     places = {offset: int(span.split("-")[0], 16) for span, _, offset, *_ in maps}
     ring, entries = places["08000000"], places["10000000"]
-    count, deadline = number(ring + submitted).value, time.monotonic() + 10
-    while number(ring + arrived).value < count and time.monotonic() < deadline:
+    count = number(ring + submitted).value
+    while number(ring + arrived).value < count:
         time.sleep(0.01)
     for at in range(count):
         entry = entries + 64 * at
