@@ -41,6 +41,7 @@ __all__ = ["TrainingResult", "train"]
 
 Loss = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, float | Tensor]]]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+_LOGGED = ("step", "loss", "gradient_norm", "rate", "samples_per_second", "evaluation")  # what the loop itself measures
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ class _Objective(nn.Module):
         value, measures = answer if isinstance(answer, tuple) else (answer, {})
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise InputError("loss must give one number, as a tensor that has a gradient, and measures if wanted")
-        if "loss" in measures:
-            raise InputError("loss gives a measure named 'loss', which is the name of the loss itself; rename it")
+        if taken := [name for name in _LOGGED if name in measures]:
+            raise InputError(f"loss gives a measure named {taken[0]!r}, which the log has of its own; rename it")
         plain = {name: torch.as_tensor(number, device=value.device).detach() for name, number in measures.items()}
         return value.reshape(()), plain
 
@@ -202,7 +203,7 @@ class _Run:
 
     def start(self, resume: bool) -> None:
         """Begin, or go on behind the last checkpoint."""
-        seed_device(self.config.seed, "model", self.accelerator.process_index)
+        seed_device(self.config.seed, "model", self.accelerator.process_index, self.accelerator.device)
         if self.folder:
             if self.is_main:
                 prepare_folder(self.folder, resume)
@@ -217,7 +218,8 @@ class _Run:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         last = f"{self.folder}/last"
-        if differs := first_difference(checkpoint.identity, self.identity):
+        given = dict.fromkeys(checkpoint.identity) | self.identity
+        if differs := first_difference(checkpoint.identity, given):
             raise InputError(f"{last}: is of another run: {differs}; choose another folder, or do not resume")
         if checkpoint.step > self.config.steps:
             raise InputError(f"{last}: has {checkpoint.step:,} steps, more than steps, {self.config.steps:,}; raise it")
@@ -317,7 +319,7 @@ class _Run:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         with torch.no_grad(), apart(self.accelerator.device):
-            seed_device(self.config.seed, "evaluation", 0)
+            seed_device(self.config.seed, "evaluation", 0, self.accelerator.device)
             measures = {name: float(value) for name, value in evaluate(self.model).items()}
         for module, mode in modes:
             module.training = mode
