@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,13 @@ class _Run:
                 self._restore(checkpoint)
         self.accelerator.wait_for_everyone()
         if self.folder and self.is_main:
-            self.journal = Journal(self.folder, self.step)
-            write_config(self.folder, self.config.as_json() | {"processes": self.accelerator.num_processes})
+            settings = self.config.as_json() | {"processes": self.accelerator.num_processes}
+            try:
+                self.journal = Journal(self.folder, self.step)
+                write_config(self.folder, settings)
+            except OSError as error:
+                where = error.filename or self.folder
+                raise InputError(f"{where}: {error.strerror or error}; mend that or choose another folder") from None
         self.model.train()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -311,7 +316,8 @@ class _Run:
             line: Line = {"step": self.step} | self.window.means() | {"rate": self._rate(), "samples_per_second": speed}
             if is_due and evaluate:
                 line["evaluation"] = self._evaluate(evaluate)
-            self.journal.write(line)
+            with self._writing("log.jsonl"):
+                self.journal.write(line)
         self.window = Window()
 
     def _evaluate(self, evaluate: Evaluate) -> dict[str, float]:
@@ -329,7 +335,8 @@ class _Run:
                 f"evaluate gives {known}, but not {self.judge.measure!r}; name one of its measures as best"
             )
         if self.folder and self.judge.is_better(measures[self.judge.measure], self.judge.best(self.journal.lines)):
-            write_best(self.folder, self.model, self.save)
+            with self._writing("best"):
+                write_best(self.folder, self.model, self.save)
         return measures
 
     def _save_last(self) -> None:
@@ -338,7 +345,6 @@ class _Run:
         states = gather_object([random_state(self.accelerator.device)])
         if not self.is_main:
             return
-        self.journal.sync()
         scaler = self.accelerator.scaler
         checkpoint = Checkpoint(
             step=self.step,
@@ -350,10 +356,17 @@ class _Run:
             optimizer=optimizer_tensors(self.optimizer, self.model),
             random=states,
         )
-        try:
+        with self._writing("last"):
+            self.journal.sync()
             write_last(self.folder, self.model, self.save, checkpoint)
+
+    @contextmanager
+    def _writing(self, part: str) -> Iterator[None]:
+        """InputError where a part of the folder cannot be written."""
+        try:
+            yield
         except OSError as error:
-            what = f"{self.folder}/last: step {self.step:,} cannot be saved ({error.strerror or error})"
+            what = f"{self.folder}/{part}: step {self.step:,} cannot be saved ({error.strerror or error})"
             raise InputError(f"{what}; mend that and train again: the checkpoint before stays") from error
 
     def _stop(self) -> None:
