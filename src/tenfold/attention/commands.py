@@ -91,6 +91,18 @@ def train(
     from tenfold.attention import GSAConfig, load_tokenizer, make_model, pack, read_texts, train_language_model
     from tenfold.core.training import TrainingConfig
 
+    settings = TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        precision=precision,
+        device=device,
+        evaluate_every=evaluate_every,
+        save_every=save_every,
+        seed=seed,
+    )
     _without_bars()
     words = _tokenizer(tokenizer, data, pattern) if start is None else load_tokenizer(find_model(start))
     blocks, held = pack(read_texts([data], pattern=pattern), words, length).split(validation)
@@ -110,18 +122,6 @@ def train(
             pad_token_id=words.pad_token_id,
         )
         model = make_model(config, seed)
-    settings = TrainingConfig(
-        steps=steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        precision=precision,
-        device=device,
-        evaluate_every=evaluate_every,
-        save_every=save_every,
-        seed=seed,
-    )
     result = train_language_model(
         model, blocks, out, settings, validation=held, tokenizer=words, data={data.resolve().name: "as its owner says"}
     )
