@@ -41,6 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate model ppl --data texts --pattern a**b", "pattern 'a**b'"),
         ("generate ~no-such-user/x", "~no-such-user/x: no such folder"),
         ("convert ~no-such-user/x out", "~no-such-user/x: no such folder"),
+        ("convert llama out --mixer gla --gate-init key", "gate_init 'key' goes with mixer 'gsa'"),
     ],
 )
 def test_bad_values_are_one_line(
@@ -61,3 +62,8 @@ def test_any_temperature_writes(place: Path, capsys: pytest.CaptureFixture[str])
         assert main(["attention", "generate", str(place / "model"), "--tokens", "9", "--temperature", temperature]) == 0
         written.add(capsys.readouterr().out)
     assert len(written) == 1
+
+
+@pytest.mark.parametrize("gates", [[], ["--gate-init", "random"]])
+def test_gla_gets_random_gates(place: Path, tmp_path: Path, gates: list[str]) -> None:
+    assert main(["attention", "convert", str(place / "llama"), str(tmp_path / "out"), "--mixer", "gla", *gates]) == 0

@@ -32,9 +32,9 @@ class MixerConfig:
     Attributes:
         hidden_size: Width D of what goes in and out.
         num_heads: Query heads Q.
-        num_kv_heads: Key-value heads H, a divisor of Q.
+        num_kv_heads: Key-value heads H, a divisor of Q (gsa, abc, softmax); gla and retnet have one per query head.
         num_slots: Slots M of each key-value head (gsa, abc).
-        gate_logit_normalizer: Gates are sigmoid(f)^(1 / this): the larger, the longer slots remember (gsa, gla).
+        gate_logit_normalizer: Gates are sigmoid(f)^(1 / this): the larger, the longer slots remember (gsa); 16 in gla.
         feature_map: What is applied to queries and keys (gsa, abc); `t2r` is a learned matrix and relu.
         use_short_conv: A causal convolution over `conv_size` tokens for queries, keys and values.
         conv_size: Tokens of that convolution.
