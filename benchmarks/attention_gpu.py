@@ -4,7 +4,8 @@
     TRITON_INTERPRET=1 python benchmarks/attention_gpu.py --out build/gpu --interpret
 
 Kernels are compiled and checked in processes beside each other, then timed one after the other. Results so far are
-written after each part: attention_gpu.md and .json. The kernels are read from src/, nothing need be installed.
+written after each part: attention_gpu.md and .json. The exit status is 1 unless every check is right. The kernels are
+read from src/, nothing need be installed.
 flash-linear-attention is timed where it can be imported, with fewer configurations to choose from than it has
 (4 warps, 2 or 3 stages), for its own search takes minutes. --interpret runs every part on a few tokens in Triton's
 interpreter; its times mean nothing.
@@ -125,8 +126,11 @@ def main() -> None:
         keep(options, results, f"flash-linear-attention, {case.name}", rows)
     keep(options, results, "sweep", [row for case in models[:2] for row in sweep(case, tunings, device, options)])
     say(f"wrote {options.out / 'attention_gpu.md'}")
+    wrong = [row for row in results["parts"]["checks"] if row.get("right") != "yes"]
+    if wrong:
+        say(f"{len(wrong)} of {len(checks)} checks are not right")
     sys.stdout.flush()
-    os._exit(0)  # the pool would wait for processes that were ended
+    os._exit(1 if wrong else 0)  # the pool would wait for processes that were ended
 
 
 def parse() -> argparse.Namespace:

@@ -135,6 +135,23 @@ def test_a_cache_holds_what_packing_gives_and_is_found_again(tmp_path: Path) -> 
     assert len(list(cache.iterdir())) == 4
 
 
+@pytest.mark.parametrize("setting", ["truncation", "padding"])
+def test_what_calls_leave_set_in_a_tokenizer_is_not_obeyed(tmp_path: Path, setting: str) -> None:
+    tokenizer, path, cache = byte_tokenizer(), tmp_path / "a.txt", tmp_path / "cache"
+    backend = tokenizer.backend_tokenizer
+    if setting == "truncation":
+        backend.enable_truncation(8)
+    else:
+        backend.enable_padding(length=200)
+    before = backend.to_str()
+    assert pack(["x" * 100], tokenizer, 4).tokens.tolist() == [120] * 100 + [257]
+    path.write_text("x" * 100)
+    for words in (tokenizer, byte_tokenizer()):
+        assert len(pack_files([path], words, 4, cache=cache).tokens) == 101
+    assert len(list(cache.iterdir())) == 1, "nor does it make another file"
+    assert backend.to_str() == before
+
+
 def test_a_cache_that_was_cut_is_made_again_and_trouble_leaves_nothing(tmp_path: Path) -> None:
     source, cache = tmp_path / "a.txt", tmp_path / "cache"
     source.write_text("the theatre " * 99)

@@ -365,6 +365,15 @@ def test_the_error_of_attention_is_a_share_of_the_sources_mean_square(tokens: to
     assert attention_error(model, source, tokens).item() == pytest.approx(1)
 
 
+def test_a_source_in_half_precision_teaches_too(tokens: torch.Tensor) -> None:
+    source = tiny_llama()
+    model, _ = from_transformer(source, 8)
+    error = attention_error(model, source, tokens).item()
+    assert attention_error(model, source.bfloat16(), tokens).item() == pytest.approx(error, rel=0.02)
+    config = TrainingConfig(steps=1, batch_size=2, device="cpu")
+    assert warm_up(model, source, blocks(), config, None, quiet=True).steps == 1
+
+
 def test_the_warm_up_takes_a_folder_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
     source = tiny_llama()
     source.save_pretrained(tmp_path / "source")

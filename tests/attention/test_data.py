@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sysconfig
 from pathlib import Path
 
@@ -125,6 +126,12 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
         list(read_texts([tmp_path / "none.txt"]))
     with pytest.raises(InputError, match=r"no file in this folder is called \*\.py"):
         list(read_texts([tmp_path], pattern="*.py"))
+
+
+@pytest.mark.parametrize("pattern", ["a**b", "/x"])
+def test_a_pattern_that_is_none(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(InputError, match=rf"pattern '{re.escape(pattern)}': .*; give one of names"):
+        list_files([tmp_path], pattern=pattern)
 
 
 def test_parquet_without_the_field(tmp_path: Path) -> None:

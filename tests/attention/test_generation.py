@@ -56,6 +56,13 @@ def test_greedy_is_what_transformers_generates(mixer: str) -> None:
     assert list(generate_tokens(model, PROMPT, 30, top_p=1e-6)) == wanted, "the most probable token alone is left"
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-60, 5e-324])
+def test_the_lowest_temperatures_take_the_most_probable_token(temperature: float) -> None:
+    model = make()
+    wanted = list(generate_tokens(model, PROMPT, 30, temperature=0))
+    assert list(generate_tokens(model, PROMPT, 30, temperature=temperature)) == wanted
+
+
 def test_a_prompt_that_is_read_in_pieces_is_the_same_prompt() -> None:
     model = make(num_hidden_layers=1)
     prompt = torch.randint(40, (1, 4500), generator=torch.Generator().manual_seed(3))

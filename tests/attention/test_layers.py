@@ -169,6 +169,18 @@ def test_prefill_in_pieces(name: str, convolution: bool, cuts: list[int], padded
     torch.testing.assert_close(torch.cat(pieces, 1)[mask_BT], wanted[mask_BT], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("T", [257, 259, 1023])
+def test_convolutions_go_on_behind_long_texts_in_half_precision(T: int) -> None:
+    """bfloat16 has none of these numbers of tokens."""
+    made, x = layer("gsa", True, torch.bfloat16), tokens(1, T + 1, torch.bfloat16)
+    state: State = {}
+    with torch.no_grad():
+        made(x[:, :T], None, state)
+        assert torch.equal(state["conv_q"], made.q_proj(x[:, T - 3 : T]))
+        found, wanted = made(x[:, T:], None, state)[:, 0], made(x)[:, -1]
+    assert (found - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
 @every_kind
 def test_packed_is_separate(name: str, convolution: bool) -> None:
     """In outputs and in gradients of weights."""

@@ -271,6 +271,32 @@ def test_steps_are_one_shot() -> None:
     agree(found, {"o": wanted, "hk": end[0], "hv": end[1]}, 1e-5)
 
 
+class OnGPU(Tensor):
+    """Says that it is on a GPU: the kernels are taken, and Triton interprets them."""
+
+    is_cuda = property(lambda self: True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_step_on_a_gpu_is_the_step_here(dtype: torch.dtype) -> None:
+    """In shape, precision and numbers; states in float64 stay so, which kernels have not."""
+    interpreted_kernels()
+    work = torch.promote_types(torch.float32, dtype)
+    first, now = state(2, 2, 4, 3, 5, work), [x[:, 0] for x in tensors(1, B=2, G=2, dtype=dtype).values()]
+    now[3:] = [x.to(work) for x in now[3:]]
+    wanted, end = gsa_step(*now, first, 0.5)
+    with torch.no_grad():
+        found, last = gsa_step(*(x.as_subclass(OnGPU) for x in now), first, 0.5)
+    for one, other in zip((found, *last), (wanted, *end), strict=True):
+        torch.testing.assert_close(one.as_subclass(Tensor), other)
+
+
+def interpreted_kernels() -> None:
+    kernels = pytest.importorskip("tenfold.attention.kernels", reason="triton is not installed")
+    if not kernels.INTERPRETED:
+        pytest.skip("triton was imported before, without its interpreter")
+
+
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5), chunk_size=st.sampled_from([8, 64]))
 @settings(max_examples=30)
 def test_packed_is_separate(lengths: list[int], chunk_size: int) -> None:
@@ -387,6 +413,13 @@ def test_torch_accepts_the_operators(starts: list[int] | None) -> None:
     torch.library.opcheck(
         module._backward, (*inputs[:5], 0.5, *inputs[5:7], starts, 8, "torch", *inputs[7:], *inputs[5:7])
     )
+
+
+def test_torch_accepts_the_operator_of_kernels_in_half_precision() -> None:
+    interpreted_kernels()
+    given, first = tensors(20, G=2, dtype=torch.float16), state(1, 2, 4, 3, 5, torch.float32)
+    inputs = [x.float() if name in "sg" else x for name, x in given.items()]
+    torch.library.opcheck(module._forward, (*inputs, 0.5, *first, None, 16, "triton"), test_utils="test_faketensor")
 
 
 def test_compiled_is_eager() -> None:

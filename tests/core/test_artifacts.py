@@ -325,6 +325,8 @@ def test_a_local_folder_wins_and_bad_paths_are_told_from_names(tmp_path: Path, m
             find(bad)
     with pytest.raises(InputError, match="file: is a file; give the model's folder"):
         find("file")
+    with pytest.raises(InputError, match="~no-such-user/model: no such folder: nobody here has that home"):
+        find("~no-such-user/model")
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -1,5 +1,6 @@
 """Files and folders are the old one or the new one, whatever stops the writing and whatever the file system can."""
 
+import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -58,6 +59,25 @@ def test_what_a_kill_left_beside_is_cleared_away_or_brought_back(tmp_path: Path)
         (fresh / "new").touch()
     assert {entry.name for entry in path.iterdir()} == {"new"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_amid_the_removal_of_the_older_folder_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    path, previous = tmp_path / "folder", tmp_path / ".folder.previous"
+    for folder in (path, previous):
+        folder.mkdir()
+    (previous / "half").touch()
+    with replace_folder(path) as fresh:
+        (fresh / "new").touch()
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+    previous.mkdir()
+    restore_folder(path)
+    shutil.rmtree(path)
+    restore_folder(path)
+    assert not path.exists(), "an old folder does not come back"
 
 
 def test_a_folder_behind_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:

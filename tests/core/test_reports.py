@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -125,6 +127,16 @@ def test_a_place_that_takes_no_report(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written there"):
         REPORT.write(tmp_path / "file", "search")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="cannot be written there: No space left"):
+        REPORT.write(tmp_path / "new", "search")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
@@ -129,7 +129,7 @@ def pack_files(
         (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
         for file in list_files(paths, pattern=pattern)
     ]
-    known = [facts, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, field, undecodable]
+    known = [facts, _encoder(tokenizer).to_str(), tokenizer.eos_token_id, field, undecodable]
     stored = Path(cache) / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.npy"
     tokens = _load(stored, kind)
     if tokens is None:
@@ -161,12 +161,23 @@ def _token_type(tokenizer: PreTrainedTokenizerFast) -> np.dtype[Any]:
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[np.ndarray]:
     """Yield the tokens in pieces, eos after each text."""
-    kind, backend = _token_type(tokenizer), tokenizer.backend_tokenizer
+    kind, backend = _token_type(tokenizer), _encoder(tokenizer)
     seams = _may_be_cut(tokenizer)
     for group in _groups(texts, seams):
         encodings = backend.encode_batch_fast([text for text, _ in group], add_special_tokens=False)
         for encoding, (_, is_last) in zip(encodings, group, strict=True):
             yield np.array([*encoding.ids, tokenizer.eos_token_id] if is_last else encoding.ids, kind)
+
+
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """What encodes: without the truncation and padding that earlier calls leave in the tokenizer, which keeps them."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    if backend.truncation is None and backend.padding is None:
+        return backend
+    plain = Tokenizer.from_str(backend.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
 
 
 def _groups(texts: Iterable[str], seams: bool) -> Iterator[list[tuple[str, bool]]]:

@@ -70,7 +70,7 @@ def train(
         hidden_size: Width.
         layers: Blocks.
         heads: Query heads of each layer.
-        kv_heads: Key-value heads; 0 is as many as query heads.
+        kv_heads: Key-value heads (gsa, abc, softmax); 0 is as many as query heads, as gla and retnet have always.
         slots: Memory slots of each head; 0 is the size of a head.
         tokenizer: `bytes`, `bpe:N` for N tokens learned from the data, or a folder with a tokenizer.json.
         length: Tokens of a sample.
@@ -91,6 +91,18 @@ def train(
     from tenfold.attention import GSAConfig, load_tokenizer, make_model, pack, read_texts, train_language_model
     from tenfold.core.training import TrainingConfig
 
+    settings = TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        precision=precision,
+        device=device,
+        evaluate_every=evaluate_every,
+        save_every=save_every,
+        seed=seed,
+    )
     _without_bars()
     words = _tokenizer(tokenizer, data, pattern) if start is None else load_tokenizer(find_model(start))
     blocks, held = pack(read_texts([data], pattern=pattern), words, length).split(validation)
@@ -110,18 +122,6 @@ def train(
             pad_token_id=words.pad_token_id,
         )
         model = make_model(config, seed)
-    settings = TrainingConfig(
-        steps=steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        precision=precision,
-        device=device,
-        evaluate_every=evaluate_every,
-        save_every=save_every,
-        seed=seed,
-    )
     result = train_language_model(
         model, blocks, out, settings, validation=held, tokenizer=words, data={data.resolve().name: "as its owner says"}
     )
@@ -288,7 +288,7 @@ def convert(
     source: str,
     out: Path,
     slots: int = 64,
-    gate_init: GateInit = "key",
+    gate_init: GateInit | None = None,
     mixer: Literal["gsa", "gla"] = "gsa",
     license: str = "",
     json: bool = False,
@@ -303,7 +303,7 @@ def convert(
         source: Folder of the transformer, or its name on the Hub.
         out: Folder to make.
         slots: Memory slots of each key-value head.
-        gate_init: Gates made of the key projections, or random as in the paper.
+        gate_init: Gates of gsa made of the key projections (the default), or random as in the paper; gla's are random.
         mixer: gsa, or gla for comparison.
         license: Of the weights, for the model card; that of the source's card if empty.
         json: Print one JSON object instead of text.
@@ -311,9 +311,8 @@ def convert(
     from tenfold.attention import convert_folder
 
     _without_bars()
-    made = convert_folder(
-        source, out, slots, license=license or None, mixer=mixer, gate_init=gate_init if mixer == "gsa" else "random"
-    )
+    gates = gate_init or ("key" if mixer == "gsa" else "random")
+    made = convert_folder(source, out, slots, license=license or None, mixer=mixer, gate_init=gates)
     if json:
         sizes = {name: sum(getattr(made, name).values()) for name in ("copied", "derived", "fresh")}
         print(json_format.dumps({"parameters": made.parameters, **sizes, "dropped": made.dropped, "folder": str(out)}))

@@ -84,7 +84,10 @@ def list_files(paths: Iterable[str | Path], *, pattern: str = "*") -> list[Path]
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob(pattern) if file.is_file() and not _is_hidden(file, path))
+            try:
+                found = sorted(file for file in path.rglob(pattern) if file.is_file() and not _is_hidden(file, path))
+            except (ValueError, NotImplementedError) as error:  # ** beside other characters; an absolute path
+                raise InputError(f"pattern {pattern!r}: {error}; give one of names, such as '*.py'") from None
             if not found:
                 raise InputError(f"{path}: no file in this folder is called {pattern}; give another pattern")
             files += found

@@ -93,7 +93,8 @@ def attention_error(model: GSAForCausalLM, source: nn.Module, input_ids: Tensor)
     errors = []
     for layer, (x_BTD, wanted_BTD) in zip(model.model.layers, seen, strict=True):
         wanted_BTD = wanted_BTD.float()
-        errors.append((layer.attn(x_BTD).float() - wanted_BTD).square().mean() / wanted_BTD.square().mean())
+        found_BTD = layer.attn(x_BTD.to(layer.attn.o_proj.weight.dtype)).float()
+        errors.append((found_BTD - wanted_BTD).square().mean() / wanted_BTD.square().mean())
     return torch.stack(errors).mean()
 
 

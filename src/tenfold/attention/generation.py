@@ -17,6 +17,7 @@ __all__ = ["generate_tokens", "stream_text"]
 _SEEDS = 1 << 63
 _PREFILL = 4096  # tokens of a prompt read at a time
 _CONTEXT = 16  # tokens that are decoded before new ones
+_LOWEST = torch.finfo(torch.float32).tiny  # temperatures below are 0 in float32
 _LONGEST_CHARACTER = 8  # tokens that wait for the rest of a character at most
 
 
@@ -123,7 +124,8 @@ def _read(model: GSAForCausalLM, tokens: list[int], cache: SlotCache) -> Tensor:
 def _choose(logits_N: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits_N.argmax())
-    p_N, order_N = torch.softmax(logits_N / temperature, -1).sort(descending=True)
+    scaled_N = (logits_N - logits_N.max()) / max(temperature, _LOWEST)  # at most 0: the quotients may not overflow
+    p_N, order_N = torch.softmax(scaled_N, -1).sort(descending=True)
     if top_p < 1:
         p_N = p_N.masked_fill(p_N.cumsum(0) - p_N >= top_p, 0)
     return int(order_N[torch.multinomial(p_N, 1, generator=generator)])

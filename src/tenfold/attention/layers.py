@@ -32,9 +32,9 @@ class MixerConfig:
     Attributes:
         hidden_size: Width D of what goes in and out.
         num_heads: Query heads Q.
-        num_kv_heads: Key-value heads H, a divisor of Q.
+        num_kv_heads: Key-value heads H, a divisor of Q (gsa, abc, softmax); gla and retnet have one per query head.
         num_slots: Slots M of each key-value head (gsa, abc).
-        gate_logit_normalizer: Gates are sigmoid(f)^(1 / this): the larger, the longer slots remember (gsa, gla).
+        gate_logit_normalizer: Gates are sigmoid(f)^(1 / this): the larger, the longer slots remember (gsa); 16 in gla.
         feature_map: What is applied to queries and keys (gsa, abc); `t2r` is a learned matrix and relu.
         use_short_conv: A causal convolution over `conv_size` tokens for queries, keys and values.
         conv_size: Tokens of that convolution.
@@ -184,8 +184,7 @@ class ShortConvolution(nn.Conv1d):
         )
         all_BSD = torch.cat([before, x_BTD], 1)
         if state is not None:
-            lengths_B = x_BTD.new_full((x_BTD.shape[0],), x_BTD.shape[1]) if mask_BT is None else mask_BT.sum(1)
-            last_BL = lengths_B[:, None].long() + torch.arange(past, device=x_BTD.device)
+            last_BL = _lengths(x_BTD, mask_BT)[:, None] + torch.arange(past, device=x_BTD.device)
             state[name] = all_BSD.gather(1, last_BL[..., None].expand(-1, -1, x_BTD.shape[2]))
         y_BTD = functional.silu(super().forward(all_BSD.mT).mT)
         return y_BTD if order_BT1 is None else torch.zeros_like(y_BTD).scatter(1, order_BT1.expand_as(y_BTD), y_BTD)
@@ -421,8 +420,13 @@ def positions(x_BTQK: Tensor, mask_BT: Tensor | None, state: State | None, cu_se
 
 
 def _count(state: State, x_BTD: Tensor, mask_BT: Tensor | None) -> None:
-    now_B = x_BTD.new_full(x_BTD.shape[:1], x_BTD.shape[1], dtype=torch.long) if mask_BT is None else mask_BT.sum(1)
+    now_B = _lengths(x_BTD, mask_BT)
     state["count"] = state["count"] + now_B if "count" in state else now_B
+
+
+def _lengths(x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Tokens that are no padding, (B,) int64."""
+    return x_BTD.new_full(x_BTD.shape[:1], x_BTD.shape[1], dtype=torch.long) if mask_BT is None else mask_BT.sum(1)
 
 
 def rotate(x_BTQK: Tensor, places_BT: Tensor, theta: float) -> Tensor:

@@ -44,13 +44,13 @@ class GSAConfig(PreTrainedConfig):
         hidden_size: Width D.
         num_hidden_layers: Blocks.
         num_heads: Query heads Q of each layer.
-        num_kv_heads: Key-value heads, a divisor of Q; Q if None.
+        num_kv_heads: Key-value heads, a divisor of Q; Q if None. Of `gsa`, `abc` and `softmax`; others have Q.
         num_slots: Memory slots of each key-value head; D / Q if None.
         mixer: `gsa`, or what it is compared with: `abc`, `gla`, `retnet`, `softmax`.
         intermediate_size: Width of the feed-forward layers; `hidden_ratio` 2/3 D, rounded up to 256, if None.
         hidden_ratio: See intermediate_size.
         feature_map: Of queries and keys: `swish`, `relu`, `t2r`, `identity`.
-        gate_logit_normalizer: Damps the forget gates, sigmoid(f)^(1 / this).
+        gate_logit_normalizer: Damps the forget gates of `gsa`, sigmoid(f)^(1 / this).
         use_short_conv: A causal convolution for queries, keys and values.
         conv_size: Its tokens.
         elementwise_affine: The norm before the output of each mixer has weights; all others always have.

@@ -125,8 +125,9 @@ def gsa_step(
     """
     check_step({"q": q, "k": k, "v": v, "s": s, "g": g}, state)
     work = state[0].dtype
-    if q.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _TRITON:
-        o, hk, hv = _kernels().step(q, k, v, s, g, scale, *state)
+    takes_kernels = q.is_cuda and work == torch.float32 and _TRITON  # kernels have states of no other precision
+    if takes_kernels and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        o, hk, hv = _kernel_step(q, k, v, s, g, scale, state)
     else:
         q_, k_, v_, s_, g_ = (x.to(work) for x in (q, k, v, s, g))
         with full_precision(q):
@@ -230,6 +231,14 @@ def _choose(backend: Backend, q: Tensor) -> str:
     return backend
 
 
+def _kernel_step(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, state: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`naive.step` by the kernels, which want a dimension of time."""
+    o_BTQV, hk, hv = _kernels().step(*(x[:, None] for x in (q, k, v, s, g)), scale, *state)
+    return o_BTQV[:, 0], hk, hv
+
+
 def _kernels() -> Any:
     # By name: nothing that only uses a CPU loads triton.
     return importlib.import_module("tenfold.attention.kernels")
@@ -283,8 +292,10 @@ def _forward(
 
 
 @_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, hk: Tensor, hv: Tensor, *_: Any) -> Any:
-    o, z = q.new_empty(*q.shape[:3], v.shape[3], dtype=hk.dtype), q.new_empty(*q.shape[:3], s.shape[3], dtype=hk.dtype)
+def _(q: Tensor, k: Tensor, v: Tensor, s: Tensor, g: Tensor, scale: float, hk: Tensor, hv: Tensor, *others: Any) -> Any:
+    *_, backend = others
+    o = q.new_empty(*q.shape[:3], v.shape[3], dtype=v.dtype if backend == "triton" else hk.dtype)
+    z = q.new_empty(*q.shape[:3], s.shape[3], dtype=hk.dtype)
     return o, z, torch.empty_like(hk), torch.empty_like(hv)
 
 

@@ -188,10 +188,13 @@ def find(path_or_id: Path | str, revision: str | None = None) -> Path:
     fetched, into its cache; `revision` is a branch, tag or commit there. Raises InputError where there is neither, or
     the Hub cannot be reached and has no copy here.
     """
-    path = Path(path_or_id).expanduser()
+    name = str(path_or_id)
+    try:
+        path = Path(path_or_id).expanduser()
+    except RuntimeError:
+        raise InputError(f"{name}: no such folder: nobody here has that home; check the path") from None
     if path.is_dir():
         return path
-    name = str(path_or_id)
     if path.exists():
         raise InputError(f"{name}: is a file; give the model's folder")
     if isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(name) or ".." in name:

@@ -57,8 +57,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def restore_folder(path: Path) -> None:
-    """Bring back a folder whose replacement was killed between two renames; nothing to do in any other case."""
-    if not path.exists() and _previous(path).is_dir():
+    """Bring back a folder whose replacement was killed between two renames; killed later, clear the older one away."""
+    if path.exists():
+        _remove(_previous(path))
+    elif _previous(path).is_dir():
         _previous(path).rename(path)
 
 

@@ -4,7 +4,6 @@ import importlib
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import rich.markup
 import rich.table
 
 from tenfold.core.errors import InputError
+from tenfold.core.files import replace_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,7 +242,8 @@ class Report:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file, text in texts.items():
-                _replace(folder / file, text)
+                with replace_file(folder / file) as partial:
+                    partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{folder}: the report cannot be written there: {error.strerror}") from None
         return [folder / file for file in texts]
@@ -264,15 +265,6 @@ def _need(module: str) -> Any:
     except ImportError:
         name = module.partition(".")[0]
         raise InputError(f"reports need {name}; pip install 'tenfold[reports]'") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _show(cell: Cell) -> str:

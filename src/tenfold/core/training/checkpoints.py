@@ -7,12 +7,14 @@ best/   what `save` writes
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tenfold.core.artifacts import read_tensors, write_tensors
@@ -49,8 +51,8 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 
 def write_last(folder: Path, model: nn.Module, save: Save, checkpoint: Checkpoint) -> None:
-    """Replace `last`."""
-    with replace_folder(_ours(folder / "last")) as partial:
+    """Replace `last`. Raises OSError."""
+    with _replacing(_ours(folder / "last")) as partial:
         save(model, partial)
         groups = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer}
         groups |= {f"random/{process}": state for process, state in enumerate(checkpoint.random)}
@@ -61,9 +63,19 @@ def write_last(folder: Path, model: nn.Module, save: Save, checkpoint: Checkpoin
 
 
 def write_best(folder: Path, model: nn.Module, save: Save) -> None:
-    """Replace `best`."""
-    with replace_folder(folder / "best") as partial:
+    """Replace `best`. Raises OSError."""
+    with _replacing(folder / "best") as partial:
         save(model, partial)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """`replace_folder`, for a `save` that leaves the weights to safetensors, which has an error of its own."""
+    try:
+        with replace_folder(folder) as partial:
+            yield partial
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:

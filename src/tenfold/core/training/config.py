@@ -119,7 +119,7 @@ def _pair(name: str, value: object) -> tuple[Any, Any]:
 
 
 def first_difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The first setting in which two identities differ, in words; empty where they agree."""
+    """The first setting of those given that was saved otherwise, in words; empty where they agree."""
     for name in given:
         if saved.get(name) != given[name]:
             return f"{name} was {saved.get(name)!r} and is now {given[name]!r}"

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,11 +48,11 @@ class Journal:
         """
         self.lines: list[Line] = []
         self._path = folder / "log.jsonl" if folder else None
-        self._board = _open_board(folder / "tensorboard", step) if folder else None
-        if self._path:
+        if self._path:  # the first thing in a folder: by its log a run is known
             self.lines = [line for line in _read_lines(self._path) if line["step"] <= step]
             with replace_file(self._path) as partial:
                 partial.write_text("".join(map(_dump, self.lines)))
+        self._board = _open_board(folder / "tensorboard", step) if folder else None
 
     def has(self, step: int) -> bool:
         """Whether there is a line of this step."""
@@ -75,9 +75,10 @@ class Journal:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Finish TensorBoard's file; on a full disk it ends early, and `log.jsonl` says so."""
         if self._board:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
 
 
 def _dump(line: Line) -> str:

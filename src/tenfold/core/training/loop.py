@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ __all__ = ["TrainingResult", "train"]
 
 Loss = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, float | Tensor]]]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+_LOGGED = ("step", "loss", "gradient_norm", "rate", "samples_per_second", "evaluation")  # what the loop itself measures
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ class _Objective(nn.Module):
         value, measures = answer if isinstance(answer, tuple) else (answer, {})
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise InputError("loss must give one number, as a tensor that has a gradient, and measures if wanted")
-        if "loss" in measures:
-            raise InputError("loss gives a measure named 'loss', which is the name of the loss itself; rename it")
+        if taken := [name for name in _LOGGED if name in measures]:
+            raise InputError(f"loss gives a measure named {taken[0]!r}, which the log has of its own; rename it")
         plain = {name: torch.as_tensor(number, device=value.device).detach() for name, number in measures.items()}
         return value.reshape(()), plain
 
@@ -202,7 +203,7 @@ class _Run:
 
     def start(self, resume: bool) -> None:
         """Begin, or go on behind the last checkpoint."""
-        seed_device(self.config.seed, "model", self.accelerator.process_index)
+        seed_device(self.config.seed, "model", self.accelerator.process_index, self.accelerator.device)
         if self.folder:
             if self.is_main:
                 prepare_folder(self.folder, resume)
@@ -211,13 +212,19 @@ class _Run:
                 self._restore(checkpoint)
         self.accelerator.wait_for_everyone()
         if self.folder and self.is_main:
-            self.journal = Journal(self.folder, self.step)
-            write_config(self.folder, self.config.as_json() | {"processes": self.accelerator.num_processes})
+            settings = self.config.as_json() | {"processes": self.accelerator.num_processes}
+            try:
+                self.journal = Journal(self.folder, self.step)
+                write_config(self.folder, settings)
+            except OSError as error:
+                where = error.filename or self.folder
+                raise InputError(f"{where}: {error.strerror or error}; mend that or choose another folder") from None
         self.model.train()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         last = f"{self.folder}/last"
-        if differs := first_difference(checkpoint.identity, self.identity):
+        given = dict.fromkeys(checkpoint.identity) | self.identity
+        if differs := first_difference(checkpoint.identity, given):
             raise InputError(f"{last}: is of another run: {differs}; choose another folder, or do not resume")
         if checkpoint.step > self.config.steps:
             raise InputError(f"{last}: has {checkpoint.step:,} steps, more than steps, {self.config.steps:,}; raise it")
@@ -309,7 +316,8 @@ class _Run:
             line: Line = {"step": self.step} | self.window.means() | {"rate": self._rate(), "samples_per_second": speed}
             if is_due and evaluate:
                 line["evaluation"] = self._evaluate(evaluate)
-            self.journal.write(line)
+            with self._writing("log.jsonl"):
+                self.journal.write(line)
         self.window = Window()
 
     def _evaluate(self, evaluate: Evaluate) -> dict[str, float]:
@@ -317,7 +325,7 @@ class _Run:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         with torch.no_grad(), apart(self.accelerator.device):
-            seed_device(self.config.seed, "evaluation", 0)
+            seed_device(self.config.seed, "evaluation", 0, self.accelerator.device)
             measures = {name: float(value) for name, value in evaluate(self.model).items()}
         for module, mode in modes:
             module.training = mode
@@ -327,7 +335,8 @@ class _Run:
                 f"evaluate gives {known}, but not {self.judge.measure!r}; name one of its measures as best"
             )
         if self.folder and self.judge.is_better(measures[self.judge.measure], self.judge.best(self.journal.lines)):
-            write_best(self.folder, self.model, self.save)
+            with self._writing("best"):
+                write_best(self.folder, self.model, self.save)
         return measures
 
     def _save_last(self) -> None:
@@ -336,7 +345,6 @@ class _Run:
         states = gather_object([random_state(self.accelerator.device)])
         if not self.is_main:
             return
-        self.journal.sync()
         scaler = self.accelerator.scaler
         checkpoint = Checkpoint(
             step=self.step,
@@ -348,10 +356,17 @@ class _Run:
             optimizer=optimizer_tensors(self.optimizer, self.model),
             random=states,
         )
-        try:
+        with self._writing("last"):
+            self.journal.sync()
             write_last(self.folder, self.model, self.save, checkpoint)
+
+    @contextmanager
+    def _writing(self, part: str) -> Iterator[None]:
+        """InputError where a part of the folder cannot be written."""
+        try:
+            yield
         except OSError as error:
-            what = f"{self.folder}/last: step {self.step:,} cannot be saved ({error.strerror or error})"
+            what = f"{self.folder}/{part}: step {self.step:,} cannot be saved ({error.strerror or error})"
             raise InputError(f"{what}; mend that and train again: the checkpoint before stays") from error
 
     def _stop(self) -> None:

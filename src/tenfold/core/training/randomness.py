@@ -32,10 +32,10 @@ def seed_random(seed: int, purpose: Purpose, number: int) -> None:
     torch.default_generator.manual_seed(derived)
 
 
-def seed_device(seed: int, purpose: Purpose, number: int) -> None:
-    """Seed all global generators, and that of the current CUDA device if there is one."""
+def seed_device(seed: int, purpose: Purpose, number: int, device: torch.device) -> None:
+    """Seed all global generators, and that of `device`, the current one, if it is of CUDA."""
     seed_random(seed, purpose, number)
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.manual_seed(derive_seed(seed, purpose, number))
 
 
