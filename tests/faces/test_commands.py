@@ -24,6 +24,7 @@ from tenfold import faces
 from tenfold.cli import main
 from tenfold.faces import losses, preparation, settings, teaching
 from tenfold.faces.commands import COMMANDS
+from tenfold.faces.gallery import Gallery, read_key
 from tenfold.faces.thresholds import Threshold
 
 TENFOLD = Path(sysconfig.get_path("scripts"), "tenfold")
@@ -382,10 +383,15 @@ def test_big_faces_are_compared_with_small_ones(place: Path, tmp_path: Path, cap
     shutil.copytree(place / "adapter", tmp_path / "adapter")
     big = (tmp_path / "adapter", "--teacher", place / "teacher")
     found = call(capsys, "calibrate", big[0], place / "unseen", *big[1:], "--probes", place / "student", *CROPS)
-    assert found["far"] == 0.01 and (tmp_path / "adapter/best/threshold.json").exists()
+    assert found["far"] == 0.01 and json.loads((tmp_path / "adapter/best/threshold-probes.json").read_text()) == found
+    pair = [place / f"unseen/person30/{number}.png" for number in (0, 1)]
+    assert call(capsys, "verify", big[0], *pair, *big[1:], *CROPS)["threshold"] is None, "big against big has none"
+    own = call(capsys, "calibrate", big[0], place / "unseen", *big[1:], *CROPS, "--far", "0.2")
+    assert call(capsys, "verify", big[0], *pair, *big[1:], *CROPS)["threshold"] == own["value"] != found["value"]
     key = ("--key", place / "staff.key", *CROPS)
     folder, path = place / "unseen/person30", tmp_path / "big.gallery"
     assert run("enroll", path, big[0], "Ada", folder, "--consent", "form 1", *big[1:], *key) == 0
+    assert Gallery.open(path, read_key(place / "staff.key")).card.threshold == found["value"]
     small = call(capsys, "identify", path, place / "student", folder / "0.png", *key)
     large = call(capsys, "identify", path, big[0], folder / "0.png", *big[1:], *key)
     assert small[0]["score"] is not None and large[0]["person"] == "Ada"

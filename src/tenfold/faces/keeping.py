@@ -89,7 +89,7 @@ def enroll(
     secret, opened = _key(key), open_model(model, teacher)
     found = opened.embed(list_pictures(pictures), detector)
     vectors_Nd = _usable(found)
-    with _open_or_create(gallery, secret, opened) as kept:
+    with _open_or_create(gallery, secret, opened, model) as kept:
         record = kept.enroll(person, vectors_Nd, consent, last)
     for message in filter(None, found.messages):
         print(message, file=sys.stderr)
@@ -284,16 +284,20 @@ def _usable(found: "Embeddings") -> Any:
     return found.vectors_Nd[found.usable]
 
 
-def _open_or_create(path: Path, secret: bytes, model: "FaceModel") -> "Gallery":
+def _open_or_create(path: Path, secret: bytes, opened: "FaceModel", model: str) -> "Gallery":
     from tenfold.faces.gallery import Gallery
+    from tenfold.faces.inference import model_folder
+    from tenfold.faces.recognition import stored_threshold
 
     if path.exists():
-        return Gallery.open(path, secret, model_id=model.space, dimension=model.dimension)
-    if model.threshold is None:
+        return Gallery.open(path, secret, model_id=opened.space, dimension=opened.dimension)
+    is_file = Path(model).suffix == ".onnx"
+    threshold = (None if is_file else stored_threshold(model_folder(model), probes=True)) or opened.threshold
+    if threshold is None:
         raise InputError(f"{path}: cannot be made: the model has no threshold; run tenfold faces calibrate first")
-    if model.threshold.high > _UNSURE * model.threshold.far:
-        print(f"Warning: {path}: gets an unsure threshold, {model.threshold.describe()}", file=sys.stderr)
-    return Gallery.create(path, secret, model.space, model.dimension, model.threshold)
+    if threshold.high > _UNSURE * threshold.far:
+        print(f"Warning: {path}: gets an unsure threshold, {threshold.describe()}", file=sys.stderr)
+    return Gallery.create(path, secret, opened.space, opened.dimension, threshold)
 
 
 def print_facts(title: str, facts: dict[str, Any], json: bool) -> None:

@@ -244,7 +244,7 @@ def calibrate(
         faces: A folder of people, as for teach.
         far: The share of pairs of different people that may pass as one person.
         teacher: As for embed.
-        probes: A student whose faces will be compared with those of MODEL, as in a gallery of big faces.
+        probes: A student whose faces will be compared with those of MODEL, for galleries that enroll makes.
         detector: As for teach.
         person: As for teach.
         json: Print one JSON object instead of a line.
@@ -360,7 +360,7 @@ def _calibrate(
     people = np.stack([given.labels_N[first], given.labels_N[second]], 1)
     with _about(faces):
         threshold = calibrate_threshold(scores, people, far)
-    store_threshold(folder, threshold)
+    store_threshold(folder, threshold, probes=asking.id != enrolled.id)
     return threshold
 
 
