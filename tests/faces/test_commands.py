@@ -372,10 +372,16 @@ def test_evaluate_takes_tinyface(place: Path, tmp_path: Path, capsys: Capture) -
     for number in range(4):
         draw_person(tmp_path / "others" / str(number), 90 + number, 1)
         Image.open(tmp_path / f"others/{number}/0.png").save(test / f"Gallery_Distractor/{number}.jpg")
+    Image.open(tmp_path / "drawn/0/0.png").resize((5, 4)).save(test / "Probe/1_0.jpg")  # as small as they come
+    for number in (1, 2):
+        (test / f"Gallery_Match/2_{number}.jpg").write_text("not a picture")
     report = call(capsys, "evaluate", place / "student", tmp_path / "tinyface", *CROPS)
     used = report["tables"][1]["rows"][0]
-    assert (used["probes"], used["gallery"], used["distractors"]) == (3, 6, 4)
-    assert "faces of 16 px" in report["notes"]
+    assert (used["probes"], used["gallery"], used["distractors"]) == (3, 4, 4)
+    assert report["notes"] == [
+        "faces of 16 px", "2 of 13 faces left out, which cannot be used",
+        "1 of 3 probes left out, of whose person no gallery face can be used",
+    ]  # fmt: skip
 
 
 def test_big_faces_are_compared_with_small_ones(place: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -90,10 +90,15 @@ def prepare(
 
 
 def prepare_faces(
-    faces: FaceSet, detector: Detector | None, cache: Path | None = None, progress: Progress = no_progress
+    faces: FaceSet,
+    detector: Detector | None,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    *,
+    smallest: int = 10,
 ) -> LabelledCrops:
-    """The same for a set that has been read."""
-    crops = crop_faces(faces, detector, cache=cache, progress=progress)
+    """The same for a set that has been read; `smallest` as for `crop_faces`."""
+    crops = crop_faces(faces, detector, cache=cache, progress=progress, smallest=smallest)
     _tell([message for status, message in zip(crops.statuses, crops.messages, strict=True) if status != "ok"])
     usable = crops.usable()
     if len(usable.faces) == 0:
