@@ -462,6 +462,17 @@ def test_what_a_gallery_refuses(place: Path, gallery: Path, tmp_path: Path, caps
     assert gallery.read_bytes() == before
 
 
+def test_a_picture_of_several_people_is_not_enrolled(
+    place: Path, gallery: Path, faces_data: Path, capsys: Capture
+) -> None:
+    """Whose face would be kept? The consent is of one of them."""
+    before, photos = gallery.read_bytes(), [faces_data / f"{name}_face.jpg" for name in ("single", "multi")]
+    asked = (*photos, "--consent", "form 18", "--key", place / "staff.key")
+    line = refusal(capsys, "enroll", gallery, place / "student", "Bo", *asked)
+    assert f"{photos[1]}: has 5 faces" in line and "cut out the one you mean" in line
+    assert gallery.read_bytes() == before
+
+
 def test_a_gallery_of_an_unsure_threshold_says_so(place: Path, tmp_path: Path, capsys: Capture) -> None:
     """Calibrated on two people, a FAR of 1 % may be one of any size: who makes a gallery is told."""
     shutil.copytree(place / "student/best", tmp_path / "student")

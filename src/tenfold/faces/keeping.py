@@ -75,7 +75,7 @@ def enroll(
         gallery: The file, encrypted; it holds no pictures.
         model: A student with a threshold; with TEACHER the folder of an adapter.
         person: The name.
-        pictures: Pictures of this person, or folders of them.
+        pictures: Pictures of this person alone, or folders of them.
         consent: What the person agreed to, or where that is filed. Nobody is enrolled without.
         until: The last day on which the person is matched, YYYY-MM-DD.
         key: File of the key; without it, TENFOLD_GALLERY_KEY holds its digits.
@@ -88,6 +88,9 @@ def enroll(
     last = _day(until)
     secret, opened = _key(key), open_model(model, teacher)
     found = opened.embed(list_pictures(pictures), detector)
+    for status, message in zip(found.statuses, found.messages, strict=True):
+        if status == "several faces":  # the consent is of one person
+            raise InputError(message)
     vectors_Nd = _usable(found)
     with _open_or_create(gallery, secret, opened, model) as kept:
         record = kept.enroll(person, vectors_Nd, consent, last)
