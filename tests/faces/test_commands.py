@@ -333,6 +333,18 @@ def test_evaluate_warns_of_pictures_that_the_model_has_seen(place: Path, tmp_pat
     assert "person31/double.png: is the same picture as person30/0.png" in capsys.readouterr().err
 
 
+def test_what_was_calibrated_on_is_not_noted_in_a_model_that_was_passed_on(
+    place: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Hashes of people's pictures stay in the run; who has taken a model out of it is told."""
+    for name in ("student", "best"):
+        shutil.copytree(place / "student/best", tmp_path / name)
+        capsys.readouterr()
+        assert run("calibrate", tmp_path / name, place / "unseen", *CROPS) == 0
+        assert "which pictures these were is not noted" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("pictures.sha256"))
+
+
 def test_evaluate_takes_lfws_pairs(place: Path, tmp_path: Path, capsys: Capture) -> None:
     names = ["Ada", "Bo", "Cy", "Di"]
     for number, name in enumerate(names):

@@ -4,6 +4,7 @@ Each imports what it needs, as those of `commands.py` do.
 """
 
 import json as json_format
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -250,7 +251,7 @@ def calibrate(
         json: Print one JSON object instead of a line.
     """
     from tenfold.faces.inference import model_folder
-    from tenfold.faces.preparation import prepare_faces, remember
+    from tenfold.faces.preparation import prepare_faces, remember, run_of
     from tenfold.faces.recognition import find_detector, load
 
     folder, enrolled = model_folder(model), open_model(model, teacher)
@@ -261,7 +262,10 @@ def calibrate(
     with progress_bar() as progress:
         given = prepare_faces(pictures, find_detector(detector), progress=progress)
     threshold = _calibrate(folder, enrolled, asking, given, faces, far)
-    remember(folder.parent if folder.name in ("best", "last") else folder, pictures)
+    if run := run_of(folder):
+        remember(run, pictures)
+    else:
+        print(f"{folder}: is not in the folder of a run: which pictures these were is not noted", file=sys.stderr)
     print(json_format.dumps(threshold.to_json()) if json else threshold.describe())
 
 
