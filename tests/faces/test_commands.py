@@ -25,6 +25,7 @@ from tenfold.cli import main
 from tenfold.faces import losses, preparation, settings, teaching
 from tenfold.faces.commands import COMMANDS
 from tenfold.faces.gallery import Gallery, read_key
+from tenfold.faces.preparation import read_seen
 from tenfold.faces.thresholds import Threshold
 
 TENFOLD = Path(sysconfig.get_path("scripts"), "tenfold")
@@ -126,6 +127,10 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, tmp_path: 
     again = call(capsys, *command, "--epochs", "1")
     assert again["steps"] == first["steps"] == 9 and again["threshold"] == first["threshold"]
     assert "width" in refusal(capsys, *command, "--epochs", "1", "--width", "0.5")
+    noted = read_seen(tmp_path / "run")
+    other = ("distill", place / "unseen", tmp_path / "run", *bridge(place), "--epochs", "1")
+    assert "is of another run" in refusal(capsys, *other) and len(noted) == 60
+    assert read_seen(tmp_path / "run") == noted, "what was refused was not seen"
 
 
 @pytest.mark.parametrize("method", ["scratch", "direct", "hinton", "fitnet"])

@@ -23,6 +23,7 @@ from tenfold.faces.keeping import open_model, print_facts
 if TYPE_CHECKING:
     from tenfold.core.training import TrainingResult
     from tenfold.faces.degradation import Degradation
+    from tenfold.faces.facesets import FaceSet
     from tenfold.faces.model import Adapter
     from tenfold.faces.preparation import LabelledCrops
     from tenfold.faces.recognition import FaceModel
@@ -74,12 +75,13 @@ def teach(
     from tenfold.faces.settings import Provenance, TeacherConfig
     from tenfold.faces.training import train_teacher
 
-    learned, held = _read(faces, detector, person, out, validation, seed)
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     config = TeacherConfig(dimension=dimension, epochs=epochs, device=device, seed=seed)
     source = Provenance(data={faces.name: "the user's own"})
-    _, result = train_teacher(
-        learned.crops_NSSC, learned.labels_N, out, config, validation=_pair(held), provenance=source
-    )
+    with _remembering(out, pictures):
+        _, result = train_teacher(
+            learned.crops_NSSC, learned.labels_N, out, config, validation=_pair(held), provenance=source
+        )
     _print_run(result, out, json)
 
 
@@ -130,16 +132,17 @@ def adapt(
     from tenfold.faces.training import adapt as train_adapter
 
     opened = load_teacher(teacher)
-    learned, held = _read(faces, detector, person, out, validation, seed)
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     config = AdaptConfig(
         dimension=dimension, keep=keep, keep_weight=keep_weight, centre=centre, selection=selection, rho=rho,
         epochs=epochs, device=device, seed=seed,
     )  # fmt: skip
     features_ND = _features(learned, opened, out / "cache")
     judged = None if held is None else (_features(held, opened, out / "cache"), held.labels_N)
-    _, result = train_adapter(
-        features_ND, learned.labels_N, out, config, validation=judged, provenance=_provenance(faces, opened)
-    )
+    with _remembering(out, pictures):
+        _, result = train_adapter(
+            features_ND, learned.labels_N, out, config, validation=judged, provenance=_provenance(faces, opened)
+        )
     _print_run(result, out, json)
 
 
@@ -205,7 +208,7 @@ def distill(
     cache = (adapter or out) / "cache"
     opened = load_teacher(teacher) if teacher else None
     bridge = _bridge(method, adapter, opened)
-    learned, held = _read(faces, detector, person, out, validation, seed, cache)
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed, cache)
     targets_ND = None if method == "scratch" or opened is None else _features(learned, opened, cache)
     if bridge is not None and targets_ND is not None:
         targets_ND = apply_adapter(bridge.adapter, targets_ND)
@@ -215,9 +218,10 @@ def distill(
         device=device, seed=seed,
     )  # fmt: skip
     source = _provenance(faces, opened, bridge.space if bridge else "")
-    _, result = train_student(
-        learned.crops_NSSC, learned.labels_N, targets_ND, out, config, validation=_pair(held), provenance=source
-    )
+    with _remembering(out, pictures):
+        _, result = train_student(
+            learned.crops_NSSC, learned.labels_N, targets_ND, out, config, validation=_pair(held), provenance=source
+        )
     facts = {}
     if held is not None:
         student = load(out)
@@ -274,9 +278,9 @@ def calibrate(
 
 def _read(
     faces: Path, detector: str, person: PersonFrom, out: Path, validation: float, seed: int, cache: Path | None = None
-) -> "tuple[LabelledCrops, LabelledCrops | None]":
-    """Crops to learn from, and those of people held back; both in memory mapped from the cache where all are used."""
-    from tenfold.faces.preparation import prepare_faces, remember
+) -> "tuple[LabelledCrops, LabelledCrops | None, FaceSet]":
+    """Crops to learn from, those of people held back, and the set; crops mapped from the cache where all are used."""
+    from tenfold.faces.preparation import prepare_faces
     from tenfold.faces.recognition import find_detector
 
     pictures = read_faces(faces, person)
@@ -284,8 +288,22 @@ def _read(
         given = prepare_faces(pictures, find_detector(detector), cache or out / "cache", progress)
     with _about(faces):
         held_N = given.held_back(validation, seed)
-    remember(out, pictures)
-    return (given, None) if not held_N.any() else (given.rows(~held_N), given.rows(held_N))
+    return (given.rows(~held_N), given.rows(held_N), pictures) if held_N.any() else (given, None, pictures)
+
+
+@contextmanager
+def _remembering(run: Path, pictures: "FaceSet") -> Iterator[None]:
+    """Note in the run what a training has seen, also one that is interrupted, but not one that is refused."""
+    from tenfold.faces.preparation import remember
+
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException:
+        remember(run, pictures)
+        raise
+    remember(run, pictures)
 
 
 def _pair(held: "LabelledCrops | None") -> tuple[Any, Any] | None:
