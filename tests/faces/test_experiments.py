@@ -96,6 +96,12 @@ def test_the_report_judges_every_claim(outcome: Outcome) -> None:
     assert "private" in made.notes[0] and made.plots
 
 
+def test_the_report_states_the_steps_that_were_taken(outcome: Outcome) -> None:
+    """Few faces are fewer in a step than was asked for, and epochs are whole ones."""
+    assert outcome.schedule == (16, 4)  # 2 epochs of 32 public faces; 4 steps of 16 were asked for
+    assert "Students: 16 steps of 4 faces" in claims.report([outcome], TINY).notes[1]
+
+
 def test_a_false_accept_rate_below_its_interval_misses_it_too(outcome: Outcome) -> None:
     for far, missed in (((0.001, 0.004, 0.02), 0.003), ((0.03, 0.004, 0.02), 0.01), ((0.01, 0.004, 0.02), 0.0)):
         rows = {row[0]: row for row in claims.report([replace(outcome, far=far)], TINY).tables[0].rows}

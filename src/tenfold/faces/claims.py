@@ -101,10 +101,11 @@ def report(outcomes: Sequence[Outcome], effort: Effort, teacher: Teacher | None 
     ]
     plot = Plot("One student for several sizes", "side of the face, pixels", "AUC of verification", lines)
     private, public, tested = outcomes[0].counts
+    steps, batch = outcomes[0].schedule
     whose = f"given, {teacher.licence}" if teacher else f"our small network, trained on {private} private people"
     notes = [
         f"For each seed {private} people are private, {public} public, {tested} tested. Teacher: {whose}.",
-        f"Students: {effort.steps} steps of {effort.batch} faces; step 1: {effort.adapter_epochs} epochs.",
+        f"Students: {steps:,} steps of {batch} faces with the first seed; step 1: {effort.adapter_epochs} epochs.",
         f"Seeds: {len(outcomes)}. Differences are taken within a seed, as means over the tested sets. Tenfold "
         f"{__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{processor()}.",
