@@ -228,6 +228,27 @@ def test_odd_pictures_have_a_status_each_and_the_others_go_on(place: Path, tmp_p
     assert "gone.jpg: there is no such file" in refusal(capsys, "embed", place / "student", tmp_path / "gone.jpg")
 
 
+def test_names_that_are_no_text_are_shown_with_escapes(
+    place: Path, gallery: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    picture = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xeb.png"))
+    shutil.copy(place / "unseen/person35/5.png", picture)
+    wrong = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xf6.png"))
+    pictures, key = (picture, wrong), ("--key", place / "staff.key")
+    for command in (("embed", place / "student", *pictures), ("identify", gallery, place / "student", *pictures, *key)):
+        capsys.readouterr()
+        assert run(*command, *CROPS) == 0
+        shown = capsys.readouterr().out
+        assert r"Zo\xeb.png" in shown and shown.count(r"n\xf6.png") == 1 and "there is no such file" in shown
+        assert [Path(one["picture"]).name for one in call(capsys, *command, *CROPS)] == [r"Zo\xeb.png", r"n\xf6.png"]
+
+
+def test_a_folder_of_records_is_no_folder_of_pictures(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "train.rec").touch()
+    line = refusal(capsys, "embed", place / "student", tmp_path, *CROPS)
+    assert f"{tmp_path}: its pictures lie in train.rec; name files or folders" in line
+
+
 def test_faces_are_found_in_photographs(place: Path, faces_data: Path, tmp_path: Path, capsys: Capture) -> None:
     """One face, five faces, none; lying on its side with the EXIF mark of it, it is the same face."""
     turned = Image.open(faces_data / "single_face.jpg").transpose(Image.Transpose.ROTATE_90)

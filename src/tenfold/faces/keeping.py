@@ -15,6 +15,7 @@ import tyro
 from tenfold.core.errors import InputError
 from tenfold.core.reports import Cell, Table
 from tenfold.faces.data import read_faces
+from tenfold.faces.pictures import printable
 
 if TYPE_CHECKING:
     from tenfold.faces.gallery import Gallery
@@ -138,8 +139,8 @@ def identify(
             one = next(matches) if usable else None
             nearest = [] if one is None else [[who.person, who.score] for who in one.nearest]
             rows.append(
-                {"picture": str(file), "person": one and one.person, "score": one and one.score, "nearest": nearest,
-                 "message": message}
+                {"picture": printable(file), "person": one and one.person, "score": one and one.score,
+                 "nearest": nearest, "message": message}
             )  # fmt: skip
         facts = f"threshold {kept.card.threshold:.4f} for a FAR of {kept.card.far:g} per comparison"
         chance = f"a stranger passes for somebody here in about {kept.expected_fpir():.2g} of cases"
@@ -152,7 +153,8 @@ def identify(
          message_of(row["picture"], row["message"])]
         for row in rows
     ]  # fmt: skip
-    Table(f"Who is it? {gallery.name}", ["picture", "person", "best score", "message"], shown, [facts, chance]).print()
+    title = f"Who is it? {printable(gallery.name)}"
+    Table(title, ["picture", "person", "best score", "message"], shown, [facts, chance]).print()
 
 
 def forget(gallery: Path, person: str, key: Path = _NO_KEY) -> None:
@@ -254,9 +256,11 @@ def open_model(model: str, teacher: str = "") -> "FaceModel":
 
 
 def list_pictures(given: Sequence[Path]) -> list[Path]:
-    """The files, and of folders the pictures below them. Raises InputError where a folder has none."""
+    """The files, and of folders the pictures below them. Raises InputError where a folder has none, or train.rec."""
     files: list[Path] = []
     for path in given:
+        if (path / "train.rec").exists():
+            raise InputError(f"{printable(path)}: its pictures lie in train.rec; name files or folders of pictures")
         files += [Path(str(source)) for source in read_faces(path, "none").sources] if path.is_dir() else [path]
     if not files:
         raise InputError("no picture was given; name files or folders")
@@ -265,7 +269,7 @@ def list_pictures(given: Sequence[Path]) -> list[Path]:
 
 def message_of(picture: Path | str, message: str) -> str:
     """What is wrong with a picture, for a row that names it."""
-    return message.removeprefix(f"{picture}: ")
+    return message.removeprefix(f"{printable(picture)}: ")
 
 
 def _key(path: Path) -> bytes:
