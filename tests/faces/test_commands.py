@@ -148,6 +148,11 @@ def test_what_a_training_lacks_is_said_before_pictures_are_read(place: Path, tmp
     assert "no.onnx: no such file" in refusal(capsys, "adapt", faces, out, "no.onnx", *CROPS)
     assert "not 'teacher'" in refusal(capsys, "adapt", faces, out, place / "student", *CROPS)
     assert "not 'adapter'" in refusal(capsys, "distill", faces, out, *CROPS, *teacher, "--adapter", place / "student")
+    scratch = ("--method", "scratch")
+    for command in (("teach", faces, out), ("adapt", faces, out, place / "teacher"), ("distill", faces, out, *scratch)):
+        for seed in ("-1", "4294967296"):
+            line = refusal(capsys, *command, *CROPS, "--seed", seed)
+            assert f"seed is {seed}; it must be a whole number from 0 to 2^32 - 1" in line
     assert not out.exists()
 
 

@@ -433,6 +433,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
         ({"hint_share": 2.0}, "hint_share"),
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 1}, "batch_size"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1 << 32}, "seed is 4294967296"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:

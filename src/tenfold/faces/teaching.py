@@ -75,8 +75,8 @@ def teach(
     from tenfold.faces.settings import Provenance, TeacherConfig
     from tenfold.faces.training import train_teacher
 
-    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     config = TeacherConfig(dimension=dimension, epochs=epochs, device=device, seed=seed)
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     source = Provenance(data={faces.name: "the user's own"})
     with _remembering(out, pictures):
         _, result = train_teacher(
@@ -132,11 +132,11 @@ def adapt(
     from tenfold.faces.training import adapt as train_adapter
 
     opened = load_teacher(teacher)
-    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     config = AdaptConfig(
         dimension=dimension, keep=keep, keep_weight=keep_weight, centre=centre, selection=selection, rho=rho,
         epochs=epochs, device=device, seed=seed,
     )  # fmt: skip
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     features_ND = _features(learned, opened, out / "cache")
     judged = None if held is None else (_features(held, opened, out / "cache"), held.labels_N)
     with _remembering(out, pictures):
@@ -208,15 +208,15 @@ def distill(
     cache = (adapter or out) / "cache"
     opened = load_teacher(teacher) if teacher else None
     bridge = _bridge(method, adapter, opened)
-    learned, held, pictures = _read(faces, detector, person, out, validation, seed, cache)
-    targets_ND = None if method == "scratch" or opened is None else _features(learned, opened, cache)
-    if bridge is not None and targets_ND is not None:
-        targets_ND = apply_adapter(bridge.adapter, targets_ND)
     config = DistillConfig(
         method=method, student=StudentConfig(size, dimension, width), margin=margin, relational=relational,
         degradation=_degradation(harsh, sizes), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
         device=device, seed=seed,
     )  # fmt: skip
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed, cache)
+    targets_ND = None if method == "scratch" or opened is None else _features(learned, opened, cache)
+    if bridge is not None and targets_ND is not None:
+        targets_ND = apply_adapter(bridge.adapter, targets_ND)
     source = _provenance(faces, opened, bridge.space if bridge else "")
     with _remembering(out, pictures):
         _, result = train_student(
