@@ -141,6 +141,16 @@ def test_a_baseline_needs_no_adapter(method: str, place: Path, tmp_path: Path, c
     assert found["steps"] == 9 and "threshold" not in found and found["AUC on people held back"] is None
 
 
+def test_a_student_has_the_dimension_of_its_adapter(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    narrow = ("--epochs", "1", "--dimension", "24")
+    assert run("adapt", place / "public", tmp_path / "adapter", place / "teacher", *SHORT, *narrow) == 0
+    roles = ("--adapter", tmp_path / "adapter", "--teacher", place / "teacher", "--validation", "0", "--epochs", "1")
+    call(capsys, "distill", place / "public", tmp_path / "run", *SHORT, *roles)
+    assert json.loads((tmp_path / "run/last/config.json").read_text())["dimension"] == 24
+    line = refusal(capsys, "distill", place / "public", tmp_path / "other", *SHORT, *roles, "--dimension", "32")
+    assert "targets have 24 numbers, the student 32" in line
+
+
 def test_what_a_training_lacks_is_said_before_pictures_are_read(place: Path, tmp_path: Path, capsys: Capture) -> None:
     out, faces, teacher = tmp_path / "run", place / "public", ("--teacher", place / "teacher")
     assert "--teacher" in refusal(capsys, "distill", faces, out, *CROPS)
@@ -149,6 +159,7 @@ def test_what_a_training_lacks_is_said_before_pictures_are_read(place: Path, tmp
     assert "not 'teacher'" in refusal(capsys, "adapt", faces, out, place / "student", *CROPS)
     assert "not 'adapter'" in refusal(capsys, "distill", faces, out, *CROPS, *teacher, "--adapter", place / "student")
     scratch = ("--method", "scratch")
+    assert "far is 2.0; give a share" in refusal(capsys, "distill", faces, out, *CROPS, *scratch, "--far", "2")
     for command in (("teach", faces, out), ("adapt", faces, out, place / "teacher"), ("distill", faces, out, *scratch)):
         for seed in ("-1", "4294967296"):
             line = refusal(capsys, *command, *CROPS, "--seed", seed)

@@ -157,7 +157,7 @@ def distill(
     detector: str = "haar",
     person: PersonFrom = "folder",
     width: float = 1.0,
-    dimension: int = 128,
+    dimension: int | None = None,
     margin: Margin = "softmax",
     relational: float = 0.0,
     harsh: bool = False,
@@ -185,7 +185,7 @@ def distill(
         detector: As for teach.
         person: As for teach.
         width: Scales the channels; 1.0 is 0.21 million parameters.
-        dimension: Numbers of an embedding; the adapter's, where there is one.
+        dimension: Numbers of an embedding; by default the adapter's, or 128 where there is none.
         margin: Of the classifier in training.
         relational: What a loss between all pairs counts besides.
         harsh: Make training faces small the harsh way: more blur, noise and compression.
@@ -204,10 +204,14 @@ def distill(
     from tenfold.faces.teachers import load_teacher
     from tenfold.faces.training import apply_adapter
     from tenfold.faces.training import distill as train_student
+    from tenfold.faces.verification import check_rates
 
     cache = (adapter or out) / "cache"
     opened = load_teacher(teacher) if teacher else None
     bridge = _bridge(method, adapter, opened)
+    check_rates("far", [far])
+    if dimension is None:
+        dimension = bridge.adapter.config.dimension if bridge else 128
     config = DistillConfig(
         method=method, student=StudentConfig(size, dimension, width), margin=margin, relational=relational,
         degradation=_degradation(harsh, sizes), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
