@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tenfold import faces
 from tenfold.cli import main
 from tenfold.faces import losses, preparation, settings, teaching
 from tenfold.faces.commands import COMMANDS
+from tenfold.faces.comparisons import all_pairs
 from tenfold.faces.gallery import Gallery, read_key
 from tenfold.faces.preparation import read_seen
 from tenfold.faces.thresholds import Threshold
@@ -173,6 +175,31 @@ def test_an_adapter_of_another_teacher_is_refused(place: Path, tmp_path: Path, c
     roles = ("--adapter", place / "adapter", "--teacher", tmp_path / "other")
     line = refusal(capsys, "distill", place / "public", tmp_path / "run", *CROPS, *roles)
     assert f"{place}/adapter" in line and "was trained on teacher" in line
+
+
+class Noise:
+    """A model whose vectors are random ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.id = str(seed)
+
+    def embed_crops(self, crops_NSSC: Any) -> Any:
+        vectors_Nd = np.random.default_rng(int(self.id)).normal(size=(len(crops_NSSC), 256)).astype(np.float32)
+        return vectors_Nd / np.linalg.norm(vectors_Nd, axis=1, keepdims=True)
+
+
+def test_a_million_pairs_need_little_memory(tmp_path: Path) -> None:
+    """Both sides of all of them at once would be 2 GB. Scores are of the one model's vectors with the other's."""
+    labels_N = np.arange(1500) % 30
+    given, one, other = preparation.LabelledCrops(np.zeros((1500, 1, 1, 3), np.uint8), labels_N, ()), Noise(0), Noise(1)
+    tracemalloc.start()
+    threshold = teaching._calibrate(tmp_path, one, other, given, tmp_path, 0.01)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    first, second = all_pairs(labels_N)
+    scores = (one.embed_crops(labels_N) @ other.embed_crops(labels_N).T)[first, second][(first - second) % 30 > 0]
+    assert (scores >= threshold.value).mean() == pytest.approx(0.01, abs=1e-5)
 
 
 def test_too_few_people_are_told_with_their_folder(place: Path, tmp_path: Path, capsys: Capture) -> None:

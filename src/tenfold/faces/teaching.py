@@ -16,7 +16,7 @@ import tyro
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
-from tenfold.faces.comparisons import all_pairs
+from tenfold.faces.comparisons import all_pairs, cosine_scores
 from tenfold.faces.data import read_faces
 from tenfold.faces.keeping import open_model, print_facts
 
@@ -380,9 +380,10 @@ def _calibrate(
 
     with _about(faces):
         first, second = all_pairs(given.labels_N)
-    kept_Nd = enrolled.embed_crops(given.crops_NSSC)
-    seen_Nd = kept_Nd if asking is enrolled else asking.embed_crops(given.crops_NSSC)
-    scores = np.einsum("pd,pd->p", kept_Nd[first], seen_Nd[second])
+    vectors_Md, shift = enrolled.embed_crops(given.crops_NSSC), 0
+    if asking is not enrolled:
+        vectors_Md, shift = np.concatenate([vectors_Md, asking.embed_crops(given.crops_NSSC)]), len(vectors_Md)
+    scores = cosine_scores(vectors_Md, first, second + shift)
     people = np.stack([given.labels_N[first], given.labels_N[second]], 1)
     with _about(faces):
         threshold = calibrate_threshold(scores, people, far)
