@@ -554,6 +554,16 @@ def test_a_picture_of_several_people_is_not_enrolled(
     assert gallery.read_bytes() == before
 
 
+def test_a_refused_enrolment_makes_no_gallery(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    path, picture = tmp_path / "new.gallery", place / "unseen/person32/0.png"
+    key, consent = ("--key", place / "staff.key", *CROPS), ("--consent", "form 18")
+    enroll = ("enroll", path, place / "student")
+    assert "path separators" in refusal(capsys, *enroll, "../Bo", picture, *key, *consent)
+    assert "has passed" in refusal(capsys, *enroll, "Bo", picture, *key, *consent, "--until", "2020-01-01")
+    assert "control characters" in refusal(capsys, *enroll, "Bo", picture, *key, "--consent", "form\x1b18")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_gallery_of_an_unsure_threshold_says_so(place: Path, tmp_path: Path, capsys: Capture) -> None:
     """Calibrated on two people, a FAR of 1 % may be one of any size: who makes a gallery is told."""
     shutil.copytree(place / "student/best", tmp_path / "student")

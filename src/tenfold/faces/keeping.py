@@ -84,9 +84,13 @@ def enroll(
         detector: haar; none where the pictures are aligned crops; or the path of YuNet's .onnx.
         json: Print one JSON object instead of a line.
     """
+    from tenfold.faces.audit import check_consent, check_name, check_until, today_or
+
     if not consent.strip():
         raise InputError("enroll needs --consent: what the person agreed to, or where that is filed")
-    last = _day(until)
+    last = check_until(_day(until), today_or(None))
+    check_name(person)
+    check_consent(consent)
     secret, opened = _key(key), open_model(model, teacher)
     found = opened.embed(list_pictures(pictures), detector)
     for status, message in zip(found.statuses, found.messages, strict=True):
