@@ -26,6 +26,7 @@ from tenfold.cli import main
 from tenfold.faces import losses, preparation, settings, teaching
 from tenfold.faces.commands import COMMANDS
 from tenfold.faces.comparisons import all_pairs
+from tenfold.faces.data import read_faces
 from tenfold.faces.gallery import Gallery, read_key
 from tenfold.faces.preparation import read_seen
 from tenfold.faces.thresholds import Threshold
@@ -133,6 +134,11 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, tmp_path: 
     other = ("distill", place / "unseen", tmp_path / "run", *bridge(place), "--epochs", "1")
     assert "is of another run" in refusal(capsys, *other) and len(noted) == 60
     assert read_seen(tmp_path / "run") == noted, "what was refused was not seen"
+
+
+def test_what_a_killed_training_saw_is_noted(place: Path, tmp_path: Path) -> None:
+    with teaching._remembering(tmp_path, read_faces(place / "public")):
+        assert len(read_seen(tmp_path)) == 60
 
 
 @pytest.mark.parametrize("method", ["scratch", "direct", "hinton", "fitnet"])

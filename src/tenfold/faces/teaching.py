@@ -297,17 +297,15 @@ def _read(
 
 @contextmanager
 def _remembering(run: Path, pictures: "FaceSet") -> Iterator[None]:
-    """Note in the run what a training has seen, also one that is interrupted, but not one that is refused."""
+    """Note in the run what a training sees: at once in a new run, which may be killed; else once it was not refused."""
     from tenfold.faces.preparation import remember
 
-    try:
-        yield
-    except InputError:
-        raise
-    except BaseException:
+    goes_on = (run / "last").exists()
+    if not goes_on:
         remember(run, pictures)
-        raise
-    remember(run, pictures)
+    yield
+    if goes_on:
+        remember(run, pictures)
 
 
 def _pair(held: "LabelledCrops | None") -> tuple[Any, Any] | None:
