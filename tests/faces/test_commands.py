@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from tenfold import faces
 from tenfold.cli import main
 from tenfold.faces import losses, preparation, settings, teaching
 from tenfold.faces.commands import COMMANDS
+from tenfold.faces.comparisons import all_pairs
+from tenfold.faces.data import read_faces
+from tenfold.faces.gallery import Gallery, read_key
+from tenfold.faces.preparation import read_seen
 from tenfold.faces.thresholds import Threshold
 
 TENFOLD = Path(sysconfig.get_path("scripts"), "tenfold")
@@ -125,6 +130,15 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, tmp_path: 
     again = call(capsys, *command, "--epochs", "1")
     assert again["steps"] == first["steps"] == 9 and again["threshold"] == first["threshold"]
     assert "width" in refusal(capsys, *command, "--epochs", "1", "--width", "0.5")
+    noted = read_seen(tmp_path / "run")
+    other = ("distill", place / "unseen", tmp_path / "run", *bridge(place), "--epochs", "1")
+    assert "is of another run" in refusal(capsys, *other) and len(noted) == 60
+    assert read_seen(tmp_path / "run") == noted, "what was refused was not seen"
+
+
+def test_what_a_killed_training_saw_is_noted(place: Path, tmp_path: Path) -> None:
+    with teaching._remembering(tmp_path, read_faces(place / "public")):
+        assert len(read_seen(tmp_path)) == 60
 
 
 @pytest.mark.parametrize("method", ["scratch", "direct", "hinton", "fitnet"])
@@ -135,6 +149,16 @@ def test_a_baseline_needs_no_adapter(method: str, place: Path, tmp_path: Path, c
     assert found["steps"] == 9 and "threshold" not in found and found["AUC on people held back"] is None
 
 
+def test_a_student_has_the_dimension_of_its_adapter(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    narrow = ("--epochs", "1", "--dimension", "24")
+    assert run("adapt", place / "public", tmp_path / "adapter", place / "teacher", *SHORT, *narrow) == 0
+    roles = ("--adapter", tmp_path / "adapter", "--teacher", place / "teacher", "--validation", "0", "--epochs", "1")
+    call(capsys, "distill", place / "public", tmp_path / "run", *SHORT, *roles)
+    assert json.loads((tmp_path / "run/last/config.json").read_text())["dimension"] == 24
+    line = refusal(capsys, "distill", place / "public", tmp_path / "other", *SHORT, *roles, "--dimension", "32")
+    assert "targets have 24 numbers, the student 32" in line
+
+
 def test_what_a_training_lacks_is_said_before_pictures_are_read(place: Path, tmp_path: Path, capsys: Capture) -> None:
     out, faces, teacher = tmp_path / "run", place / "public", ("--teacher", place / "teacher")
     assert "--teacher" in refusal(capsys, "distill", faces, out, *CROPS)
@@ -142,6 +166,12 @@ def test_what_a_training_lacks_is_said_before_pictures_are_read(place: Path, tmp
     assert "no.onnx: no such file" in refusal(capsys, "adapt", faces, out, "no.onnx", *CROPS)
     assert "not 'teacher'" in refusal(capsys, "adapt", faces, out, place / "student", *CROPS)
     assert "not 'adapter'" in refusal(capsys, "distill", faces, out, *CROPS, *teacher, "--adapter", place / "student")
+    scratch = ("--method", "scratch")
+    assert "far is 2.0; give a share" in refusal(capsys, "distill", faces, out, *CROPS, *scratch, "--far", "2")
+    for command in (("teach", faces, out), ("adapt", faces, out, place / "teacher"), ("distill", faces, out, *scratch)):
+        for seed in ("-1", "4294967296"):
+            line = refusal(capsys, *command, *CROPS, "--seed", seed)
+            assert f"seed is {seed}; it must be a whole number from 0 to 2^32 - 1" in line
     assert not out.exists()
 
 
@@ -151,6 +181,31 @@ def test_an_adapter_of_another_teacher_is_refused(place: Path, tmp_path: Path, c
     roles = ("--adapter", place / "adapter", "--teacher", tmp_path / "other")
     line = refusal(capsys, "distill", place / "public", tmp_path / "run", *CROPS, *roles)
     assert f"{place}/adapter" in line and "was trained on teacher" in line
+
+
+class Noise:
+    """A model whose vectors are random ones."""
+
+    def __init__(self, seed: int) -> None:
+        self.id = str(seed)
+
+    def embed_crops(self, crops_NSSC: Any) -> Any:
+        vectors_Nd = np.random.default_rng(int(self.id)).normal(size=(len(crops_NSSC), 256)).astype(np.float32)
+        return vectors_Nd / np.linalg.norm(vectors_Nd, axis=1, keepdims=True)
+
+
+def test_a_million_pairs_need_little_memory(tmp_path: Path) -> None:
+    """Both sides of all of them at once would be 2 GB. Scores are of the one model's vectors with the other's."""
+    labels_N = np.arange(1500) % 30
+    given, one, other = preparation.LabelledCrops(np.zeros((1500, 1, 1, 3), np.uint8), labels_N, ()), Noise(0), Noise(1)
+    tracemalloc.start()
+    threshold = teaching._calibrate(tmp_path, one, other, given, tmp_path, 0.01)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    first, second = all_pairs(labels_N)
+    scores = (one.embed_crops(labels_N) @ other.embed_crops(labels_N).T)[first, second][(first - second) % 30 > 0]
+    assert (scores >= threshold.value).mean() == pytest.approx(0.01, abs=1e-5)
 
 
 def test_too_few_people_are_told_with_their_folder(place: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -220,6 +275,27 @@ def test_odd_pictures_have_a_status_each_and_the_others_go_on(place: Path, tmp_p
     table = capsys.readouterr().out
     assert "nan" not in table and f"{tmp_path}/gone.jpg: " not in table, "a row names its picture once"
     assert "gone.jpg: there is no such file" in refusal(capsys, "embed", place / "student", tmp_path / "gone.jpg")
+
+
+def test_names_that_are_no_text_are_shown_with_escapes(
+    place: Path, gallery: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    picture = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xeb.png"))
+    shutil.copy(place / "unseen/person35/5.png", picture)
+    wrong = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xf6.png"))
+    pictures, key = (picture, wrong), ("--key", place / "staff.key")
+    for command in (("embed", place / "student", *pictures), ("identify", gallery, place / "student", *pictures, *key)):
+        capsys.readouterr()
+        assert run(*command, *CROPS) == 0
+        shown = capsys.readouterr().out
+        assert r"Zo\xeb.png" in shown and shown.count(r"n\xf6.png") == 1 and "there is no such file" in shown
+        assert [Path(one["picture"]).name for one in call(capsys, *command, *CROPS)] == [r"Zo\xeb.png", r"n\xf6.png"]
+
+
+def test_a_folder_of_records_is_no_folder_of_pictures(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "train.rec").touch()
+    line = refusal(capsys, "embed", place / "student", tmp_path, *CROPS)
+    assert f"{tmp_path}: its pictures lie in train.rec; name files or folders" in line
 
 
 def test_faces_are_found_in_photographs(place: Path, faces_data: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -332,6 +408,18 @@ def test_evaluate_warns_of_pictures_that_the_model_has_seen(place: Path, tmp_pat
     assert "person31/double.png: is the same picture as person30/0.png" in capsys.readouterr().err
 
 
+def test_what_was_calibrated_on_is_not_noted_in_a_model_that_was_passed_on(
+    place: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Hashes of people's pictures stay in the run; who has taken a model out of it is told."""
+    for name in ("student", "best"):
+        shutil.copytree(place / "student/best", tmp_path / name)
+        capsys.readouterr()
+        assert run("calibrate", tmp_path / name, place / "unseen", *CROPS) == 0
+        assert "which pictures these were is not noted" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("pictures.sha256"))
+
+
 def test_evaluate_takes_lfws_pairs(place: Path, tmp_path: Path, capsys: Capture) -> None:
     names = ["Ada", "Bo", "Cy", "Di"]
     for number, name in enumerate(names):
@@ -371,10 +459,16 @@ def test_evaluate_takes_tinyface(place: Path, tmp_path: Path, capsys: Capture) -
     for number in range(4):
         draw_person(tmp_path / "others" / str(number), 90 + number, 1)
         Image.open(tmp_path / f"others/{number}/0.png").save(test / f"Gallery_Distractor/{number}.jpg")
+    Image.open(tmp_path / "drawn/0/0.png").resize((5, 4)).save(test / "Probe/1_0.jpg")  # as small as they come
+    for number in (1, 2):
+        (test / f"Gallery_Match/2_{number}.jpg").write_text("not a picture")
     report = call(capsys, "evaluate", place / "student", tmp_path / "tinyface", *CROPS)
     used = report["tables"][1]["rows"][0]
-    assert (used["probes"], used["gallery"], used["distractors"]) == (3, 6, 4)
-    assert "faces of 16 px" in report["notes"]
+    assert (used["probes"], used["gallery"], used["distractors"]) == (3, 4, 4)
+    assert report["notes"] == [
+        "faces of 16 px", "2 of 13 faces left out, which cannot be used",
+        "1 of 3 probes left out, of whose person no gallery face can be used",
+    ]  # fmt: skip
 
 
 def test_big_faces_are_compared_with_small_ones(place: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -382,10 +476,15 @@ def test_big_faces_are_compared_with_small_ones(place: Path, tmp_path: Path, cap
     shutil.copytree(place / "adapter", tmp_path / "adapter")
     big = (tmp_path / "adapter", "--teacher", place / "teacher")
     found = call(capsys, "calibrate", big[0], place / "unseen", *big[1:], "--probes", place / "student", *CROPS)
-    assert found["far"] == 0.01 and (tmp_path / "adapter/best/threshold.json").exists()
+    assert found["far"] == 0.01 and json.loads((tmp_path / "adapter/best/threshold-probes.json").read_text()) == found
+    pair = [place / f"unseen/person30/{number}.png" for number in (0, 1)]
+    assert call(capsys, "verify", big[0], *pair, *big[1:], *CROPS)["threshold"] is None, "big against big has none"
+    own = call(capsys, "calibrate", big[0], place / "unseen", *big[1:], *CROPS, "--far", "0.2")
+    assert call(capsys, "verify", big[0], *pair, *big[1:], *CROPS)["threshold"] == own["value"] != found["value"]
     key = ("--key", place / "staff.key", *CROPS)
     folder, path = place / "unseen/person30", tmp_path / "big.gallery"
     assert run("enroll", path, big[0], "Ada", folder, "--consent", "form 1", *big[1:], *key) == 0
+    assert Gallery.open(path, read_key(place / "staff.key")).card.threshold == found["value"]
     small = call(capsys, "identify", path, place / "student", folder / "0.png", *key)
     large = call(capsys, "identify", path, big[0], folder / "0.png", *big[1:], *key)
     assert small[0]["score"] is not None and large[0]["person"] == "Ada"
@@ -448,6 +547,27 @@ def test_what_a_gallery_refuses(place: Path, gallery: Path, tmp_path: Path, caps
     assert run("key", tmp_path / "other.key") == 0
     assert "another key" in refusal(capsys, "people", gallery, "--key", tmp_path / "other.key")
     assert gallery.read_bytes() == before
+
+
+def test_a_picture_of_several_people_is_not_enrolled(
+    place: Path, gallery: Path, faces_data: Path, capsys: Capture
+) -> None:
+    """Whose face would be kept? The consent is of one of them."""
+    before, photos = gallery.read_bytes(), [faces_data / f"{name}_face.jpg" for name in ("single", "multi")]
+    asked = (*photos, "--consent", "form 18", "--key", place / "staff.key")
+    line = refusal(capsys, "enroll", gallery, place / "student", "Bo", *asked)
+    assert f"{photos[1]}: has 5 faces" in line and "cut out the one you mean" in line
+    assert gallery.read_bytes() == before
+
+
+def test_a_refused_enrolment_makes_no_gallery(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    path, picture = tmp_path / "new.gallery", place / "unseen/person32/0.png"
+    key, consent = ("--key", place / "staff.key", *CROPS), ("--consent", "form 18")
+    enroll = ("enroll", path, place / "student")
+    assert "path separators" in refusal(capsys, *enroll, "../Bo", picture, *key, *consent)
+    assert "has passed" in refusal(capsys, *enroll, "Bo", picture, *key, *consent, "--until", "2020-01-01")
+    assert "control characters" in refusal(capsys, *enroll, "Bo", picture, *key, "--consent", "form\x1b18")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gallery_of_an_unsure_threshold_says_so(place: Path, tmp_path: Path, capsys: Capture) -> None:

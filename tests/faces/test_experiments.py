@@ -1,5 +1,6 @@
 """The experiments behind the claims: nobody who is tested was learned from, and the shares are what they say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_the_report_judges_every_claim(outcome: Outcome) -> None:
     made = claims.report([outcome, outcome], TINY)
     assert [row[0] for row in made.tables[0].rows] == list(claims.CLAIMS)
     assert "private" in made.notes[0] and made.plots
+
+
+def test_the_report_states_the_steps_that_were_taken(outcome: Outcome) -> None:
+    """Few faces are fewer in a step than was asked for, and epochs are whole ones."""
+    assert outcome.schedule == (16, 4)  # 2 epochs of 32 public faces; 4 steps of 16 were asked for
+    assert "Students: 16 steps of 4 faces" in claims.report([outcome], TINY).notes[1]
+
+
+def test_a_false_accept_rate_below_its_interval_misses_it_too(outcome: Outcome) -> None:
+    for far, missed in (((0.001, 0.004, 0.02), 0.003), ((0.03, 0.004, 0.02), 0.01), ((0.01, 0.004, 0.02), 0.0)):
+        rows = {row[0]: row for row in claims.report([replace(outcome, far=far)], TINY).tables[0].rows}
+        assert rows["C1"][4] == pytest.approx(missed)
+
+
+def test_what_was_not_measured_is_named_and_not_judged(outcome: Outcome) -> None:
+    assert outcome.int8 is not None
+    table = claims.report([outcome, replace(outcome, int8=replace(outcome.int8, auc_int8=None))], TINY).tables[0]
+    assert [row[0] for row in table.rows] == [name for name in claims.CLAIMS if name != "Q2"]
+    assert list(table.notes) == ["Not measured: Q2."]
 
 
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:

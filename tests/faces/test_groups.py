@@ -65,6 +65,16 @@ def test_groups_are_read_by_the_names_of_people(tmp_path: Path) -> None:
     assert read_groups(path, "person", ["32"], key="age") == {0: "Bob"}
 
 
+def test_names_written_in_two_ways_are_one_person(tmp_path: Path) -> None:
+    """An e with a mark above it is one character, or two; blanks at the ends do not count, on either side."""
+    path = tmp_path / "people.csv"
+    path.write_text("person,gender\nZoe\u0308 ,f\n  Ann,f\nAda,f\n", encoding="utf-8")
+    assert read_groups(path, "gender", ["Ann", "Ada ", "Zo\u00eb"]) == {0: "f", 1: "f", 2: "f"}
+    path.write_text("person,gender\nZoe\u0308,f\nZo\u00eb,m\n", encoding="utf-8")
+    with pytest.raises(InputError, match="again in row 3"):
+        read_groups(path, "gender", ["Zo\u00eb"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

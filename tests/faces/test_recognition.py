@@ -14,7 +14,15 @@ from tenfold.faces.degradation import shrink
 from tenfold.faces.inference import fingerprint
 from tenfold.faces.model import Adapter, StudentConfig, StudentNet, describe, to_input
 from tenfold.faces.pictures import Span
-from tenfold.faces.recognition import FaceModel, HighResolution, Match, load, load_adapted, store_threshold
+from tenfold.faces.recognition import (
+    FaceModel,
+    HighResolution,
+    Match,
+    load,
+    load_adapted,
+    store_threshold,
+    stored_threshold,
+)
 from tenfold.faces.thresholds import Threshold
 
 CROPS = np.random.default_rng(0).integers(0, 256, (300, 112, 112, 3), np.uint8)
@@ -187,6 +195,13 @@ def test_a_threshold_is_kept_with_the_model_and_decides(student: Path) -> None:
         assert (match.threshold, match.far, match.same) == (value, 0.01, same)
     stricter = Threshold(2.0, 0.001, 0.0, 0.01, 4000, 90)
     assert model.verify(CROPS[0], CROPS[0], stricter, detector="none").same is False
+
+
+def test_a_threshold_for_other_models_probes_is_no_verdict_of_the_model(student: Path) -> None:
+    across = Threshold(0.2, 0.01, 0.005, 0.02, 4000, 90)
+    store_threshold(student, across, probes=True)
+    assert load(student).threshold is None
+    assert stored_threshold(student, probes=True) == across
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"value": 0.3}'])

@@ -1,14 +1,13 @@
-"""Intervals over people: closed forms, coverage by simulation, pairing that cancels what is hard for both methods."""
+"""Intervals over people: closed forms, coverage by simulation."""
 
 import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import beta, t
 
 from tenfold.core.errors import InputError
-from tenfold.faces.resampling import bootstrap, estimate, no_error_bound, paired_difference, rate_interval
+from tenfold.faces.resampling import bootstrap, estimate, no_error_bound, rate_interval
 
 
 @pytest.mark.parametrize("trials", [1, 2, 10, 1000])
@@ -59,60 +58,6 @@ def test_rates_without_errors_reach_as_far_as_so_few_people_allow() -> None:
 def test_what_is_undefined_stays_so() -> None:
     [rate] = estimate(lambda weights: [math.nan], 3, replicates=10)
     assert all(map(math.isnan, rate))
-
-
-# --- paired differences ----------------------------------------------------------------------------------------------
-
-
-def mean_of(values: NDArray[np.float64]):
-    return lambda weights: [float(values @ weights / weights.sum())]
-
-
-def test_what_is_hard_for_both_methods_cancels() -> None:
-    """People differ a hundred times more than the methods: the paired interval is narrow and above 0."""
-    random = np.random.default_rng(0)
-    hard = random.normal(size=30)
-    theirs = [mean_of(hard + random.normal(scale=0.01, size=30)) for _ in range(3)]
-    ours = [mean_of(hard + 0.05 + random.normal(scale=0.01, size=30)) for _ in range(3)]
-    found = paired_difference(ours, theirs, 30)
-    assert found.mean == pytest.approx(0.05, abs=0.01)
-    assert 0.02 < found.low < 0.05 < found.high < 0.08
-    assert found.mean == pytest.approx(np.mean(found.values)) and len(found.values) == 3
-
-
-def test_only_seeds_vary_is_students_interval() -> None:
-    found = paired_difference([mean_of(np.full(10, x)) for x in (1.0, 2, 3)], [mean_of(np.zeros(10))] * 3, 10)
-    margin = t.ppf(0.975, 2) * 1 / math.sqrt(3)
-    assert found.low == pytest.approx(2 - margin) and found.high == pytest.approx(2 + margin)
-
-
-def test_a_method_against_itself_is_no_better() -> None:
-    own = [mean_of(np.arange(5.0))]
-    found = paired_difference(own, own, 5)
-    assert (found.values, found.low, found.high) == ((0.0,), 0.0, 0.0)
-
-
-def test_paired_intervals_cover() -> None:
-    """True difference 0.1 over people and seeds: within the interval in at least 90 % of 200 samples."""
-    random = np.random.default_rng(5)
-    covered = 0
-    for _ in range(200):
-        people, seeds = random.normal(0.1, 0.5, size=20), random.normal(0, 0.1, size=3)
-        ours = [mean_of(people + shift) for shift in seeds]
-        found = paired_difference(ours, [mean_of(np.zeros(20))] * 3, 20, replicates=100)
-        covered += found.low <= 0.1 <= found.high
-    assert 180 <= covered <= 199
-
-
-@pytest.mark.parametrize(("ours", "theirs"), [(0, 0), (2, 1)])
-def test_seeds_must_pair(ours: int, theirs: int) -> None:
-    with pytest.raises(InputError, match="same seeds of both"):
-        paired_difference([mean_of(np.ones(2))] * ours, [mean_of(np.ones(2))] * theirs, 2)
-
-
-def test_an_undefined_measure_is_refused() -> None:
-    with pytest.raises(InputError, match="undefined"):
-        paired_difference([lambda _: [math.nan]], [lambda _: [0.0]], 2)
 
 
 def test_nobody_to_resample_is_refused() -> None:

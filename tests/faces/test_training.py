@@ -334,6 +334,27 @@ def test_a_run_of_other_settings_is_refused_and_more_epochs_are_not(tmp_path: Pa
     distill(data.crops, data.labels, None, tmp_path, settings("scratch", epochs=1), resume=False, quiet=True)
 
 
+def test_a_run_of_other_data_of_the_same_shape_is_refused(tmp_path: Path) -> None:
+    """Also one that is finished: the model of the other data is not handed back."""
+    data, held, config = patterns(), patterns(1), settings(epochs=1)
+    first = data.crops, data.labels, data.adapted
+    distill(*first, tmp_path / "s", config, validation=(held.crops, held.labels), quiet=True)
+    others = (255 - data.crops, *first[1:]), (first[0], np.roll(first[1], 1), first[2]), (*first[:2], -first[2])
+    for crops, labels, targets in others:
+        with pytest.raises(InputError, match="is of another run: samples was "):
+            distill(crops, labels, targets, tmp_path / "s", config, validation=(held.crops, held.labels), quiet=True)
+    with pytest.raises(InputError, match="is of another run: samples was "):
+        distill(*first, tmp_path / "s", config, validation=(255 - held.crops, held.labels), quiet=True)
+    rounded = data.labels.astype(np.int32), data.adapted * np.float32(1 + 1e-6)  # as on another machine
+    distill(data.crops, *rounded, tmp_path / "s", config, validation=(held.crops, held.labels), quiet=True)
+    adapt(data.features, data.labels, tmp_path / "a", AdaptConfig(epochs=1), quiet=True)
+    with pytest.raises(InputError, match="is of another run: samples was "):
+        adapt(data.features[::-1], data.labels, tmp_path / "a", AdaptConfig(epochs=1), quiet=True)
+    train_teacher(data.crops, data.labels, tmp_path / "t", TeacherConfig(epochs=1), quiet=True)
+    with pytest.raises(InputError, match="is of another run: samples was "):
+        train_teacher(255 - data.crops, data.labels, tmp_path / "t", TeacherConfig(epochs=1), quiet=True)
+
+
 def test_trainings_leave_the_callers_random_numbers_and_arrays_alone(tmp_path: Path) -> None:
     data, untouched = patterns(), patterns()
     torch.manual_seed(3)
@@ -412,6 +433,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
         ({"hint_share": 2.0}, "hint_share"),
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 1}, "batch_size"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1 << 32}, "seed is 4294967296"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:

@@ -13,8 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import check_pairs, compare
 from tenfold.faces.ranking import Ranked
-from tenfold.faces.resampling import paired_difference
-from tenfold.faces.verification import best_threshold, det_curve, ten_fold, verification, verification_statistic
+from tenfold.faces.verification import best_threshold, ten_fold, verification
 
 
 @st.composite
@@ -32,7 +31,7 @@ def test_auc_and_curve_are_scikit_learns(pairs: tuple[np.ndarray, np.ndarray]) -
     found = verification(scores, same, replicates=2)
     assert found.auc.value == pytest.approx(roc_auc_score(same, scores))
     far, tar, thresholds = roc_curve(same, scores, drop_intermediate=False)
-    curve = det_curve(scores, same)
+    curve = Ranked.of_pairs(check_pairs(scores, same, None)).curve()
     np.testing.assert_allclose(curve.far, far)
     np.testing.assert_allclose(1 - curve.frr, tar)
     np.testing.assert_array_equal(curve.thresholds, thresholds)
@@ -82,9 +81,6 @@ def test_a_weight_is_a_repeated_person(seed: int) -> None:
     assert weighted.eer() == pytest.approx(whole.eer())
     for far in (0.3, 0.6):
         assert weighted.tar(far) == pytest.approx(whole.tar(far), nan_ok=True)
-    for far in (0.3, 0.6):
-        statistic = verification_statistic(scores, same, people, far)
-        assert statistic(weights.astype(float)) == pytest.approx([whole.tar(far)], nan_ok=True)
 
 
 def test_normal_scores_have_the_areas_of_theory() -> None:
@@ -144,19 +140,6 @@ def test_intervals_cover_the_truth() -> None:
     assert (covered >= 35).all(), covered
 
 
-def test_the_better_method_wins_by_the_paired_interval() -> None:
-    """On the same people, with little noise against much: the difference of AUC is above 0 over three seeds."""
-    labels = np.repeat(np.arange(20), 4)
-    ours, theirs = [], []
-    for seed in range(3):
-        random = np.random.default_rng(seed)
-        centres, noise = random.normal(size=(20, 6))[labels], random.normal(size=(80, 6))
-        ours.append(verification_statistic(*compare(centres + 0.5 * noise, labels), "auc"))
-        theirs.append(verification_statistic(*compare(centres + 0.8 * noise, labels), "auc"))
-    found = paired_difference(ours, theirs, 20, replicates=200)
-    assert 0 < found.low < found.mean < found.high
-
-
 def test_json_has_null_for_what_was_not_measured() -> None:
     found = verification([0.1, 0.2, 0.3], [False, True, True], [[0, 1], [0, 0], [1, 1]], replicates=5)
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))
@@ -169,7 +152,6 @@ def test_json_has_null_for_what_was_not_measured() -> None:
         (lambda: verification([1.0], [True]), "no pair of different people"),
         (lambda: verification([1.0], [False]), "no pair of one person"),
         (lambda: verification([1.0, 0.0], [True, False], fars=[1.0]), "FAR is 1.0"),
-        (lambda: verification_statistic([1.0, 0.0], [True, False], [[0, 0], [0, 1]], "area"), "measure 'area'"),
         (lambda: ten_fold([1.0, 0.0], [True, False], [0, 0]), "all pairs are in fold 0"),
         (lambda: ten_fold([1.0, 0.0], [True, False], [0.0, 1.0]), "folds are float64"),
     ],

@@ -29,6 +29,7 @@ from tenfold.faces.keeping import (
     purge,
     renew,
 )
+from tenfold.faces.pictures import printable
 from tenfold.faces.teaching import PersonFrom, adapt, calibrate, distill, teach
 
 __all__ = ["COMMANDS"]
@@ -72,14 +73,14 @@ def embed(
     if json:
         for file, status, box, vector, message in rows:
             usable = not message or bool(np.any(vector))
-            facts = {"picture": str(file), "status": status, "box": box if math.isfinite(box[0]) else None}
+            facts = {"picture": printable(file), "status": status, "box": box if math.isfinite(box[0]) else None}
             print(json_format.dumps(facts | {"message": message, "vector": vector.tolist() if usable else None}))
         return
     shown = [
-        [str(file), status, " ".join(f"{x:.0f}" for x in box if math.isfinite(x)), message_of(file, message)]
+        [printable(file), status, " ".join(f"{x:.0f}" for x in box if math.isfinite(x)), message_of(file, message)]
         for file, status, box, _, message in rows
     ]
-    notes = [] if out is None else [f"{len(files):,} rows of {opened.dimension} in {out}"]
+    notes = [] if out is None else [f"{len(files):,} rows of {opened.dimension} in {printable(out)}"]
     Table(f"Faces by model {opened.id[:8]}", ["picture", "status", "box", "message"], shown, notes).print()
 
 

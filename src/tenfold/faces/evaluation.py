@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from tenfold.core.reports import Plot, Report, Table
 from tenfold.faces.comparisons import MANY, Comparisons, all_pairs, check_labels, compare, cosine_scores
-from tenfold.faces.fusion import Fusion, fuse
 from tenfold.faces.groups import GroupRates, by_group, read_groups
 from tenfold.faces.identification import Identification, OneShot, OpenSet, identification, one_shot, open_set
 from tenfold.faces.plots import (
@@ -27,25 +26,21 @@ from tenfold.faces.plots import (
     verification_table,
 )
 from tenfold.faces.ranking import Curve
-from tenfold.faces.resampling import Difference, Estimate, paired_difference
+from tenfold.faces.resampling import Estimate
 from tenfold.faces.resolution import Resolution, resolution_curve
 from tenfold.faces.thresholds import Threshold, calibrate
 from tenfold.faces.verification import (
     FARS,
     TenFold,
     Verification,
-    det_curve,
     ten_fold,
     verification,
-    verification_statistic,
 )
 
 __all__ = [
     "Comparisons",
     "Curve",
-    "Difference",
     "Estimate",
-    "Fusion",
     "GroupRates",
     "Identification",
     "OneShot",
@@ -59,18 +54,14 @@ __all__ = [
     "calibrate",
     "compare",
     "cosine_scores",
-    "det_curve",
     "evaluate",
-    "fuse",
     "identification",
     "one_shot",
     "open_set",
-    "paired_difference",
     "read_groups",
     "resolution_curve",
     "ten_fold",
     "verification",
-    "verification_statistic",
 ]
 
 

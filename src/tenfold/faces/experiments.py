@@ -89,6 +89,7 @@ class Outcome:
         int8: What int8 costs the student of the first size.
         far: FAR on people who were not calibrated on, and the interval that was stated for it, of the same student.
         counts: Private, public and tested people.
+        schedule: Steps of every student, and faces in each.
     """
 
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
@@ -98,6 +99,7 @@ class Outcome:
     int8: Quantisation | None = None
     far: tuple[float, float, float] = (0.0, 0.0, 0.0)
     counts: tuple[int, int, int] = (0, 0, 0)
+    schedule: tuple[int, int] = (0, 0)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def measure(
     for size in effort.sizes:
         for method in ("bridge", *BASELINES):
             mimicked = targets_ND if method in ("bridge", "regression_only") else features_ND
-            student = _student(deal, mimicked, method, (size,), place, effort, seed, space)
+            student = _student(outcome, deal, mimicked, method, (size,), place, effort, seed, space)
             _score(outcome, f"{method} {size}", deal, student.embed_crops)
             if method == "bridge":
                 _cross(outcome, f"bridge {size}", deal, bridge, student.embed_crops)
@@ -258,6 +260,7 @@ def _own_teacher(deal: _Deal, place: Path, effort: Effort, seed: int) -> Teacher
 
 
 def _student(
+    outcome: Outcome,
     deal: _Deal,
     targets_ND: NDArray[np.floating],
     method: Method,
@@ -276,6 +279,8 @@ def _student(
     )  # fmt: skip
     source = Provenance(space=space if method in ("bridge", "regression_only") else "")
     distill(deal.public.crops_NSSC, deal.public.labels_N, targets_ND, folder, settings, provenance=source, quiet=True)
+    training = settings.training(len(deal.public))
+    outcome.schedule = training.steps, training.batch_size
     return load(folder)
 
 
@@ -337,8 +342,8 @@ def _rank1(probes_Nd: NDArray[np.float32], gallery_Nd: NDArray[np.float32], labe
 def _several_sizes(
     outcome: Outcome, deal: _Deal, targets_ND: NDArray[np.floating], place: Path, effort: Effort, seed: int, space: str
 ) -> None:
-    student = _student(deal, targets_ND, "bridge", (*effort.sizes, *set(MULTI[:-1]).difference(effort.sizes)), place,
-                       effort, seed, space)  # fmt: skip
+    sizes = *effort.sizes, *set(MULTI[:-1]).difference(effort.sizes)
+    student = _student(outcome, deal, targets_ND, "bridge", sizes, place, effort, seed, space)
     for test, faces in deal.tests.items():
         for size in MULTI:
             vectors_Nd = student.embed_crops(faces.crops_NSSC, size=size)

@@ -47,7 +47,7 @@ from tenfold.faces.audit import (
 from tenfold.faces.templates import EXACT_BELOW, Finder, Protection, check_code_bits, check_dimension
 from tenfold.faces.vault import new_key, read_key
 
-__all__ = ["Calibrated", "Found", "Gallery", "GalleryCard", "Nearest", "new_key", "read_card", "read_key"]
+__all__ = ["Calibrated", "Found", "Gallery", "GalleryCard", "Nearest", "new_key", "read_key"]
 
 _LENGTH = struct.Struct("<I")
 _MOST_TEMPLATES = 1000  # of a person
@@ -428,15 +428,6 @@ class Gallery:
         with self._reading:
             state.mark = vault.write_vault(self.path, key, asdict(state.card), contents)
             self._key, self._state = key, state
-
-
-def read_card(path: Path | str) -> GalleryCard:
-    """What a gallery's header says, without the key and so unproven until the gallery is opened.
-
-    Raises:
-        InputError: No gallery there, or a damaged header.
-    """
-    return _card(Path(path), vault.read_header(Path(path)))
 
 
 def _card(path: Path, header: dict[str, Any]) -> GalleryCard:

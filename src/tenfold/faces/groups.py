@@ -7,6 +7,7 @@ P pairs · K people of a group
 
 import csv
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,16 +124,21 @@ def read_groups(path: Path | str, column: str, people: Sequence[str], key: str =
                 raise InputError(
                     f"{path}: has no column {missing[0]!r}, only {', '.join(header)[:200]}; name one of them"
                 )
-            rows = [(row[key], (row[column] or "").strip()) for row in reader]
+            rows = [(_plain(row[key] or ""), (row[column] or "").strip()) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV in UTF-8 ({error}); check it") from None
     values: dict[str, str] = {}
     for number, (name, value) in enumerate(rows, 2):
         if values.setdefault(name, value) != value or len(values) != number - 1:
             raise InputError(f"{path}: names {name!r} again in row {number}; one row per person")
-    groups = {label: values[name] for label, name in enumerate(people) if values.get(name)}
+    groups = {label: value for label, name in enumerate(people) if (value := values.get(_plain(name)))}
     if not groups:
         raise InputError(
             f"{path}: gives no {column} of any of the {len(people)} people; do its names agree with theirs?"
         )
     return groups
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: composed (NFC), without blanks at its ends."""
+    return unicodedata.normalize("NFC", name).strip()

@@ -1,4 +1,4 @@
-"""1:N identification: who of the gallery is this? Closed set, with distractors, open set, one shot, several templates.
+"""1:N identification: who of the gallery is this? Closed set, with distractors, open set, one shot.
 
 Ties count against the method: a wrong entry with the same score as the right one stands before it, so that an embedding
 that is constant finds nobody.
@@ -7,7 +7,7 @@ N probes · M gallery entries · L distractors · K people · d dimension
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import check_labels, unit_vectors
-from tenfold.faces.fusion import Entries, Fusion
 from tenfold.faces.ranking import Curve, Ranked
-from tenfold.faces.resampling import REPLICATES, Estimate, Statistic, estimate
+from tenfold.faces.resampling import REPLICATES, Estimate, estimate
 from tenfold.faces.verification import check_rates
 
 __all__ = ["Identification", "OneShot", "OpenSet", "identification", "one_shot", "open_set"]
 
 RANKS = (1, 5, 10, 20, 50)
 FPIRS = (0.1, 0.01, 0.001)
+_BLOCK = 1 << 24  # scores held at a time: 64 MB
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Identification:
         mean_average_precision_stepwise: The mean of the precisions at each right entry, as `average_precision_score` of
             scikit-learn has it.
         probes: N.
-        entries: M + L, or K + L where fused.
+        entries: M + L.
         without_mate: Probes that were left out because their person is not in the gallery.
         people: Among the probes; the unit of the intervals, for which the gallery is taken as given.
     """
@@ -62,7 +62,6 @@ def identification(
     gallery_labels: ArrayLike,
     distractors_Ld: ArrayLike | None = None,
     ranks: Sequence[int] = RANKS,
-    fusion: Fusion = "none",
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Identification:
@@ -73,9 +72,8 @@ def identification(
         probe_labels: (N,) int64, their people.
         gallery_Md: (M, d) embeddings, one or more of each person.
         gallery_labels: (M,) int64.
-        distractors_Ld: (L, d) faces of nobody in the gallery, such as TinyFace's 153,428; never fused.
+        distractors_Ld: (L, d) faces of nobody in the gallery, such as TinyFace's 153,428.
         ranks: The k of `rank_at`; those above the number of entries are left out.
-        fusion: How several faces of a person become entries.
         replicates: Resamples of the probes' people.
         seed: Of the resampling.
 
@@ -88,7 +86,7 @@ def identification(
     known = np.isin(labels, gallery_people)
     if not known.any():
         raise InputError(f"none of the {len(labels)} probes is of a person in the gallery; check the labels")
-    search = Entries(gallery_Md, gallery_labels, distractors_Ld, fusion)
+    search = _Entries(gallery_Md, gallery_labels, distractors_Ld)
     ranks = tuple(rank for rank in ranks if rank <= search.entries) or (1,)
     first = np.empty(int(known.sum()), np.int64)
     precisions = np.empty((2, len(first)))
@@ -163,7 +161,6 @@ def open_set(
     gallery_labels: ArrayLike,
     distractors_Ld: ArrayLike | None = None,
     fpirs: Sequence[float] = FPIRS,
-    fusion: Fusion = "none",
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> OpenSet:
@@ -174,7 +171,7 @@ def open_set(
     """
     fpirs = check_rates("FPIR", fpirs)
     labels = check_labels(probe_labels, len(np.asarray(probes_Nd)))
-    search = Entries(gallery_Md, gallery_labels, distractors_Ld, fusion)
+    search = _Entries(gallery_Md, gallery_labels, distractors_Ld)
     mated = np.isin(labels, search.people)
     if not mated.any() or mated.all():
         raise InputError(
@@ -223,10 +220,6 @@ class OneShot:
     found_KS: NDArray[np.float64]
     probes_K: NDArray[np.float64]
 
-    def statistic(self, column: int) -> Statistic:
-        """Rank 1 under one of the seeds, as `tenfold.faces.resampling.paired_difference` wants it."""
-        return lambda weights: _shares(weights, self.found_KS[:, [column]], self.probes_K)
-
 
 def one_shot(
     vectors_Nd: ArrayLike, labels: ArrayLike, seeds: Sequence[int] = range(10), replicates: int = REPLICATES
@@ -251,7 +244,7 @@ def one_shot(
         order = np.random.default_rng(seed).permutation(len(people))
         chosen = order[np.unique(people[order], return_index=True)[1]]  # the first of each person in random order
         probes = np.setdiff1d(np.arange(len(people)), chosen)
-        for part, entries, _ in Entries(units[chosen], np.arange(count)).scores(units[probes]):
+        for part, entries, _ in _Entries(units[chosen], np.arange(count)).scores(units[probes]):
             rows, own = np.arange(len(entries)), people[probes[part]]
             right = entries[rows, own].copy()
             entries[rows, own] = -np.inf
@@ -273,3 +266,29 @@ def _mean_rates(rates_mN: NDArray[np.float64], person: NDArray[np.intp], replica
     counts = np.bincount(person).astype(np.float64)
     sums = np.stack([np.bincount(person, weights=rate) for rate in rates_mN])
     return estimate(lambda weights: sums @ weights / (counts @ weights), people, replicates, seed)
+
+
+class _Entries:
+    """Cosines of probes with the entries of a gallery and with distractors, block by block."""
+
+    def __init__(self, gallery_Md: ArrayLike, labels: ArrayLike, distractors_Ld: ArrayLike | None = None) -> None:
+        self._gallery = unit_vectors(gallery_Md, "gallery")
+        self.people = check_labels(labels, len(self._gallery))
+        if not len(self.people):
+            raise InputError("the gallery is empty; give at least one face")
+        width = self._gallery.shape[1]
+        empty = np.empty((0, width), self._gallery.dtype)
+        self._distractors = empty if distractors_Ld is None else unit_vectors(distractors_Ld, "distractors")
+        if self._distractors.shape[1] != width:
+            raise InputError(f"distractors have dimension {self._distractors.shape[1]}, the gallery {width}")
+        self.entries = len(self.people) + len(self._distractors)
+
+    def scores(self, probes_Nd: ArrayLike) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.floating]]]:
+        """Per block of probes: which they are, their scores with the entries and with the distractors."""
+        probes = unit_vectors(probes_Nd, "probes")
+        if probes.shape[1] != self._gallery.shape[1]:
+            raise InputError(f"probes have dimension {probes.shape[1]}, the gallery {self._gallery.shape[1]}")
+        step = max(1, _BLOCK // self.entries)
+        for start in range(0, len(probes), step):
+            block = probes[start : start + step]
+            yield slice(start, start + len(block)), block @ self._gallery.T, block @ self._distractors.T

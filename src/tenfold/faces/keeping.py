@@ -15,6 +15,7 @@ import tyro
 from tenfold.core.errors import InputError
 from tenfold.core.reports import Cell, Table
 from tenfold.faces.data import read_faces
+from tenfold.faces.pictures import printable
 
 if TYPE_CHECKING:
     from tenfold.faces.gallery import Gallery
@@ -75,7 +76,7 @@ def enroll(
         gallery: The file, encrypted; it holds no pictures.
         model: A student with a threshold; with TEACHER the folder of an adapter.
         person: The name.
-        pictures: Pictures of this person, or folders of them.
+        pictures: Pictures of this person alone, or folders of them.
         consent: What the person agreed to, or where that is filed. Nobody is enrolled without.
         until: The last day on which the person is matched, YYYY-MM-DD.
         key: File of the key; without it, TENFOLD_GALLERY_KEY holds its digits.
@@ -83,13 +84,20 @@ def enroll(
         detector: haar; none where the pictures are aligned crops; or the path of YuNet's .onnx.
         json: Print one JSON object instead of a line.
     """
+    from tenfold.faces.audit import check_consent, check_name, check_until, today_or
+
     if not consent.strip():
         raise InputError("enroll needs --consent: what the person agreed to, or where that is filed")
-    last = _day(until)
+    last = check_until(_day(until), today_or(None))
+    check_name(person)
+    check_consent(consent)
     secret, opened = _key(key), open_model(model, teacher)
     found = opened.embed(list_pictures(pictures), detector)
+    for status, message in zip(found.statuses, found.messages, strict=True):
+        if status == "several faces":  # the consent is of one person
+            raise InputError(message)
     vectors_Nd = _usable(found)
-    with _open_or_create(gallery, secret, opened) as kept:
+    with _open_or_create(gallery, secret, opened, model) as kept:
         record = kept.enroll(person, vectors_Nd, consent, last)
     for message in filter(None, found.messages):
         print(message, file=sys.stderr)
@@ -135,8 +143,8 @@ def identify(
             one = next(matches) if usable else None
             nearest = [] if one is None else [[who.person, who.score] for who in one.nearest]
             rows.append(
-                {"picture": str(file), "person": one and one.person, "score": one and one.score, "nearest": nearest,
-                 "message": message}
+                {"picture": printable(file), "person": one and one.person, "score": one and one.score,
+                 "nearest": nearest, "message": message}
             )  # fmt: skip
         facts = f"threshold {kept.card.threshold:.4f} for a FAR of {kept.card.far:g} per comparison"
         chance = f"a stranger passes for somebody here in about {kept.expected_fpir():.2g} of cases"
@@ -149,7 +157,8 @@ def identify(
          message_of(row["picture"], row["message"])]
         for row in rows
     ]  # fmt: skip
-    Table(f"Who is it? {gallery.name}", ["picture", "person", "best score", "message"], shown, [facts, chance]).print()
+    title = f"Who is it? {printable(gallery.name)}"
+    Table(title, ["picture", "person", "best score", "message"], shown, [facts, chance]).print()
 
 
 def forget(gallery: Path, person: str, key: Path = _NO_KEY) -> None:
@@ -251,9 +260,11 @@ def open_model(model: str, teacher: str = "") -> "FaceModel":
 
 
 def list_pictures(given: Sequence[Path]) -> list[Path]:
-    """The files, and of folders the pictures below them. Raises InputError where a folder has none."""
+    """The files, and of folders the pictures below them. Raises InputError where a folder has none, or train.rec."""
     files: list[Path] = []
     for path in given:
+        if (path / "train.rec").exists():
+            raise InputError(f"{printable(path)}: its pictures lie in train.rec; name files or folders of pictures")
         files += [Path(str(source)) for source in read_faces(path, "none").sources] if path.is_dir() else [path]
     if not files:
         raise InputError("no picture was given; name files or folders")
@@ -262,7 +273,7 @@ def list_pictures(given: Sequence[Path]) -> list[Path]:
 
 def message_of(picture: Path | str, message: str) -> str:
     """What is wrong with a picture, for a row that names it."""
-    return message.removeprefix(f"{picture}: ")
+    return message.removeprefix(f"{printable(picture)}: ")
 
 
 def _key(path: Path) -> bytes:
@@ -284,16 +295,20 @@ def _usable(found: "Embeddings") -> Any:
     return found.vectors_Nd[found.usable]
 
 
-def _open_or_create(path: Path, secret: bytes, model: "FaceModel") -> "Gallery":
+def _open_or_create(path: Path, secret: bytes, opened: "FaceModel", model: str) -> "Gallery":
     from tenfold.faces.gallery import Gallery
+    from tenfold.faces.inference import model_folder
+    from tenfold.faces.recognition import stored_threshold
 
     if path.exists():
-        return Gallery.open(path, secret, model_id=model.space, dimension=model.dimension)
-    if model.threshold is None:
+        return Gallery.open(path, secret, model_id=opened.space, dimension=opened.dimension)
+    is_file = Path(model).suffix == ".onnx"
+    threshold = (None if is_file else stored_threshold(model_folder(model), probes=True)) or opened.threshold
+    if threshold is None:
         raise InputError(f"{path}: cannot be made: the model has no threshold; run tenfold faces calibrate first")
-    if model.threshold.high > _UNSURE * model.threshold.far:
-        print(f"Warning: {path}: gets an unsure threshold, {model.threshold.describe()}", file=sys.stderr)
-    return Gallery.create(path, secret, model.space, model.dimension, model.threshold)
+    if threshold.high > _UNSURE * threshold.far:
+        print(f"Warning: {path}: gets an unsure threshold, {threshold.describe()}", file=sys.stderr)
+    return Gallery.create(path, secret, opened.space, opened.dimension, threshold)
 
 
 def print_facts(title: str, facts: dict[str, Any], json: bool) -> None:

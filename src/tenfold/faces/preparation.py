@@ -21,7 +21,16 @@ from tenfold.faces.data import read_faces
 from tenfold.faces.facesets import FaceSet, content_hashes
 from tenfold.faces.inference import model_folder
 
-__all__ = ["LabelledCrops", "PersonFrom", "prepare", "prepare_faces", "read_seen", "remember", "seen_before"]
+__all__ = [
+    "LabelledCrops",
+    "PersonFrom",
+    "prepare",
+    "prepare_faces",
+    "read_seen",
+    "remember",
+    "run_of",
+    "seen_before",
+]
 
 PersonFrom = Literal["folder", "file", "none"]
 _TOLD = 5  # pictures without a face that are named
@@ -90,10 +99,15 @@ def prepare(
 
 
 def prepare_faces(
-    faces: FaceSet, detector: Detector | None, cache: Path | None = None, progress: Progress = no_progress
+    faces: FaceSet,
+    detector: Detector | None,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    *,
+    smallest: int = 10,
 ) -> LabelledCrops:
-    """The same for a set that has been read."""
-    crops = crop_faces(faces, detector, cache=cache, progress=progress)
+    """The same for a set that has been read; `smallest` as for `crop_faces`."""
+    crops = crop_faces(faces, detector, cache=cache, progress=progress, smallest=smallest)
     _tell([message for status, message in zip(crops.statuses, crops.messages, strict=True) if status != "ok"])
     usable = crops.usable()
     if len(usable.faces) == 0:
@@ -127,6 +141,11 @@ def remember(run: Path, faces: FaceSet) -> None:
             partial.write_text("".join(f"{digest}\n" for digest in sorted(hashes)))
     except OSError as error:
         raise InputError(f"{run}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run whose `best` or `last` a model folder is; None for one that was passed on, without the log beside it."""
+    return folder.parent if folder.name in ("best", "last") and (folder.parent / "log.jsonl").is_file() else None
 
 
 def read_seen(model: Path | str) -> frozenset[str]:

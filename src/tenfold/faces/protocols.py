@@ -156,7 +156,8 @@ def _tinyface(
 ) -> Report:
     test = tinyface(root)
     probes, gallery, distractors = (
-        prepare_faces(faces, detector, progress=progress) for faces in (test.probes, test.gallery, test.distractors)
+        prepare_faces(faces, detector, progress=progress, smallest=1)
+        for faces in (test.probes, test.gallery, test.distractors)
     )
     found = identification(
         model.embed_crops(probes.crops_NSSC),
@@ -166,9 +167,12 @@ def _tinyface(
         model.embed_crops(distractors.crops_NSSC),
     )
     counts = [len(probes), len(gallery), len(distractors)]
+    given = sum(map(len, (test.probes, test.gallery, test.distractors)))
+    left_out = f"{given - sum(counts):,} of {given:,} faces left out, which cannot be used"
+    alone = f"{found.without_mate:,} of {len(probes):,} probes left out, of whose person no gallery face can be used"
     table = Table("TinyFace, faces used", ["probes", "gallery", "distractors"], [[*counts]])
     methods = {_name(model): found}
-    notes = [f"faces of {model.size} px", *seen_before([test.probes, test.gallery], seen)]
+    notes = [f"faces of {model.size} px", left_out, alone, *seen_before([test.probes, test.gallery], seen)]
     return Report(
         f"Faces: TinyFace, {_name(model)}", [identification_table(methods), table], [cmc_plot(methods)], notes
     )

@@ -64,7 +64,7 @@ __all__ = [
 FORMAT = "tenfold.faces student 1"
 """What an exported ONNX file says it is, under `format` in its metadata."""
 
-_THRESHOLD = "threshold.json"
+_THRESHOLD, _PROBES = "threshold.json", "threshold-probes.json"
 _BATCH = 128  # what fits the caches of a core
 DetectorLike = Detector | Path | str | None
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -323,19 +323,22 @@ def _check_graph(session: Any, facts: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{path}: its metadata are of another network than is in it; export it again")
 
 
-def store_threshold(folder: Path | str, threshold: Threshold) -> None:
-    """Keep a calibrated threshold beside a student, as `threshold.json`; `load` and exports take it from there."""
+def store_threshold(folder: Path | str, threshold: Threshold, *, probes: bool = False) -> None:
+    """Keep a calibrated threshold beside a model, as `threshold.json`; `load` and exports take it from there.
+
+    With `probes` it is one for the model's vectors against another's, and kept apart for galleries that will be made.
+    """
     folder = model_folder(folder)
     try:
-        with replace_file(folder / _THRESHOLD) as partial:
+        with replace_file(folder / (_PROBES if probes else _THRESHOLD)) as partial:
             partial.write_text(json.dumps(threshold.to_json(), indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
 
-def stored_threshold(folder: Path) -> Threshold | None:
-    """The threshold that a student's folder keeps; None without one. Raises InputError where it is damaged."""
-    path = folder / _THRESHOLD
+def stored_threshold(folder: Path, *, probes: bool = False) -> Threshold | None:
+    """What `store_threshold` kept in a model's folder; None without one. Raises InputError where it is damaged."""
+    path = folder / (_PROBES if probes else _THRESHOLD)
     return _parse_threshold(path.read_text(errors="replace"), path) if path.is_file() else None
 
 

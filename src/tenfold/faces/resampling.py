@@ -6,15 +6,14 @@ people who look alike are all accepted, or none is. Pairs are thus far from inde
 person is what is resampled: each replicate draws K people with replacement, a genuine pair counts as often as its
 person was drawn, an impostor pair as often as the product of its two people (the vertex bootstrap of Snijders and
 Borgatti, Connections 22(2), 1999). Where pairs do not depend on each other after all, these weights vary too much and
-the interval is up to sqrt(3) too wide; it is not too narrow. A measure is a function of the weights, so that measures
-of one set of people, and of several methods on it, are resampled together.
+the interval is up to sqrt(3) too wide; it is not too narrow. A measure is a function of the weights, so that several of
+one set of people are resampled together.
 
 K people · R replicates · m measures · P pairs
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -24,14 +23,12 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InputError
 
 __all__ = [
-    "Difference",
     "Estimate",
     "Statistic",
     "bootstrap",
     "error_rate",
     "estimate",
     "no_error_bound",
-    "paired_difference",
     "rate_interval",
     "wilson_interval",
 ]
@@ -48,23 +45,6 @@ class Estimate(NamedTuple):
     """A measured value and its 95 % interval; NaN where the data cannot tell."""
 
     value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much one method is better than another on the same people, over seeds.
-
-    Attributes:
-        values: Per seed, ours minus theirs; what `core.claims.Finding` takes.
-        mean: Over the seeds.
-        low: Lower end of the 95 % interval for other people and other seeds.
-        high: Upper end.
-    """
-
-    values: tuple[float, ...]
-    mean: float
     low: float
     high: float
 
@@ -175,54 +155,6 @@ def no_error_bound(trials: int) -> float:
     just not have been among them. It is therefore often wider than the interval where a few errors were seen.
     """
     return 1.0 if trials < 1 else 1 - ((1 - CONFIDENCE) / 2) ** (1 / trials)
-
-
-def paired_difference(
-    ours: Sequence[Statistic],
-    theirs: Sequence[Statistic],
-    people: int,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> Difference:
-    """Compare two methods that were trained with the same seeds and tested on the same people.
-
-    Each resample of the people is given to both methods under all seeds, so that what is hard for both cancels. To the
-    variance over people comes that over seeds, s² / S; the quantile is Student's with the degrees of freedom of Welch
-    and Satterthwaite for the two together. Where each seed tests on people of its own, their variance counts twice,
-    and the interval is a little wide.
-
-    Args:
-        ours: Per seed, a statistic of one measure.
-        theirs: Likewise, in the same order of seeds.
-        people: K, the length of the weights.
-        replicates: R.
-        seed: Of the resampling.
-
-    Raises:
-        InputError: No seed, or not as many of the one as of the other, or a measure is undefined on all people.
-    """
-    if not ours or len(ours) != len(theirs):
-        raise InputError(f"{len(ours)} seeds against {len(theirs)}: give the same seeds of both methods, at least 1")
-
-    def differences(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        pairs = zip(ours, theirs, strict=True)
-        return np.array([np.ravel(one(weights))[0] - np.ravel(other(weights))[0] for one, other in pairs])
-
-    values = differences(np.ones(people))
-    if not np.isfinite(values).all():
-        raise InputError("the measure is undefined on these people; are there pairs of same and of different people?")
-    resampled = bootstrap(differences, people, replicates, seed).mean(axis=1)
-    of_people = float(np.nanvar(resampled, ddof=1)) if np.isfinite(resampled).sum() > 1 else math.nan
-    seeds, mean = len(values), float(values.mean())
-    of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
-    margin = _quantile(_freedom((of_people, people - 1), (of_seeds, seeds - 1))) * math.sqrt(of_people + of_seeds)
-    return Difference(tuple(map(float, values)), mean, mean - margin, mean + margin)
-
-
-def _freedom(*parts: tuple[float, int]) -> float:
-    """Welch and Satterthwaite's degrees of freedom of a sum of variances, each with its own."""
-    shares = sum(variance**2 / freedom for variance, freedom in parts if variance > 0 and freedom > 0)
-    return sum(variance for variance, _ in parts) ** 2 / shares if shares else 1.0
 
 
 @cache

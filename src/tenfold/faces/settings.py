@@ -48,7 +48,7 @@ class Schedule:
         warmup: Epochs in which it rises, fewer than `epochs`.
         weight_decay: AdamW's.
         clip: The largest norm of all gradients together; 0 does not clip.
-        seed: Decides first weights, order and every random number.
+        seed: Decides first weights, order and every random number, 0 to 2^32 - 1.
         device: `auto` is the GPU where there is one.
         workers: Processes that prepare batches beside the training.
         evaluate_every: Epochs from one validation to the next; 0: at the end only.
@@ -74,6 +74,8 @@ class Schedule:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 1 << 32:
+            raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^32 - 1")
 
     def training(self, faces: int) -> TrainingConfig:
         """The loop's settings for so many faces. Raises InputError for too few, or a value out of range."""

@@ -4,6 +4,7 @@ Each imports what it needs, as those of `commands.py` do.
 """
 
 import json as json_format
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ import tyro
 
 from tenfold.core.errors import InputError
 from tenfold.core.progress import progress_bar
-from tenfold.faces.comparisons import all_pairs
+from tenfold.faces.comparisons import all_pairs, cosine_scores
 from tenfold.faces.data import read_faces
 from tenfold.faces.keeping import open_model, print_facts
 
 if TYPE_CHECKING:
     from tenfold.core.training import TrainingResult
     from tenfold.faces.degradation import Degradation
+    from tenfold.faces.facesets import FaceSet
     from tenfold.faces.model import Adapter
     from tenfold.faces.preparation import LabelledCrops
     from tenfold.faces.recognition import FaceModel
@@ -73,12 +75,13 @@ def teach(
     from tenfold.faces.settings import Provenance, TeacherConfig
     from tenfold.faces.training import train_teacher
 
-    learned, held = _read(faces, detector, person, out, validation, seed)
     config = TeacherConfig(dimension=dimension, epochs=epochs, device=device, seed=seed)
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     source = Provenance(data={faces.name: "the user's own"})
-    _, result = train_teacher(
-        learned.crops_NSSC, learned.labels_N, out, config, validation=_pair(held), provenance=source
-    )
+    with _remembering(out, pictures):
+        _, result = train_teacher(
+            learned.crops_NSSC, learned.labels_N, out, config, validation=_pair(held), provenance=source
+        )
     _print_run(result, out, json)
 
 
@@ -129,16 +132,17 @@ def adapt(
     from tenfold.faces.training import adapt as train_adapter
 
     opened = load_teacher(teacher)
-    learned, held = _read(faces, detector, person, out, validation, seed)
     config = AdaptConfig(
         dimension=dimension, keep=keep, keep_weight=keep_weight, centre=centre, selection=selection, rho=rho,
         epochs=epochs, device=device, seed=seed,
     )  # fmt: skip
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed)
     features_ND = _features(learned, opened, out / "cache")
     judged = None if held is None else (_features(held, opened, out / "cache"), held.labels_N)
-    _, result = train_adapter(
-        features_ND, learned.labels_N, out, config, validation=judged, provenance=_provenance(faces, opened)
-    )
+    with _remembering(out, pictures):
+        _, result = train_adapter(
+            features_ND, learned.labels_N, out, config, validation=judged, provenance=_provenance(faces, opened)
+        )
     _print_run(result, out, json)
 
 
@@ -153,7 +157,7 @@ def distill(
     detector: str = "haar",
     person: PersonFrom = "folder",
     width: float = 1.0,
-    dimension: int = 128,
+    dimension: int | None = None,
     margin: Margin = "softmax",
     relational: float = 0.0,
     harsh: bool = False,
@@ -181,7 +185,7 @@ def distill(
         detector: As for teach.
         person: As for teach.
         width: Scales the channels; 1.0 is 0.21 million parameters.
-        dimension: Numbers of an embedding; the adapter's, where there is one.
+        dimension: Numbers of an embedding; by default the adapter's, or 128 where there is none.
         margin: Of the classifier in training.
         relational: What a loss between all pairs counts besides.
         harsh: Make training faces small the harsh way: more blur, noise and compression.
@@ -200,23 +204,28 @@ def distill(
     from tenfold.faces.teachers import load_teacher
     from tenfold.faces.training import apply_adapter
     from tenfold.faces.training import distill as train_student
+    from tenfold.faces.verification import check_rates
 
     cache = (adapter or out) / "cache"
     opened = load_teacher(teacher) if teacher else None
     bridge = _bridge(method, adapter, opened)
-    learned, held = _read(faces, detector, person, out, validation, seed, cache)
-    targets_ND = None if method == "scratch" or opened is None else _features(learned, opened, cache)
-    if bridge is not None and targets_ND is not None:
-        targets_ND = apply_adapter(bridge.adapter, targets_ND)
+    check_rates("far", [far])
+    if dimension is None:
+        dimension = bridge.adapter.config.dimension if bridge else 128
     config = DistillConfig(
         method=method, student=StudentConfig(size, dimension, width), margin=margin, relational=relational,
         degradation=_degradation(harsh, sizes), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
         device=device, seed=seed,
     )  # fmt: skip
+    learned, held, pictures = _read(faces, detector, person, out, validation, seed, cache)
+    targets_ND = None if method == "scratch" or opened is None else _features(learned, opened, cache)
+    if bridge is not None and targets_ND is not None:
+        targets_ND = apply_adapter(bridge.adapter, targets_ND)
     source = _provenance(faces, opened, bridge.space if bridge else "")
-    _, result = train_student(
-        learned.crops_NSSC, learned.labels_N, targets_ND, out, config, validation=_pair(held), provenance=source
-    )
+    with _remembering(out, pictures):
+        _, result = train_student(
+            learned.crops_NSSC, learned.labels_N, targets_ND, out, config, validation=_pair(held), provenance=source
+        )
     facts = {}
     if held is not None:
         student = load(out)
@@ -244,13 +253,13 @@ def calibrate(
         faces: A folder of people, as for teach.
         far: The share of pairs of different people that may pass as one person.
         teacher: As for embed.
-        probes: A student whose faces will be compared with those of MODEL, as in a gallery of big faces.
+        probes: A student whose faces will be compared with those of MODEL, for galleries that enroll makes.
         detector: As for teach.
         person: As for teach.
         json: Print one JSON object instead of a line.
     """
     from tenfold.faces.inference import model_folder
-    from tenfold.faces.preparation import prepare_faces, remember
+    from tenfold.faces.preparation import prepare_faces, remember, run_of
     from tenfold.faces.recognition import find_detector, load
 
     folder, enrolled = model_folder(model), open_model(model, teacher)
@@ -261,7 +270,10 @@ def calibrate(
     with progress_bar() as progress:
         given = prepare_faces(pictures, find_detector(detector), progress=progress)
     threshold = _calibrate(folder, enrolled, asking, given, faces, far)
-    remember(folder.parent if folder.name in ("best", "last") else folder, pictures)
+    if run := run_of(folder):
+        remember(run, pictures)
+    else:
+        print(f"{folder}: is not in the folder of a run: which pictures these were is not noted", file=sys.stderr)
     print(json_format.dumps(threshold.to_json()) if json else threshold.describe())
 
 
@@ -270,9 +282,9 @@ def calibrate(
 
 def _read(
     faces: Path, detector: str, person: PersonFrom, out: Path, validation: float, seed: int, cache: Path | None = None
-) -> "tuple[LabelledCrops, LabelledCrops | None]":
-    """Crops to learn from, and those of people held back; both in memory mapped from the cache where all are used."""
-    from tenfold.faces.preparation import prepare_faces, remember
+) -> "tuple[LabelledCrops, LabelledCrops | None, FaceSet]":
+    """Crops to learn from, those of people held back, and the set; crops mapped from the cache where all are used."""
+    from tenfold.faces.preparation import prepare_faces
     from tenfold.faces.recognition import find_detector
 
     pictures = read_faces(faces, person)
@@ -280,8 +292,20 @@ def _read(
         given = prepare_faces(pictures, find_detector(detector), cache or out / "cache", progress)
     with _about(faces):
         held_N = given.held_back(validation, seed)
-    remember(out, pictures)
-    return (given, None) if not held_N.any() else (given.rows(~held_N), given.rows(held_N))
+    return (given.rows(~held_N), given.rows(held_N), pictures) if held_N.any() else (given, None, pictures)
+
+
+@contextmanager
+def _remembering(run: Path, pictures: "FaceSet") -> Iterator[None]:
+    """Note in the run what a training sees: at once in a new run, which may be killed; else once it was not refused."""
+    from tenfold.faces.preparation import remember
+
+    goes_on = (run / "last").exists()
+    if not goes_on:
+        remember(run, pictures)
+    yield
+    if goes_on:
+        remember(run, pictures)
 
 
 def _pair(held: "LabelledCrops | None") -> tuple[Any, Any] | None:
@@ -354,13 +378,14 @@ def _calibrate(
 
     with _about(faces):
         first, second = all_pairs(given.labels_N)
-    kept_Nd = enrolled.embed_crops(given.crops_NSSC)
-    seen_Nd = kept_Nd if asking is enrolled else asking.embed_crops(given.crops_NSSC)
-    scores = np.einsum("pd,pd->p", kept_Nd[first], seen_Nd[second])
+    vectors_Md, shift = enrolled.embed_crops(given.crops_NSSC), 0
+    if asking is not enrolled:
+        vectors_Md, shift = np.concatenate([vectors_Md, asking.embed_crops(given.crops_NSSC)]), len(vectors_Md)
+    scores = cosine_scores(vectors_Md, first, second + shift)
     people = np.stack([given.labels_N[first], given.labels_N[second]], 1)
     with _about(faces):
         threshold = calibrate_threshold(scores, people, far)
-    store_threshold(folder, threshold)
+    store_threshold(folder, threshold, probes=asking.id != enrolled.id)
     return threshold
 
 

@@ -7,6 +7,7 @@ Crops stay bytes until their batch is due; changing and shrinking them is done o
 numbers depend on the seed and on the batch's place in the run. So a run that is killed and goes on gives the same bits.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ _Network = TypeVar("_Network", StudentNet, Adapter, TeacherNet)
 
 _CHUNK = 256  # faces that are embedded at once
 _SAMPLE = 20_000  # rows of which a variance is taken
+_LOOKED_AT = 1000  # rows by which data are known again
 _TINY = float(np.finfo(np.float32).tiny)
 _AUC = "validation AUC"
 _TEACHER_METHODS = ("direct", "hinton", "fitnet")  # mimic the teacher itself, without step 1
@@ -93,7 +95,8 @@ def train_teacher(
         held_VSSC, held_labels_V = validation
         _check_crops("validation", held_VSSC, held_labels_V)
         judge = _Judge(lambda chunk: to_input(held_VSSC[chunk]), held_labels_V)
-    job = _Job(objective, "teacher", collate, len(rows), people, config, judge, provenance or Provenance())
+    samples = _digest(crops_NSSC, numbers_N, *(validation or ()))
+    job = _Job(objective, "teacher", collate, len(rows), people, config, judge, provenance or Provenance(), samples)
     return network, _train(job, network, Path(folder), resume, quiet)
 
 
@@ -151,7 +154,8 @@ def adapt(
         held_VD, held_labels_V = validation
         _check_rows("validation", held_VD, held_labels_V)
         judge = _Judge(lambda chunk: _floats(held_VD[chunk]), held_labels_V)
-    job = _Job(objective, "adapter", collate, len(rows), people, config, judge, provenance or Provenance())
+    samples = _digest(features_ND, numbers_N, *(validation or ()))
+    job = _Job(objective, "adapter", collate, len(rows), people, config, judge, provenance or Provenance(), samples)
     return network, _train(job, network, Path(folder), resume, quiet)
 
 
@@ -206,7 +210,7 @@ def distill(
     _check_crops("crops", crops_NSSC, labels_N)
     people, numbers_N = _number_people(labels_N)
     targets_ND, logits_NK = _targets(targets_ND, numbers_N, people, config)
-    size, crops_NSSC = config.student.size, _halve(crops_NSSC, config)
+    size, halved_NSSC = config.student.size, _halve(crops_NSSC, config)
     with _seeded(config.seed):
         network = StudentNet(config.student)
         classes = max(people, 1) if config.method == "regression_only" or config.beta == 0 else _needed(people)
@@ -214,7 +218,7 @@ def distill(
         objective = StudentObjective(network, classes, targets_ND.shape[1], config, hint_steps)
 
     def collate(picked: list[int]) -> tuple[Tensor, ...]:
-        faces = augment(to_input(crops_NSSC[picked]), config.augmentation)
+        faces = augment(to_input(halved_NSSC[picked]), config.augmentation)
         small = degrade(faces, config.degradation.draw_size(size), config.degradation)
         known = torch.from_numpy(numbers_N[picked])
         return small, known, _floats(targets_ND[picked]), _floats(logits_NK[picked])
@@ -225,7 +229,8 @@ def distill(
         _check_crops("validation", held_VSSC, held_labels_V)
         small_VrrC = shrink(held_VSSC, size)
         judge = _Judge(lambda chunk: to_input(small_VrrC[chunk]), held_labels_V)
-    job = _Job(objective, "student", collate, len(labels_N), people, config, judge, provenance or Provenance())
+    samples = _digest(crops_NSSC, numbers_N, targets_ND, *(validation or ()))
+    job = _Job(objective, "student", collate, len(labels_N), people, config, judge, provenance or Provenance(), samples)
     return network, _train(job, network, Path(folder), resume, quiet)
 
 
@@ -294,6 +299,7 @@ class _Job:
     config: Schedule
     judge: _Judge | None
     provenance: Provenance
+    samples: str
 
     def about(self, network: StudentNet | Adapter | TeacherNet) -> dict[str, Any]:
         """What the model folder's `config.json` says."""
@@ -337,6 +343,7 @@ def _train(job: _Job, network: _Network, folder: Path, resume: bool, quiet: bool
         higher_is_better=True,
         collate=job.collate,
         save=save,
+        identity={"samples": job.samples},
         resume=resume,
         quiet=quiet,
     )
@@ -437,6 +444,23 @@ def _check_rows(what: str, rows: Features, labels: Labels) -> None:
 def _check_labels(what: str, count: int, labels: Labels) -> None:
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise InputError(f"{what} have {count} rows, their labels are {labels.shape} of {labels.dtype}; give integers")
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    """Of rows evenly spread over each array: it tells one set of data from another without reading all of it.
+
+    Of features only the place of the highest in each row counts, seen from their mean: another machine, where a run may
+    go on too, rounds them otherwise.
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}\n".encode())
+        some = np.asarray(array[:: max(1, len(array) // _LOOKED_AT)])
+        if some.dtype.kind == "f" and some.size:
+            with np.errstate(invalid="ignore"):
+                some = (some - some.mean(0, dtype=np.float64)).argmax(1)
+        digest.update((some.astype(np.int64) if some.ndim == 1 else some).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _floats(rows: NDArray[Any]) -> Tensor:

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from tenfold.core.errors import InputError
 from tenfold.faces.comparisons import check_pairs
 from tenfold.faces.ranking import Curve, Ranked
-from tenfold.faces.resampling import REPLICATES, Estimate, Statistic, estimate
+from tenfold.faces.resampling import REPLICATES, Estimate, estimate
 
-__all__ = ["TenFold", "Verification", "det_curve", "ten_fold", "verification", "verification_statistic"]
+__all__ = ["TenFold", "Verification", "ten_fold", "verification"]
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
 
@@ -102,32 +102,6 @@ def verification(
         impostor=len(ranked.impostor),
         people=None if people is None else pairs.people,
     )
-
-
-def verification_statistic(scores: ArrayLike, same: ArrayLike, people: ArrayLike, measure: str | float) -> Statistic:
-    """One measure of pairs as `paired_difference` wants it.
-
-    Args:
-        scores: (P,).
-        same: (P,) bool.
-        people: (P, 2); the same for all that are to be compared.
-        measure: "auc", "eer", or the FAR at which TAR is wanted.
-    """
-    if isinstance(measure, str) and measure not in ("auc", "eer"):
-        raise InputError(f"measure {measure!r}: give 'auc', 'eer' or a FAR such as 0.01")
-    far = 0.0 if isinstance(measure, str) else check_rates("FAR", [measure])[0]
-    ranked = Ranked.of_pairs(check_pairs(scores, same, people))
-
-    def value(weights: NDArray[np.float64]) -> list[float]:
-        counted = ranked.weigh(weights)
-        return [counted.auc() if measure == "auc" else counted.eer() if measure == "eer" else counted.tar(far)]
-
-    return value
-
-
-def det_curve(scores: ArrayLike, same: ArrayLike) -> Curve:
-    """FAR against FRR at every distinct score; `Curve.thin` before it is drawn. Arguments as for `verification`."""
-    return Ranked.of_pairs(check_pairs(scores, same, None)).curve()
 
 
 # --- LFW -------------------------------------------------------------------------------------------------------------
