@@ -9,7 +9,6 @@ voxels are counted before memory is asked for, and a file that ends early is nam
 import gzip
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -234,7 +233,7 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], path: Pat
 def _affine(
     header: Any, shape: tuple[int, int, int], voxel_mm: float | Sequence[float] | None, path: Path
 ) -> NDArray[np.float64]:
-    stated = _stated_affine(header)
+    stated = _stated_affine(header, path)
     sizes = None if voxel_mm is None else _three(voxel_mm)
     if stated is None:
         if sizes is None:
@@ -252,14 +251,21 @@ def _affine(
     return stated
 
 
-def _stated_affine(header: Any) -> NDArray[np.float64] | None:
+def _stated_affine(header: Any, path: Path) -> NDArray[np.float64] | None:
     """The sform, else the qform; None where there is none or it is the identity, which programs write for "unknown"."""
-    affine = None
-    with suppress(ValueError):  # a quaternion that is none
+    from nibabel.spatialimages import HeaderDataError  # noqa: PLC0415
+
+    try:
+        affine = None
         if header["sform_code"] > 0:
             affine = header.get_sform()
         elif header["qform_code"] > 0:
+            header["pixdim"][0] = header["pixdim"][0] or 1  # as the standard reads 0
             affine = header.get_qform()
+    except ValueError:  # a quaternion that is none
+        affine = None
+    except HeaderDataError as error:
+        raise InputError(f"{path}: its header is damaged ({error}); fetch or save it again") from None
     return None if affine is None or np.array_equal(affine, np.eye(4)) else np.asarray(affine, np.float64)
 
 
