@@ -147,6 +147,17 @@ def test_our_table_comes_back_to_the_last_bit(ixi: Measured, tmp_path: Path) -> 
     assert about["unit"] == "mm3" and about["regions"] == list(ixi.regions)
 
 
+def test_columns_of_people_do_not_take_the_place_of_volumes(tmp_path: Path) -> None:
+    """A participants.tsv may have a column for what somebody else has measured."""
+    people = {"Age": ("61", "62"), "hippocampus": ("1", "2"), "total intracranial": ("3", "4"), "hand": ("left", "")}
+    measured = replace(made_people(2), people=people)
+    write_measured(measured, tmp_path / "a.tsv")
+    back = read_measured(tmp_path / "a.tsv")
+    np.testing.assert_array_equal(back.volumes_SR, measured.volumes_SR)
+    np.testing.assert_array_equal(back.icv_S, measured.icv_S)
+    assert back.people == {"age": ("61", "62")}
+
+
 def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
     sides = {
         "a": {"left": np.array([3.0, 0.0]), "right": np.array([1.0, 0.0])},

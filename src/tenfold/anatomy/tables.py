@@ -178,7 +178,8 @@ def join_qc(measured: Measured, grid: Grid) -> Measured:
 def write_measured(measured: Measured, path: Path | str) -> None:
     """Write a table of ours, and beside it a .json that names unit, segmenter and processing; numbers keep every bit.
 
-    Columns: participant_id, total intracranial, the regions, `asymmetry REGION`, `qc GROUP`, and those of people.
+    Columns: participant_id, total intracranial, the regions, `asymmetry REGION`, `qc GROUP`, and of
+    people age, sex, site, session, group and diagnosis.
     """
     path = Path(path)
     columns: dict[str, Sequence[str | float]] = {"participant_id": measured.subjects, ICV: measured.icv_S.tolist()}
@@ -189,7 +190,7 @@ def write_measured(measured: Measured, path: Path | str) -> None:
                 columns[_ASYMMETRY + region] = values.tolist()
     if measured.qc_SG is not None:
         columns |= {_QC + group: s for group, s in zip(measured.groups, measured.qc_SG.T.tolist(), strict=True)}
-    columns |= measured.people
+    columns |= {shorten(name): values for name, values in measured.people.items() if shorten(name) in _PEOPLE}
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(columns)
