@@ -1,6 +1,7 @@
 """The built-in segmenter: it learns, its weights come with the package, and it finds the structures of real brains."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,16 @@ def test_the_same_seed_gives_the_same_weights(small, tmp_path):
     train_lite([made_head()], tmp_path / "again", config, workers=0, quiet=True)
     one, other = ((folder / "last/model.safetensors").read_bytes() for folder in (small, tmp_path / "again"))
     assert one == other
+
+
+def test_a_run_is_not_gone_on_with_on_other_label_maps_or_images(small):
+    """One that is done is not taken for the new one, either."""
+    config = LiteConfig(features=4, levels=2, steps=30, synthesis=Synthesis(mm=6.0, grid=(24, 32, 24)))
+    with pytest.raises(InputError, match="is of another run: maps was"):
+        train_lite([made_head(label_of_skull=507)], small, config, workers=0, quiet=True)
+    config = replace(config, synthesis=replace(config.synthesis, noise=0.0))
+    with pytest.raises(InputError, match=r"is of another run: noise was 0.06 and is now 0.0"):
+        train_lite([made_head()], small, config, workers=0, quiet=True)
 
 
 def test_another_folder_is_refused(small, tmp_path):

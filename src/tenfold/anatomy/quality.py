@@ -7,6 +7,7 @@ predicts Dice scores per group, and that 0.65 is the threshold, is its own and t
 
 # N images · G = 8 groups · C channels · K classes · F numbers per image · xyz the segmenter's grid, halved
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -198,7 +199,10 @@ def train_quality(
         maps_NCxyz, numbers_NF, dice_NG = batch
         return (model(maps_NCxyz, numbers_NF).sigmoid() - dice_NG).abs().mean()
 
-    result = train(network, _Items(len(pairs), sample), loss, Path(folder) / "run", training, quiet=quiet)
+    digest = hashlib.sha256(pairs.numbers_NF.tobytes() + pairs.dice_NG.tobytes()).hexdigest()[:16]
+    identity = {"segmenter": segmenter, "pairs": digest}
+    items, place = _Items(len(pairs), sample), Path(folder) / "run"
+    result = train(network, items, loss, place, training, identity=identity, quiet=quiet)
     network.cpu().eval()
     half = len(checked) // 2
     predicted_NG = _predict(network, checked)
