@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
-__all__ = ["Image", "LabelMap", "read_image", "read_labels", "read_mask", "write_image"]
+__all__ = ["Image", "LabelMap", "read_image", "read_labels", "read_mask", "read_volume", "write_image"]
 
 _MOST_VOXELS = 2**29  # an 800 x 800 x 800 head; more is no MRI but a damaged header
 _FEWEST_PER_AXIS = 8
@@ -79,7 +79,7 @@ def read_image(path: Path | str, voxel_mm: float | Sequence[float] | None = None
         InputError: No whole NIfTI; not one volume; NaN, infinite or constant voxels; values of a CT; a label map; no
             voxel size in the file and none given, or another one given than the file states.
     """
-    image = _read(Path(path), voxel_mm)
+    image = read_volume(path, voxel_mm)
     _check_values(image)
     return image
 
@@ -90,7 +90,7 @@ def read_mask(path: Path | str, voxel_mm: float | Sequence[float] | None = None)
     Raises:
         InputError: As `read_image`, or the mask is empty.
     """
-    image = _read(Path(path), voxel_mm)
+    image = read_volume(path, voxel_mm)
     inside_XYZ = image.voxels_XYZ > 0
     if not inside_XYZ.any():
         raise InputError(f"{path}: the mask is empty; give one that covers the brain")
@@ -103,7 +103,7 @@ def read_labels(path: Path | str, voxel_mm: float | Sequence[float] | None = Non
     Raises:
         InputError: As `read_image`, or voxels are no whole numbers from 0 to 32,767, or 0 everywhere.
     """
-    image = _read(Path(path), voxel_mm)
+    image = read_volume(path, voxel_mm)
     labels_XYZ = image.voxels_XYZ
     if not np.array_equal(labels_XYZ, np.rint(labels_XYZ)) or labels_XYZ.min() < 0 or labels_XYZ.max() > _HIGHEST_LABEL:
         raise InputError(f"{path}: is no label map; give whole numbers, such as FreeSurfer's")
@@ -131,9 +131,16 @@ def write_image(path: Path, voxels_XYZ: NDArray[Any], affine: NDArray[np.float64
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, voxel_mm: float | Sequence[float] | None) -> Image:
+def read_volume(path: Path | str, voxel_mm: float | Sequence[float] | None = None) -> Image:
+    """Read a volume, whatever its values say.
+
+    Raises:
+        InputError: No whole NIfTI; not one volume; NaN or infinite voxels; no voxel size in the file and none given, or
+            another one given than the file states.
+    """
     import nibabel  # noqa: PLC0415
 
+    path = Path(path)
     try:
         with _open(path) as file:
             header = _header(file, path)
@@ -237,7 +244,7 @@ def _affine(
     sizes = None if voxel_mm is None else _three(voxel_mm)
     if stated is None:
         if sizes is None:
-            raise InputError(f"{path}: states no voxel size (its affine is the identity); give the voxel size in mm")
+            raise InputError(f"{path}: states no voxel size (no affine, or the identity); give the voxel size in mm")
         affine = np.diag([*sizes, 1.0])
         affine[:3, 3] = -(np.array(shape) - 1) / 2 * sizes
         return affine
