@@ -63,6 +63,7 @@ def test_training_gives_a_model_folder_that_segments(small, head):
     assert total == pytest.approx(found.icv, rel=1e-3)
     assert "No diagnosis" in (small / "last/README.md").read_text()
     assert found.qc == {}
+    assert segmenter.predictor is None
 
 
 def test_the_same_seed_gives_the_same_weights(small, tmp_path):

@@ -1,5 +1,6 @@
 """Predicted Dice scores: pairs are what they say, the predictor learns from them, and what is spoilt fails the gate."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def test_the_predictor_learns_and_belongs_to_its_segmenter(small, pairs, tmp_pat
         Quality(tmp_path / "quality", "another")
     with pytest.raises(InputError, match="is of another run: pairs was"):
         train_quality(replace(pairs, dice_NG=1 - pairs.dice_NG), pairs, small.name, tmp_path, config, quiet=True)
+    file = tmp_path / "quality/config.json"
+    told = json.loads(file.read_text())
+    told["curves"][0] = [[0, 1], [0, 0.5]]
+    file.write_text(json.dumps(told))
+    assert Quality(tmp_path / "quality", small.name).digest != quality.digest
 
 
 def test_agreement_is_mean_error_and_rank_correlation():

@@ -7,6 +7,7 @@ is, and whether it orders images rightly, is measured on label maps whose images
 
 # N images · G QC groups
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tenfold.anatomy.calibration import rising_curve
 from tenfold.anatomy.corruptions import corrupt
 from tenfold.anatomy.images import Image
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
-from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.sidecars import digest_of, read_json, write_json
 from tenfold.anatomy.synth import Synthesis, synthesise
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
@@ -58,6 +59,11 @@ class AtlasQuality:
     def __call__(self, agreement: Mapping[str, float]) -> dict[str, float]:
         """Predicted Dice score by group, 0 to 1, of what `AtlasSegmenter.score` returns."""
         return {group: _read_off(self.curves[group], agreement[group]) for group in QC_GROUPS}
+
+    @property
+    def digest(self) -> str:
+        """Of the curves."""
+        return digest_of({}, json.dumps(self.curves, sort_keys=True))
 
     def write(self, path: Path) -> None:
         """Keep the curves as JSON. Raises InputError where they cannot be written."""

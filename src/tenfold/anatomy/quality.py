@@ -8,6 +8,7 @@ predicts Dice scores per group, and that 0.65 is the threshold, is its own and t
 # N images · G = 8 groups · C channels · K classes · F numbers per image · xyz the segmenter's grid, halved
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,6 +24,7 @@ from torch.nn import functional
 from tenfold.anatomy.calibration import rising_curve
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
 from tenfold.anatomy.probabilities import Probabilities
+from tenfold.anatomy.sidecars import digest_of
 from tenfold.anatomy.synth import CLASSES
 from tenfold.core.artifacts import ModelCard, load_into, load_weights, save_model
 from tenfold.core.errors import InputError
@@ -235,6 +237,9 @@ class Quality:
         folder: A model folder that `train_quality` has written.
         segmenter: The name of the segmenter it is to be used with.
 
+    Attributes:
+        digest: Of its weights and curves.
+
     Raises:
         InputError: It is no such folder, or was taught on another segmenter.
     """
@@ -249,6 +254,7 @@ class Quality:
         load_into(self._network, weights, str(folder))
         self._network.eval()
         self._curves = config["curves"]
+        self.digest = digest_of(weights, json.dumps(self._curves))
 
     def __call__(self, found: Probabilities) -> dict[str, float]:
         """Predicted Dice score by group, 0 to 1. Where hardly any brain was found all are 0."""
