@@ -43,6 +43,7 @@ __all__ = [
 
 _EDGE = 0.05  # share of brain below which a voxel is background: smoothing leaves traces of the brain far out
 _FINEST_MM, _COARSEST_MM = 0.5, 8.0
+_HIGHEST_SEED = 2**32 - 2  # the registration takes one more in 32 bits, where 0 is the clock
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def prepare(
             `_mask`, `_dseg`, `desc-` and `space-`.
         bias: Whether the bias field is corrected.
         align: How many parameters the alignment has.
-        seed: Of the sampling in the alignment.
+        seed: Of the sampling in the alignment, 0 to 2^32 - 2.
         progress: Told of the phase "prepare".
 
     Raises:
@@ -124,7 +125,7 @@ def prepare(
             be processed; the folder cannot be written, or another process is filling it.
     """
     root, place = Path(out), Path(template)
-    _check(mm, mask, masks)
+    _check(mm, mask, masks, seed)
     processing = Processing(place.name, sha256_of(place), float(mm), mask, bias, align, seed=seed)
     opened = open_template(place, processing)
     found = find_masks(Path(masks), images) if masks is not None else {}
@@ -147,7 +148,7 @@ def prepare_image(image: Image, template: Template, processing: Processing, mask
     """Process one image.
 
     Raises:
-        InputError: No brain or no alignment was found, or the mask lies on another grid.
+        InputError: No brain or no alignment was found; the mask lies on another grid, or is too small or too large.
     """
     from tenfold.anatomy import alignment  # noqa: PLC0415 - SimpleITK is large
 
@@ -231,13 +232,14 @@ def _best_corner(inside: Image, size_mm: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _brain(image: Image, template: Template, processing: Processing, mask: Image | None) -> NDArray[np.bool_]:
-    from tenfold.anatomy.alignment import brain_in_head, otsu_mask, stripped_mask  # noqa: PLC0415
+    from tenfold.anatomy.alignment import brain_in_head, check_volume, otsu_mask, stripped_mask  # noqa: PLC0415
 
     if processing.mask == "given":
         if mask is None:
             raise InputError(f"{image.path}: has no mask; give one or take another kind of mask")
         if mask.voxels_XYZ.shape != image.voxels_XYZ.shape or not np.allclose(mask.affine, image.affine, atol=0.1):
             raise InputError(f"{mask.path}: lies on another grid than {image.path.name}; resample the mask first")
+        check_volume(mask.voxels_XYZ > 0, mask)
         return mask.voxels_XYZ > 0
     if processing.mask == "stripped":
         return stripped_mask(image)
@@ -268,7 +270,8 @@ def _prepare_all(
             source |= {"source_sha256": sha256_of(path), "mask_sha256": "" if mask is None else sha256_of(mask)}
             if _is_done(target, source):
                 continue
-            made = prepare_image(images[number], template, processing, None if mask is None else read_mask(mask))
+            given = None if mask is None else read_mask(mask, images.voxel_mm)
+            made = prepare_image(images[number], template, processing, given)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, made.voxels_XYZ, template.grid.affine)
             write_json(_json_of(target), {**source, **made.facts})
@@ -343,7 +346,9 @@ def check_edge(mm: float) -> None:
         raise InputError(f"mm {mm:g}: voxels have {_FINEST_MM:g} to {_COARSEST_MM:g} mm")
 
 
-def _check(mm: float, mask: Mask, masks: Path | str | None) -> None:
+def _check(mm: float, mask: Mask, masks: Path | str | None, seed: int) -> None:
     check_edge(mm)
     if (mask == "given") != (masks is not None):
         raise InputError("masks: are a folder that goes with the mask 'given'; name both or neither")
+    if not 0 <= seed <= _HIGHEST_SEED:
+        raise InputError(f"seed {seed}: give 0 to {_HIGHEST_SEED:,}")
