@@ -163,6 +163,25 @@ def test_other_parameters_do_not_go_into_the_same_folder(brains, template_path, 
         prepare(open_images(brains), template_path, tmp_path / "out", **{**QUICK, "mm": 3.0})
 
 
+def test_images_that_the_set_no_longer_has_do_not_stay_unnoticed(brains, template_path, tmp_path):
+    """They would count as images of the set; which of them to remove is not for us to say."""
+    prepare(open_images(brains), template_path, tmp_path / "out", **QUICK)
+    (brains / "sub-nc15_desc-brain_T1w.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"holds sub-nc15_space-.*_T1w.nii.gz, of no image in .*brains; remove"):
+        prepare(open_images(brains), template_path, tmp_path / "out", **QUICK)
+    shutil.rmtree(tmp_path / "out/sub-nc15")
+    assert len(prepare(open_images(brains), template_path, tmp_path / "out", **QUICK).images) == 2
+
+
+def test_a_renamed_template_is_the_same_template(brains, template_path, tmp_path):
+    first = prepare(open_images(brains), template_path, tmp_path / "out", **QUICK).images
+    stamps = [path.stat().st_mtime_ns for path in first.paths]
+    shutil.copy(template_path, tmp_path / "renamed.nii.gz")
+    again = prepare(open_images(brains), tmp_path / "renamed.nii.gz", tmp_path / "out", **QUICK).images
+    assert again == first
+    assert [path.stat().st_mtime_ns for path in again.paths] == stamps
+
+
 def test_bad_images_are_left_out_and_named(brains, template_path, tmp_path):
     whole = (brains / "sub-nc01_desc-brain_T1w.nii.gz").read_bytes()
     (brains / "sub-cut_T1w.nii.gz").write_bytes(whole[: len(whole) // 2])

@@ -11,9 +11,9 @@ import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ def prepare(
     Args:
         images: The set. Images that cannot be processed are left out and named in the result and in `refused.tsv`.
         template: A T1-weighted brain without skull, such as MNI152.
-        out: The folder to fill. One that holds images of other parameters or another template is refused.
+        out: The folder to fill. One that holds images of other parameters, another template or another set is refused.
         mm: Side of the voxels, 0.5 to 8 mm.
         mask: As in `Processing`; "given" takes the files in `masks`.
         masks: A folder with a mask or segmentation per image, on the image's grid, called as the image but for
@@ -133,8 +133,11 @@ def prepare(
         with _only_one(root):
             if (earlier := read_sidecar(root)) is not None:
                 check_same(earlier, processing, str(root), "this call")
+                processing = replace(processing, template=earlier.template)  # it may have been renamed since
+            targets = _targets(images, root, processing)
+            _check_others(root, targets, images)
             _describe(root, images, processing)
-            refused = _prepare_all(images, opened, processing, found, root, progress)
+            refused = _prepare_all(images, targets, opened, processing, found, root, progress)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror or error}); free some space or name another"
@@ -256,12 +259,12 @@ def _similarity(placed_XYZ: NDArray[np.float32], template: Template) -> float:
 
 
 def _prepare_all(
-    images: ImageSet, template: Template, processing: Processing, masks: Mapping[str, Path], root: Path,
-    progress: Progress,
+    images: ImageSet, targets: Sequence[Path], template: Template, processing: Processing, masks: Mapping[str, Path],
+    root: Path, progress: Progress,
 ) -> dict[str, str]:  # fmt: skip
     refused: dict[str, str] = {}
     state = hashlib.sha256(json.dumps(asdict(processing), sort_keys=True).encode()).hexdigest()
-    for number, (path, target) in enumerate(zip(images.paths, _targets(images, root, processing), strict=True)):
+    for number, (path, target) in enumerate(zip(images.paths, targets, strict=True)):
         progress("prepare", number, len(images))
         name = images.names[number]
         try:
@@ -295,6 +298,16 @@ def _targets(images: ImageSet, root: Path, processing: Processing) -> list[Path]
     if len(set(targets)) < len(targets):
         raise InputError(f"{images.folder}: names differ only in signs that BIDS has not; rename the images")
     return targets
+
+
+def _check_others(root: Path, targets: Sequence[Path], images: ImageSet) -> None:
+    """Raises InputError where the folder holds images of another set, which would count as images of this one."""
+    if others := sorted(set(root.rglob("*_desc-prepared_T1w.nii.gz")) - set(targets)):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputError(
+            f"{root}: holds {others[0].name}{more}, of no image in {images.folder}; remove what should not be "
+            "there, or choose another folder"
+        )
 
 
 def _mask_of(name: str, processing: Processing, masks: Mapping[str, Path], images: ImageSet) -> Path | None:
