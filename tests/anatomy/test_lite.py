@@ -88,9 +88,14 @@ def test_another_folder_is_refused(small, tmp_path):
     """One line that says what a folder has to be."""
     shutil.copytree(small / "last", tmp_path / "other")
     config = tmp_path / "other/config.json"
-    config.write_text(config.read_text().replace('"lite"', '"else"'))
+    told = config.read_text()
+    config.write_text(told.replace('"lite"', '"else"'))
     with pytest.raises(InputError, match="is no model of this segmenter"):
         LiteSegmenter(tmp_path / "other")
+    for name in ("features", "synthesis", "maps"):
+        config.write_text(told.replace(f'"{name}"', '"gone"'))
+        with pytest.raises(InputError, match=r"its config\.json is damaged"):
+            LiteSegmenter(tmp_path / "other")
 
 
 def test_large_structures_of_unseen_made_brains(lite, anatomy_data):

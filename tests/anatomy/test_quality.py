@@ -56,7 +56,8 @@ def test_dice_of_groups_by_hand():
 
 
 def test_pairs_are_kept_and_made_again_alike(small, pairs, tmp_path):
-    """A second call reads what the first kept, one with other maps does not; another folder gets the same values."""
+    """A second call reads what the first kept, one with other maps does not; another folder gets the same values.
+    What is cut is named."""
     again = make_pairs([made_head()], small, 12, tmp_path, synthesis=_TINY)
     np.testing.assert_array_equal(again.dice_NG, pairs.dice_NG)
     np.testing.assert_array_equal(again.maps_NCxyz, pairs.maps_NCxyz)
@@ -65,6 +66,10 @@ def test_pairs_are_kept_and_made_again_alike(small, pairs, tmp_path):
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     others = make_pairs([made_head(mm=2.9)], small, 12, tmp_path, synthesis=_TINY)
     assert not np.array_equal(others.numbers_NF, pairs.numbers_NF)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="is damaged; remove it"):
+        make_pairs([made_head()], small, 12, tmp_path, synthesis=_TINY)
 
 
 def test_the_predictor_learns_and_belongs_to_its_segmenter(small, pairs, tmp_path):
@@ -85,6 +90,10 @@ def test_the_predictor_learns_and_belongs_to_its_segmenter(small, pairs, tmp_pat
     told["curves"][0] = [[0, 1], [0, 0.5]]
     file.write_text(json.dumps(told))
     assert Quality(tmp_path / "quality", small.name).digest != quality.digest
+    for name in ("width", "curves"):
+        file.write_text(json.dumps({key: value for key, value in told.items() if key != name}))
+        with pytest.raises(InputError, match=r"its config\.json is damaged"):
+            Quality(tmp_path / "quality", small.name)
 
 
 def test_agreement_is_mean_error_and_rank_correlation():

@@ -97,7 +97,7 @@ def calibrate_atlas(
     """Learn the curves.
 
     Args:
-        segmenter: With at least 4 label maps more than its k.
+        segmenter: With at least 2 label maps more than its k.
         count: Images to make and segment, some seconds each; image i depends on the seed and i alone.
         seed: Draws all.
         progress: Told of the phase "calibrating".

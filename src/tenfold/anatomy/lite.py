@@ -62,13 +62,16 @@ class LiteSegmenter:
         config, weights = load_weights(place)
         if config.get("kind") != "lite" or config.get("classes") != list(CLASSES):
             raise InputError(f"{place}: is no model of this segmenter; give a folder that `train lite` has written")
-        self.network = UNet(len(CLASSES), int(config["features"]), int(config["levels"]))
+        try:
+            self.network = UNet(len(CLASSES), int(config["features"]), int(config["levels"]))
+            self.mm = float(config["synthesis"]["mm"])
+            self.grid = tuple(int(size) for size in config["synthesis"]["grid"])
+            self.learned_from = tuple(map(str, config["maps"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{place}: its config.json is damaged; train the segmenter again") from None
         load_into(self.network, {name: tensor.float() for name, tensor in weights.items()}, str(place))
         self.network.eval().requires_grad_(False)
-        self.mm = float(config["synthesis"]["mm"])
-        self.grid = tuple(int(size) for size in config["synthesis"]["grid"])
         has_scores = (place / QUALITY).is_dir()
-        self.learned_from = tuple(map(str, config["maps"]))
         self.name = f"lite {self.mm:g} mm, weights {digest_of(weights)}"
         self.quality = Quality(place / QUALITY, self.name) if has_scores else None
         self.predictor = None if self.quality is None else self.quality.digest

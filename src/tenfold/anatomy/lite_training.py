@@ -4,6 +4,7 @@
 
 import hashlib
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -274,5 +275,5 @@ def _read(path: Path) -> Pairs:
     try:
         with np.load(path, allow_pickle=False) as kept:
             return Pairs(kept["maps"], kept["numbers"], kept["dice"], tuple(map(str, kept["said"])))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise InputError(f"{path}: is damaged; remove it, it is made again") from None

@@ -250,10 +250,13 @@ class Quality:
             raise InputError(f"{folder}: is no predictor of quality; give a folder that `train lite` has written")
         if config.get("segmenter") != segmenter:
             raise InputError(f"{folder}: was taught on {config.get('segmenter')}, not on {segmenter}; teach it again")
-        self._network = _Network(int(config["width"]))
+        try:
+            self._network = _Network(int(config["width"]))
+            self._curves = [(x, y) for (x, y), _ in zip(config["curves"], QC_GROUPS, strict=True)]
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{folder}: its config.json is damaged; teach the predictor again") from None
         load_into(self._network, weights, str(folder))
         self._network.eval()
-        self._curves = config["curves"]
         self.digest = digest_of(weights, json.dumps(self._curves))
 
     def __call__(self, found: Probabilities) -> dict[str, float]:
