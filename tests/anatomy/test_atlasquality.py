@@ -95,6 +95,8 @@ def test_a_segmenter_with_a_quality_file_has_scores_and_refuses_a_foreign_one(
     replace(QUALITY, segmenter=segmenter.name).write(tmp_path / "quality.json")
     again = AtlasSegmenter(files, k=2, quality=tmp_path / "quality.json")
     assert again.name == segmenter.name
+    assert again.predictor == replace(QUALITY, images=1).digest != replace(QUALITY, curves={}).digest
+    assert segmenter.predictor is None
     assert AtlasQuality.shipped(segmenter.name) is None
     with pytest.raises(InputError, match="calibrate again"):
         AtlasSegmenter(files, k=1, quality=tmp_path / "quality.json")

@@ -93,6 +93,10 @@ def test_measure_makes_a_table_of_label_files(anatomy_data: Path, tmp_path: Path
             ["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "--without", "hippocamus"],
             "has no region 'hippocamus'",
         ),
+        (
+            ["evaluate", "--real", "real.tsv", "--generated", "a=people.tsv", "--adjust", "none", "--legacy"],
+            "leave one of them out",
+        ),
         (["qc"], "qc needs NAME=PATH"),
         (["images", "x"], "images needs REAL and then NAME=FOLDER"),
         (["images", "x", "a=x"], "x: is no folder"),

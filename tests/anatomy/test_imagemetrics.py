@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import tenfold.cli
+from tenfold.anatomy.features import Handcrafted
 from tenfold.anatomy.imagemetrics import compare_images
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.pairs import cross_pairs, own_pairs, similarities
@@ -40,6 +42,19 @@ def _set(
 
 def _value(found, metric: str, features: str = "") -> float:
     return next(row.value for row in found.rows if row.metric == metric and features in row.extractor)
+
+
+def test_the_command_looks_at_real_images_once_for_all_generators(tmp_path, monkeypatch, capsys):
+    for seed, name in enumerate(("real", "a", "b")):
+        _set(tmp_path / name, 3, seed)
+    seen, look = [], Handcrafted.__call__
+    monkeypatch.setattr(Handcrafted, "__call__", lambda self, voxels: seen.append(voxels) or look(self, voxels))
+    status = tenfold.cli.main(
+        ["anatomy", "images", f"{tmp_path}/real", f"a={tmp_path}/a", f"b={tmp_path}/b", "--features", "handcrafted",
+         "--window", "7", "--permutations", "9", "--json"]
+    )  # fmt: skip
+    assert status == 0 and capsys.readouterr().out.count("MS-SSIM real to real") == 2
+    assert len(seen) == 9
 
 
 def test_equal_distributions_are_near_and_others_far(tmp_path):

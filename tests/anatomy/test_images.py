@@ -89,6 +89,21 @@ def test_a_file_without_a_voxel_size_needs_one(tmp_path, affine):
     np.testing.assert_allclose(image.affine @ [4.5, 5.5, 6.5, 1], [0, 0, 0, 1])
 
 
+def test_a_qform_alone_is_read_as_the_standard_has_it(tmp_path):
+    """Its first number, the hand of the axes, may be 0 for 1. What no standard has is refused as other damage is."""
+    saved = nibabel.Nifti1Image(_noise(), AFFINE)
+    saved.set_sform(AFFINE, code=0)
+    saved.set_qform(AFFINE, code=1)
+    plain = bytearray(saved.to_bytes())
+    for hand in (1, 0):
+        plain[76:80] = np.float32(hand).tobytes()
+        (tmp_path / "a.nii").write_bytes(plain)
+        np.testing.assert_allclose(read_image(tmp_path / "a.nii").affine, AFFINE)
+    plain[80:84] = np.float32(-1).tobytes()
+    (tmp_path / "a.nii").write_bytes(plain)
+    assert "its header is damaged (pixdims[1,2,3] should be positive)" in _refusal(tmp_path / "a.nii")
+
+
 def test_a_voxel_size_that_the_file_contradicts_is_refused(tmp_path):
     path = _save(tmp_path / "a.nii.gz", _noise())
     assert "not 1 x 1 x 1;" in _refusal(path, 1.0)

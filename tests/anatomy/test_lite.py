@@ -1,6 +1,7 @@
 """The built-in segmenter: it learns, its weights come with the package, and it finds the structures of real brains."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ def test_training_gives_a_model_folder_that_segments(small, head):
     assert total == pytest.approx(found.icv, rel=1e-3)
     assert "No diagnosis" in (small / "last/README.md").read_text()
     assert found.qc == {}
+    assert segmenter.predictor is None
 
 
 def test_the_same_seed_gives_the_same_weights(small, tmp_path):
@@ -72,13 +74,28 @@ def test_the_same_seed_gives_the_same_weights(small, tmp_path):
     assert one == other
 
 
+def test_a_run_is_not_gone_on_with_on_other_label_maps_or_images(small):
+    """One that is done is not taken for the new one, either."""
+    config = LiteConfig(features=4, levels=2, steps=30, synthesis=Synthesis(mm=6.0, grid=(24, 32, 24)))
+    with pytest.raises(InputError, match="is of another run: maps was"):
+        train_lite([made_head(label_of_skull=507)], small, config, workers=0, quiet=True)
+    config = replace(config, synthesis=replace(config.synthesis, noise=0.0))
+    with pytest.raises(InputError, match=r"is of another run: noise was 0.06 and is now 0.0"):
+        train_lite([made_head()], small, config, workers=0, quiet=True)
+
+
 def test_another_folder_is_refused(small, tmp_path):
     """One line that says what a folder has to be."""
     shutil.copytree(small / "last", tmp_path / "other")
     config = tmp_path / "other/config.json"
-    config.write_text(config.read_text().replace('"lite"', '"else"'))
+    told = config.read_text()
+    config.write_text(told.replace('"lite"', '"else"'))
     with pytest.raises(InputError, match="is no model of this segmenter"):
         LiteSegmenter(tmp_path / "other")
+    for name in ("features", "synthesis", "maps"):
+        config.write_text(told.replace(f'"{name}"', '"gone"'))
+        with pytest.raises(InputError, match=r"its config\.json is damaged"):
+            LiteSegmenter(tmp_path / "other")
 
 
 def test_large_structures_of_unseen_made_brains(lite, anatomy_data):

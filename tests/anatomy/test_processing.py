@@ -163,6 +163,25 @@ def test_other_parameters_do_not_go_into_the_same_folder(brains, template_path, 
         prepare(open_images(brains), template_path, tmp_path / "out", **{**QUICK, "mm": 3.0})
 
 
+def test_images_that_the_set_no_longer_has_do_not_stay_unnoticed(brains, template_path, tmp_path):
+    """They would count as images of the set; which of them to remove is not for us to say."""
+    prepare(open_images(brains), template_path, tmp_path / "out", **QUICK)
+    (brains / "sub-nc15_desc-brain_T1w.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"holds sub-nc15_space-.*_T1w.nii.gz, of no image in .*brains; remove"):
+        prepare(open_images(brains), template_path, tmp_path / "out", **QUICK)
+    shutil.rmtree(tmp_path / "out/sub-nc15")
+    assert len(prepare(open_images(brains), template_path, tmp_path / "out", **QUICK).images) == 2
+
+
+def test_a_renamed_template_is_the_same_template(brains, template_path, tmp_path):
+    first = prepare(open_images(brains), template_path, tmp_path / "out", **QUICK).images
+    stamps = [path.stat().st_mtime_ns for path in first.paths]
+    shutil.copy(template_path, tmp_path / "renamed.nii.gz")
+    again = prepare(open_images(brains), tmp_path / "renamed.nii.gz", tmp_path / "out", **QUICK).images
+    assert again == first
+    assert [path.stat().st_mtime_ns for path in again.paths] == stamps
+
+
 def test_bad_images_are_left_out_and_named(brains, template_path, tmp_path):
     whole = (brains / "sub-nc01_desc-brain_T1w.nii.gz").read_bytes()
     (brains / "sub-cut_T1w.nii.gz").write_bytes(whole[: len(whole) // 2])
@@ -189,6 +208,40 @@ def test_masks_are_given_and_must_fit(anatomy_data, brains, template_path, tmp_p
         prepare(open_images(brains), template_path, tmp_path / "b", masks=masks, **given)
     with pytest.raises(InputError, match="name both or neither"):
         prepare(open_images(brains), template_path, tmp_path / "c", **given)
+
+
+def test_a_mask_of_a_few_voxels_is_refused_and_holds_up_no_others(anatomy_data, brains, template_path, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in ("01", "03"):
+        image = read_image(brains / f"sub-nc{number}_desc-brain_T1w.nii.gz")
+        inside = image.voxels_XYZ > 0
+        if number == "01":
+            inside[...] = False
+            inside[40:42, 40, 40] = True
+        write_image(masks / f"sub-nc{number}_mask.nii.gz", inside.astype(np.uint8), image.affine)
+    (brains / "sub-nc15_desc-brain_T1w.nii.gz").unlink()
+    given = {**QUICK, "mask": "given", "bias": "n4"}
+    made = prepare(open_images(brains), template_path, tmp_path / "out", masks=masks, **given)
+    assert made.images.names == ("sub-nc03",)
+    assert "its brain mask has 1.6e-05 litres" in made.refused["sub-nc01"]
+
+
+def test_masks_without_an_affine_have_the_voxels_of_their_images(brains, template_path, tmp_path):
+    image = read_image(brains / "sub-nc01_desc-brain_T1w.nii.gz")
+    for folder in ("plain", "masks"):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "plain/a.nii.gz", image.voxels_XYZ, np.eye(4))
+    write_image(tmp_path / "masks/a_mask.nii.gz", (image.voxels_XYZ > 0).astype(np.uint8), np.eye(4))
+    plain = open_images(tmp_path / "plain", voxel_mm=image.zooms)
+    given = {**QUICK, "mask": "given", "masks": tmp_path / "masks"}
+    assert not prepare(plain, template_path, tmp_path / "out", **given).refused
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1])
+def test_a_seed_that_would_be_the_clock_is_refused(brains, template_path, tmp_path, seed):
+    with pytest.raises(InputError, match=f"seed {seed}: give 0 to 4,294,967,294"):
+        prepare(open_images(brains), template_path, tmp_path / "out", **QUICK, seed=seed)
 
 
 def test_a_template_with_its_skull_is_refused(anatomy_data, brains, tmp_path):

@@ -1,5 +1,7 @@
 """Predicted Dice scores: pairs are what they say, the predictor learns from them, and what is spoilt fails the gate."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,18 +56,26 @@ def test_dice_of_groups_by_hand():
 
 
 def test_pairs_are_kept_and_made_again_alike(small, pairs, tmp_path):
-    """A second call reads what the first kept; another folder gets the same values."""
+    """A second call reads what the first kept, one with other maps does not; another folder gets the same values.
+    What is cut is named."""
     again = make_pairs([made_head()], small, 12, tmp_path, synthesis=_TINY)
     np.testing.assert_array_equal(again.dice_NG, pairs.dice_NG)
     np.testing.assert_array_equal(again.maps_NCxyz, pairs.maps_NCxyz)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     make_pairs([made_head()], small, 12, tmp_path, synthesis=_TINY)
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    others = make_pairs([made_head(mm=2.9)], small, 12, tmp_path, synthesis=_TINY)
+    assert not np.array_equal(others.numbers_NF, pairs.numbers_NF)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="is damaged; remove it"):
+        make_pairs([made_head()], small, 12, tmp_path, synthesis=_TINY)
 
 
 def test_the_predictor_learns_and_belongs_to_its_segmenter(small, pairs, tmp_path):
-    """Scores are between 0 and 1; a predictor of another segmenter is refused."""
-    train_quality(pairs, pairs, small.name, tmp_path, QualityConfig(width=8, epochs=3, batch_size=4), quiet=True)
+    """Scores are between 0 and 1; a predictor of another segmenter is refused, and so is a run with other pairs."""
+    config = QualityConfig(width=8, epochs=3, batch_size=4)
+    train_quality(pairs, pairs, small.name, tmp_path, config, quiet=True)
     quality = Quality(tmp_path / "quality", small.name)
     made = synthesise(made_head(), np.random.default_rng(3), _TINY)
     scores = quality(small.on_grid(made.image_XYZ))
@@ -73,6 +83,17 @@ def test_the_predictor_learns_and_belongs_to_its_segmenter(small, pairs, tmp_pat
     assert all(0 <= score <= 1 for score in scores.values())
     with pytest.raises(InputError, match="was taught on"):
         Quality(tmp_path / "quality", "another")
+    with pytest.raises(InputError, match="is of another run: pairs was"):
+        train_quality(replace(pairs, dice_NG=1 - pairs.dice_NG), pairs, small.name, tmp_path, config, quiet=True)
+    file = tmp_path / "quality/config.json"
+    told = json.loads(file.read_text())
+    told["curves"][0] = [[0, 1], [0, 0.5]]
+    file.write_text(json.dumps(told))
+    assert Quality(tmp_path / "quality", small.name).digest != quality.digest
+    for name in ("width", "curves"):
+        file.write_text(json.dumps({key: value for key, value in told.items() if key != name}))
+        with pytest.raises(InputError, match=r"its config\.json is damaged"):
+            Quality(tmp_path / "quality", small.name)
 
 
 def test_agreement_is_mean_error_and_rank_correlation():

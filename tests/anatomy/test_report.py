@@ -14,6 +14,7 @@ import pytest
 from tenfold.anatomy.bench import Bench, Evaluation
 from tenfold.anatomy.figures import box_plots, heat_map
 from tenfold.anatomy.labels import QC_GROUPS
+from tenfold.anatomy.report import read_report
 from tenfold.anatomy.svg import drawing
 from tenfold.anatomy.volumes import Measured
 from tenfold.core.errors import InputError
@@ -125,3 +126,10 @@ def test_regions_can_be_left_out_of_the_bench(ixi: Measured) -> None:
         Bench(halves[0]).evaluate({})
     with pytest.raises(InputError, match="a generator is called 'real'"):
         Bench(halves[0]).evaluate({"real": halves[1]})
+
+
+def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
+    table = {"title": "Verdicts", "notes": [], "rows": [{"generator": "a", "passes": "yes"}, {"generator": "b"}]}
+    (tmp_path / "anatomy.json").write_text(json.dumps({"title": "A report", "notes": [], "tables": [table]}))
+    with pytest.raises(InputError, match=r"anatomy\.json: is damaged or no report"):
+        read_report(tmp_path)

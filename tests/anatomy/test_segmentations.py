@@ -69,16 +69,33 @@ def test_a_structure_that_no_file_has_counts_as_nothing(tmp_path: Path) -> None:
 
 def test_the_voxel_size_is_given_for_files_that_have_none(tmp_path: Path) -> None:
     path = write_labels(tmp_path / "a.nii", made_labels(), np.eye(4))
-    with pytest.raises(InputError, match="say how large a voxel is"):
+    with pytest.raises(InputError, match="states no voxel size"):
         read_segmentations(path)
     sized = read_segmentations(write_labels(tmp_path / "b.nii", made_labels()))
     assert read_segmentations(path, 2.0).icv_S == pytest.approx(sized.icv_S, rel=1e-12)
 
 
+def test_a_file_without_an_affine_needs_a_voxel_size_too(tmp_path: Path) -> None:
+    """Both its codes are 0: what libraries make up then has voxels of 1 mm, whatever the brain's size."""
+    nibabel.save(nibabel.Nifti1Image(made_labels(), None), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="states no voxel size"):
+        read_segmentations(tmp_path / "a.nii.gz")
+    sized = read_segmentations(write_labels(tmp_path / "b.nii.gz", made_labels()))
+    assert read_segmentations(tmp_path / "a.nii.gz", 2.0).icv_S == pytest.approx(sized.icv_S, rel=1e-12)
+
+
+def test_freesurfers_own_format_is_read(tmp_path: Path) -> None:
+    nibabel.save(nibabel.MGHImage(made_labels().astype(np.int32), np.diag([2.0, 2, 2, 1])), tmp_path / "a.mgz")
+    assert count_labels(tmp_path / "a.mgz") == count_labels(write_labels(tmp_path / "b.nii", made_labels()))
+    (tmp_path / "cut.mgz").write_bytes((tmp_path / "a.mgz").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"cut\.mgz: (is cut or damaged|cannot be read as an image)"):
+        count_labels(tmp_path / "cut.mgz")
+
+
 def test_a_voxel_size_that_the_affine_contradicts_is_refused(tmp_path: Path) -> None:
     """It is for files that state none, as with images; it must not make 8 mm³ of a sound file 27."""
     path = write_labels(tmp_path / "a.nii", made_labels())
-    with pytest.raises(InputError, match="states voxels of 8 mm³, not 27; leave the size out"):
+    with pytest.raises(InputError, match="states voxels of 2 x 2 x 2 mm, not 3 x 3 x 3; leave the size out"):
         read_segmentations(path, 3.0)
     assert read_segmentations(path, 2.0).icv_S == read_segmentations(path).icv_S
 
@@ -127,10 +144,10 @@ def broken(name: str, folder: Path, brain: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cut", "is cut or damaged"), ("nonsense", "cannot be read as an image"), ("huge", "says it has"),
-        ("nan", "has NaN or infinity"), ("fractions", "is it an image instead of its labels"),
-        ("negative", "holds values from -5"), ("ct", "holds values from -1024"), ("four", "has shape (12, 16, 12, 2)"),
-        ("two", "has shape (12, 16)"), ("empty", "the segmentation is empty"),
+        ("cut", "the file is cut"), ("nonsense", "is no NIfTI file"), ("huge", "more than any head has"),
+        ("nan", "voxels are NaN or infinite"), ("fractions", "is it an image instead of its labels"),
+        ("negative", "holds values from -5"), ("ct", "holds values from -1024"), ("four", "is 4D, 12 x 16 x 12 x 2"),
+        ("two", "has 12 x 16 x 1 voxels"), ("empty", "the segmentation is empty"),
         ("unknown", "has labels of known structures"),
         ("brain", "is it an image instead of its labels"),
     ],

@@ -29,8 +29,8 @@ class Bright:
 
     name = "bright"
 
-    def __init__(self, scores: bool = True) -> None:
-        self.scores, self.calls = scores, 0
+    def __init__(self, scores: bool = True, predictor: str | None = None) -> None:
+        self.scores, self.calls, self.predictor = scores, 0, predictor
 
     def __call__(self, image: Image) -> Segmentation:
         self.calls += 1
@@ -141,6 +141,14 @@ def test_an_image_that_changes_is_segmented_anew_and_so_is_another_voxel_size(fo
         write_image(path, np.random.default_rng(number).random((9, 9, 9), np.float32), np.eye(4))
     small, large = (segment(open_images(folder, voxel_mm=mm), Bright(), tmp_path / "sizes") for mm in (1, 2))
     np.testing.assert_allclose(large.volumes_SR, 8 * small.volumes_SR)
+
+
+def test_scores_of_another_predictor_are_not_kept(folder, tmp_path):
+    """A segmenter can be calibrated anew while its labels stay as they were."""
+    for predictor, calls in (("one", 2), ("one", 0), ("other", 2)):
+        segmenter = Bright(predictor=predictor)
+        segment(open_images(folder), segmenter, tmp_path / "out")
+        assert segmenter.calls == calls
 
 
 def test_the_table_says_how_images_were_processed_and_the_folder_is_read_as_its_table(folder, tmp_path):

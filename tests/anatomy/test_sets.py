@@ -105,6 +105,13 @@ def test_people_are_found_by_the_names_that_prepare_gives_them(tmp_path):
     assert images.people(images.names) == {"age": ("38",)}
 
 
+def test_a_row_without_its_participant_is_refused(tmp_path):
+    _save(tmp_path / "sub-01_T1w.nii.gz")
+    (tmp_path / "participants.tsv").write_text("age\tparticipant_id\n70\tsub-01\n71\n")
+    with pytest.raises(InputError, match=r"participants\.tsv: a row is too short to have a participant_id"):
+        open_images(tmp_path)
+
+
 def test_label_maps_of_a_folder_are_in_the_order_of_their_names(tmp_path):
     for name in ("b", "a", ".hidden"):
         _save(tmp_path / f"{name}.nii.gz")

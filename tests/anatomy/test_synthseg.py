@@ -2,6 +2,7 @@
 
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,7 @@ from tenfold.anatomy.images import write_image
 from tenfold.anatomy.labels import QC_GROUPS
 from tenfold.anatomy.segmentations import count_labels
 from tenfold.anatomy.sets import ImageSet, open_images
-from tenfold.anatomy.sidecars import read_refused
+from tenfold.anatomy.sidecars import Processing, read_refused
 from tenfold.anatomy.synthseg import find_synthseg, run_synthseg
 from tenfold.anatomy.tables import read_measured
 from tenfold.core.errors import InputError
@@ -108,10 +109,25 @@ def test_what_is_done_is_read_and_another_call_does_not_go_into_the_folder(
     assert (tmp_path / "calls").read_text() == "called\n"
     with pytest.raises(InputError, match=r"of another call .parc differs"):
         run_synthseg(images, tmp_path / "out", program, parc=True)
+    with pytest.raises(InputError, match=r"of another call .voxel_mm differs"):
+        run_synthseg(replace(images, voxel_mm=2.0), tmp_path / "out", program)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds other things"):
         run_synthseg(images, tmp_path / "mine", program)
+
+
+def test_the_table_says_how_images_were_processed_and_what_could_not_be(
+    program: str, images: ImageSet, tmp_path: Path
+) -> None:
+    processing = Processing("made", "0" * 64, mm=2.0)
+    refused = {"sub-3": "sub-3_T1w.nii.gz: the file is cut"}
+    prepared = replace(images, processing=processing, refused=refused)
+    measured = run_synthseg(prepared, tmp_path / "out", program)
+    assert measured.processing == processing
+    assert read_measured(tmp_path / "out").processing == processing
+    assert measured.subjects == ("sub-1", "sub-2", "sub-10", "sub-3")
+    assert read_refused(tmp_path / "out") == refused
 
 
 def test_with_parc_there_are_regions_of_the_cortex(program: str, images: ImageSet, tmp_path: Path) -> None:

@@ -147,6 +147,35 @@ def test_our_table_comes_back_to_the_last_bit(ixi: Measured, tmp_path: Path) -> 
     assert about["unit"] == "mm3" and about["regions"] == list(ixi.regions)
 
 
+def test_columns_of_people_do_not_take_the_place_of_volumes(tmp_path: Path) -> None:
+    """A participants.tsv may have a column for what somebody else has measured."""
+    people = {"Age": ("61", "62"), "hippocampus": ("1", "2"), "total intracranial": ("3", "4"), "hand": ("left", "")}
+    measured = replace(made_people(2), people=people)
+    write_measured(measured, tmp_path / "a.tsv")
+    back = read_measured(tmp_path / "a.tsv")
+    np.testing.assert_array_equal(back.volumes_SR, measured.volumes_SR)
+    np.testing.assert_array_equal(back.icv_S, measured.icv_S)
+    assert back.people == {"age": ("61", "62")}
+
+
+def test_an_image_of_which_nothing_was_measured_leaves_the_others_their_asymmetry(tmp_path: Path) -> None:
+    asymmetry = np.random.default_rng(0).normal(0, 0.1, (3, 3))
+    asymmetry[:, 2] = np.nan  # lies in the middle
+    people = replace(made_people(3), qc_SG=np.full((3, 8), 0.9), groups=QC_GROUPS, asymmetry_SR=asymmetry)
+    measured = people.add_unreliable(["blank"], {})
+    write_measured(measured, tmp_path / "a.tsv")
+    np.testing.assert_array_equal(read_measured(tmp_path / "a.tsv").asymmetry_SR, measured.asymmetry_SR)
+    assert (tmp_path / "a.tsv").read_text().count("asymmetry") == 2
+
+
+def test_the_table_is_written_last(tmp_path: Path) -> None:
+    """Where it is, all is done: without its .json it could not be read."""
+    (tmp_path / "a.json/b").mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_measured(made_people(3), tmp_path / "a.tsv")
+    assert not (tmp_path / "a.tsv").exists()
+
+
 def test_sides_are_averaged_and_their_asymmetry_kept() -> None:
     sides = {
         "a": {"left": np.array([3.0, 0.0]), "right": np.array([1.0, 0.0])},

@@ -18,6 +18,7 @@ from tenfold.core.errors import InputError
 
 __all__ = [
     "brain_in_head",
+    "check_volume",
     "correct_bias",
     "deform",
     "determinant",
@@ -56,6 +57,9 @@ def correct_bias(image: Image, inside_XYZ: NDArray[np.bool_]) -> Image:
 
     Returns:
         The image, 0 and above, with its mean in the mask about as before.
+
+    Raises:
+        InputError: Hardly any voxel of 6 mm lies in the mask.
     """
     floor = min(float(image.voxels_XYZ.min()), 0.0)  # N4 takes logarithms
     full = _to_sitk(Image(image.voxels_XYZ - floor, image.affine, image.path))
@@ -64,6 +68,10 @@ def correct_bias(image: Image, inside_XYZ: NDArray[np.bool_]) -> Image:
     coarse_mask = sitk.Cast(sitk.Shrink(mask, shrink) > 0.5, sitk.sitkUInt8)
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.Execute(coarse_mask)
+    if not shape.HasLabel(1):
+        raise InputError(
+            f"{image.path}: its brain mask is too thin to find the bias field in; give one of the whole brain"
+        )
     box = shape.GetBoundingBox(1)  # the spline's mesh then covers the brain only
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([50, 50, 50])
@@ -133,14 +141,19 @@ def _largest(inside_XYZ: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray((pieces_XYZ == sizes.argmax()) & inside_XYZ)
 
 
-def _one_piece(inside_XYZ: NDArray[np.bool_], image: Image) -> NDArray[np.bool_]:
-    whole_XYZ = ndimage.binary_fill_holes(_largest(inside_XYZ))
-    litres = whole_XYZ.sum() * float(np.prod(image.zooms)) / 1e6
+def check_volume(inside_XYZ: NDArray[np.bool_], image: Image) -> None:
+    """Raises InputError, which names the image, where a mask is too small or too large for a brain."""
+    litres = inside_XYZ.sum() * float(np.prod(image.zooms)) / 1e6
     if not 0.2 <= litres <= 8:
         raise InputError(
-            f"{image.path}: its brain mask has {litres:.3g} litres; check voxel size and image, or give masks"
+            f"{image.path}: its brain mask has {litres:.3g} litres; check voxel size and image, or give another mask"
         )
-    return np.asarray(whole_XYZ)
+
+
+def _one_piece(inside_XYZ: NDArray[np.bool_], image: Image) -> NDArray[np.bool_]:
+    whole_XYZ = np.asarray(ndimage.binary_fill_holes(_largest(inside_XYZ)))
+    check_volume(whole_XYZ, image)
+    return whole_XYZ
 
 
 # --- alignment -------------------------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class AtlasSegmenter:
         self._quality = (
             AtlasQuality.shipped(self.name) if quality is None else AtlasQuality.read(Path(quality), self.name)
         )
+        self.predictor = None if self._quality is None else self._quality.digest
 
     def __call__(self, image: Image) -> Segmentation:
         """Segment one image without skull, on any grid; the labels are on its own."""

@@ -7,6 +7,7 @@ is, and whether it orders images rightly, is measured on label maps whose images
 
 # N images · G QC groups
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tenfold.anatomy.calibration import rising_curve
 from tenfold.anatomy.corruptions import corrupt
 from tenfold.anatomy.images import Image
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
-from tenfold.anatomy.sidecars import read_json, write_json
+from tenfold.anatomy.sidecars import digest_of, read_json, write_json
 from tenfold.anatomy.synth import Synthesis, synthesise
 from tenfold.core.errors import InputError
 from tenfold.core.progress import Progress, no_progress
@@ -59,6 +60,11 @@ class AtlasQuality:
         """Predicted Dice score by group, 0 to 1, of what `AtlasSegmenter.score` returns."""
         return {group: _read_off(self.curves[group], agreement[group]) for group in QC_GROUPS}
 
+    @property
+    def digest(self) -> str:
+        """Of the curves."""
+        return digest_of({}, json.dumps(self.curves, sort_keys=True))
+
     def write(self, path: Path) -> None:
         """Keep the curves as JSON. Raises InputError where they cannot be written."""
         about = {"kind": _KIND, "segmenter": self.segmenter, "images": self.images}
@@ -91,7 +97,7 @@ def calibrate_atlas(
     """Learn the curves.
 
     Args:
-        segmenter: With at least 4 label maps more than its k.
+        segmenter: With at least 2 label maps more than its k.
         count: Images to make and segment, some seconds each; image i depends on the seed and i alone.
         seed: Draws all.
         progress: Told of the phase "calibrating".

@@ -2,6 +2,7 @@
 
 import json as json_format
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -263,12 +264,12 @@ def images(
     if not generated:
         raise InputError("images needs REAL and then NAME=FOLDER, one or more")
     folders = _named(generated, "GENERATED")
-    with progress_bar() as progress:
+    with progress_bar() as progress, tempfile.TemporaryDirectory() as kept:  # real images are looked at once
         tables = [
             compare_images(
                 open_images(real, "real"), open_images(folder, name, edge(voxel_mm)), features=features,
                 window=window, rounds=rounds, pairs=pairs, permutations=permutations, legacy=legacy, seed=seed,
-                cache=cache, progress=progress,
+                cache=cache or kept, progress=progress,
             ).table()
             for name, folder in folders.items()
         ]  # fmt: skip

@@ -9,7 +9,6 @@ voxels are counted before memory is asked for, and a file that ends early is nam
 import gzip
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
-__all__ = ["Image", "LabelMap", "read_image", "read_labels", "read_mask", "write_image"]
+__all__ = ["Image", "LabelMap", "read_image", "read_labels", "read_mask", "read_volume", "write_image"]
 
 _MOST_VOXELS = 2**29  # an 800 x 800 x 800 head; more is no MRI but a damaged header
 _FEWEST_PER_AXIS = 8
@@ -80,7 +79,7 @@ def read_image(path: Path | str, voxel_mm: float | Sequence[float] | None = None
         InputError: No whole NIfTI; not one volume; NaN, infinite or constant voxels; values of a CT; a label map; no
             voxel size in the file and none given, or another one given than the file states.
     """
-    image = _read(Path(path), voxel_mm)
+    image = read_volume(path, voxel_mm)
     _check_values(image)
     return image
 
@@ -91,7 +90,7 @@ def read_mask(path: Path | str, voxel_mm: float | Sequence[float] | None = None)
     Raises:
         InputError: As `read_image`, or the mask is empty.
     """
-    image = _read(Path(path), voxel_mm)
+    image = read_volume(path, voxel_mm)
     inside_XYZ = image.voxels_XYZ > 0
     if not inside_XYZ.any():
         raise InputError(f"{path}: the mask is empty; give one that covers the brain")
@@ -104,7 +103,7 @@ def read_labels(path: Path | str, voxel_mm: float | Sequence[float] | None = Non
     Raises:
         InputError: As `read_image`, or voxels are no whole numbers from 0 to 32,767, or 0 everywhere.
     """
-    image = _read(Path(path), voxel_mm)
+    image = read_volume(path, voxel_mm)
     labels_XYZ = image.voxels_XYZ
     if not np.array_equal(labels_XYZ, np.rint(labels_XYZ)) or labels_XYZ.min() < 0 or labels_XYZ.max() > _HIGHEST_LABEL:
         raise InputError(f"{path}: is no label map; give whole numbers, such as FreeSurfer's")
@@ -132,9 +131,16 @@ def write_image(path: Path, voxels_XYZ: NDArray[Any], affine: NDArray[np.float64
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, voxel_mm: float | Sequence[float] | None) -> Image:
+def read_volume(path: Path | str, voxel_mm: float | Sequence[float] | None = None) -> Image:
+    """Read a volume, whatever its values say.
+
+    Raises:
+        InputError: No whole NIfTI; not one volume; NaN or infinite voxels; no voxel size in the file and none given, or
+            another one given than the file states.
+    """
     import nibabel  # noqa: PLC0415
 
+    path = Path(path)
     try:
         with _open(path) as file:
             header = _header(file, path)
@@ -234,11 +240,11 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], path: Pat
 def _affine(
     header: Any, shape: tuple[int, int, int], voxel_mm: float | Sequence[float] | None, path: Path
 ) -> NDArray[np.float64]:
-    stated = _stated_affine(header)
+    stated = _stated_affine(header, path)
     sizes = None if voxel_mm is None else _three(voxel_mm)
     if stated is None:
         if sizes is None:
-            raise InputError(f"{path}: states no voxel size (its affine is the identity); give the voxel size in mm")
+            raise InputError(f"{path}: states no voxel size (no affine, or the identity); give the voxel size in mm")
         affine = np.diag([*sizes, 1.0])
         affine[:3, 3] = -(np.array(shape) - 1) / 2 * sizes
         return affine
@@ -252,14 +258,21 @@ def _affine(
     return stated
 
 
-def _stated_affine(header: Any) -> NDArray[np.float64] | None:
+def _stated_affine(header: Any, path: Path) -> NDArray[np.float64] | None:
     """The sform, else the qform; None where there is none or it is the identity, which programs write for "unknown"."""
-    affine = None
-    with suppress(ValueError):  # a quaternion that is none
+    from nibabel.spatialimages import HeaderDataError  # noqa: PLC0415
+
+    try:
+        affine = None
         if header["sform_code"] > 0:
             affine = header.get_sform()
         elif header["qform_code"] > 0:
+            header["pixdim"][0] = header["pixdim"][0] or 1  # as the standard reads 0
             affine = header.get_qform()
+    except ValueError:  # a quaternion that is none
+        affine = None
+    except HeaderDataError as error:
+        raise InputError(f"{path}: its header is damaged ({error}); fetch or save it again") from None
     return None if affine is None or np.array_equal(affine, np.eye(4)) else np.asarray(affine, np.float64)
 
 

@@ -6,10 +6,9 @@ through ventricles and brain-stem. Volumes are sums of sharpened probabilities.
 
 # X right · Y anterior · Z superior · xyz the same at the network's 3 mm · K classes
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from tenfold.anatomy.images import Image
 from tenfold.anatomy.probabilities import Probabilities, icv, left_share, likeliest, volumes
 from tenfold.anatomy.quality import Quality
 from tenfold.anatomy.segmenters import Segmentation
+from tenfold.anatomy.sidecars import digest_of
 from tenfold.anatomy.synth import CLASSES
 from tenfold.anatomy.unet import UNet
 from tenfold.anatomy.warps import take
@@ -45,6 +45,7 @@ class LiteSegmenter:
         mm: That voxel size.
         learned_from: Files of the label maps that it was taught on.
         quality: Its predictor of Dice scores; None where the folder has none.
+        predictor: Which predictor it is; None likewise.
 
     Raises:
         InputError: It is no folder of this kind, or its weights do not fit.
@@ -61,15 +62,19 @@ class LiteSegmenter:
         config, weights = load_weights(place)
         if config.get("kind") != "lite" or config.get("classes") != list(CLASSES):
             raise InputError(f"{place}: is no model of this segmenter; give a folder that `train lite` has written")
-        self.network = UNet(len(CLASSES), int(config["features"]), int(config["levels"]))
+        try:
+            self.network = UNet(len(CLASSES), int(config["features"]), int(config["levels"]))
+            self.mm = float(config["synthesis"]["mm"])
+            self.grid = tuple(int(size) for size in config["synthesis"]["grid"])
+            self.learned_from = tuple(map(str, config["maps"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{place}: its config.json is damaged; train the segmenter again") from None
         load_into(self.network, {name: tensor.float() for name, tensor in weights.items()}, str(place))
         self.network.eval().requires_grad_(False)
-        self.mm = float(config["synthesis"]["mm"])
-        self.grid = tuple(int(size) for size in config["synthesis"]["grid"])
         has_scores = (place / QUALITY).is_dir()
-        self.learned_from = tuple(map(str, config["maps"]))
-        self.name = f"lite {self.mm:g} mm, weights {_hash(weights)}"
+        self.name = f"lite {self.mm:g} mm, weights {digest_of(weights)}"
         self.quality = Quality(place / QUALITY, self.name) if has_scores else None
+        self.predictor = None if self.quality is None else self.quality.digest
 
     def __call__(self, image: Image) -> Segmentation:
         """Segment an image on any grid; the labels are on its own."""
@@ -165,13 +170,3 @@ def _largest_piece(shares_Kxyz: NDArray[np.float32]) -> NDArray[np.float32]:
         shares_Kxyz[0] = np.where(near, shares_Kxyz[0], 1)
         shares_Kxyz[1:] *= near
     return shares_Kxyz
-
-
-def _hash(weights: Mapping[str, Any]) -> str:
-    import hashlib  # noqa: PLC0415
-
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]

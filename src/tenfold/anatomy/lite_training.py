@@ -2,7 +2,9 @@
 
 # X right · Y anterior · Z superior · K classes
 
+import hashlib
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +63,7 @@ def train_lite(
 
     Args:
         maps: Whole-head label maps; every image is made of one of them.
-        folder: Where the run lies; an interrupted one goes on.
+        folder: Where the run lies; an interrupted one goes on, with the same maps and settings.
         config: The settings.
         card_data: The licences of the label maps by their name, for the model card.
         workers: Processes that make images.
@@ -89,7 +91,9 @@ def train_lite(
         half = {name: tensor.half() for name, tensor in model.state_dict().items()}
         save_model(place, half, settings, _card(len(maps), card_data or {}))
 
-    return train(network, _Images(maps, config), loss, folder, training, save=save, quiet=quiet)
+    identity = {"maps": _digest(maps), **asdict(config.synthesis)}
+    images = _Images(maps, config)
+    return train(network, images, loss, folder, training, save=save, identity=identity, quiet=quiet)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,15 @@ class _Images:
         draw = np.random.default_rng(int(torch.randint(2**62, ())))
         made = synthesise(self.maps[number % len(self.maps)], draw, self.config.synthesis)
         return torch.from_numpy(made.image_XYZ[None]), torch.from_numpy(made.shares_KXYZ)
+
+
+def _digest(maps: Sequence[LabelMap], settings: str = "") -> str:
+    """Of label maps, where they lie, and what is made of them."""
+    digest = hashlib.sha256(settings.encode())
+    for one in maps:
+        digest.update(f"{one.labels_XYZ.shape} {one.affine.tolist()}".encode())
+        digest.update(one.labels_XYZ.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _card(maps: int, data: Mapping[str, str]) -> ModelCard:
@@ -189,16 +202,16 @@ def make_pairs(
         maps: Whole heads, better ones the segmenter has not learned from.
         segmenter: Whose segmentations they are.
         count: Images; number i depends on the seed and i alone.
-        folder: Keeps every 50 of them, so that an interrupted call goes on.
+        folder: Keeps every 50 of them, so that an interrupted call goes on, with the same maps, segmenter and settings.
         seed: Draws all.
         synthesis: How images are made; by default T1 contrast without skull.
         progress: Told of the phase "pairs".
     """
     place, step = Path(folder), 50
     synthesis = synthesis or Synthesis(mm=segmenter.mm, t1=1.0, heads=0.0)
-    parts = []
+    made_of, parts = f"{segmenter.name.rpartition(' ')[2]}_{_digest(maps, repr(synthesis))}", []
     for start in range(0, count, step):
-        kept = place / f"pairs_{seed}_{start}_{min(step, count - start)}_{segmenter.name.rpartition(' ')[2]}.npz"
+        kept = place / f"pairs_{seed}_{start}_{min(step, count - start)}_{made_of}.npz"
         if not kept.exists():
             numbers = range(start, min(start + step, count))
             _keep(kept, _stack([_pair(maps, segmenter, seed, number, synthesis) for number in numbers]))
@@ -262,5 +275,5 @@ def _read(path: Path) -> Pairs:
     try:
         with np.load(path, allow_pickle=False) as kept:
             return Pairs(kept["maps"], kept["numbers"], kept["dice"], tuple(map(str, kept["said"])))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise InputError(f"{path}: is damaged; remove it, it is made again") from None

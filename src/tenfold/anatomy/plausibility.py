@@ -210,8 +210,11 @@ def compare(
 
     Raises:
         InputError: The sets have no region in common, are of different segmenters or were processed differently; a
-            region is absent in all real images; fewer than 2 real images are reliable, or 3 of those for training.
+            region is absent in all real images; fewer than 2 real images are reliable, or 3 of those for training;
+            legacy without adjustment.
     """
+    if legacy and adjust == "none":
+        raise InputError("adjust none and legacy, which adjusts as the paper does: leave one of them out")
     adjust = "pooled" if legacy else adjust
     if seed < 0:
         raise InputError(f"seed {seed}: give 0 or more")

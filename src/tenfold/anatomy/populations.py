@@ -1,7 +1,8 @@
 """Sets of made people: prepared T1-weighted images without skull, whose anatomy is known to the voxel.
 
-folder/made_0007_T1w.nii.gz           in [-1, 1], on the padded grid of `prepare`
-folder/truth/made_0007_dseg.nii.gz    its labels, FreeSurfer's numbers, on a grid twice as fine
+folder/made_0007_T1w.nii.gz           in [-1, 1], on a grid of the size that `prepare` pads to
+folder/truth/made_0007_dseg.nii.gz    its labels, FreeSurfer's numbers, on a grid twice as fine; of those who are
+                                      mirrored (half of them) left ones lie on the right
 folder/desc-prepared_T1w.json         the sidecar, as of prepared images
 folder/people.json                    the seed, and what was changed
 """

@@ -11,9 +11,9 @@ import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ __all__ = [
 
 _EDGE = 0.05  # share of brain below which a voxel is background: smoothing leaves traces of the brain far out
 _FINEST_MM, _COARSEST_MM = 0.5, 8.0
+_HIGHEST_SEED = 2**32 - 2  # the registration takes one more in 32 bits, where 0 is the clock
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,14 @@ def prepare(
     Args:
         images: The set. Images that cannot be processed are left out and named in the result and in `refused.tsv`.
         template: A T1-weighted brain without skull, such as MNI152.
-        out: The folder to fill. One that holds images of other parameters or another template is refused.
+        out: The folder to fill. One that holds images of other parameters, another template or another set is refused.
         mm: Side of the voxels, 0.5 to 8 mm.
         mask: As in `Processing`; "given" takes the files in `masks`.
         masks: A folder with a mask or segmentation per image, on the image's grid, called as the image but for
             `_mask`, `_dseg`, `desc-` and `space-`.
         bias: Whether the bias field is corrected.
         align: How many parameters the alignment has.
-        seed: Of the sampling in the alignment.
+        seed: Of the sampling in the alignment, 0 to 2^32 - 2.
         progress: Told of the phase "prepare".
 
     Raises:
@@ -124,7 +125,7 @@ def prepare(
             be processed; the folder cannot be written, or another process is filling it.
     """
     root, place = Path(out), Path(template)
-    _check(mm, mask, masks)
+    _check(mm, mask, masks, seed)
     processing = Processing(place.name, sha256_of(place), float(mm), mask, bias, align, seed=seed)
     opened = open_template(place, processing)
     found = find_masks(Path(masks), images) if masks is not None else {}
@@ -132,8 +133,11 @@ def prepare(
         with _only_one(root):
             if (earlier := read_sidecar(root)) is not None:
                 check_same(earlier, processing, str(root), "this call")
+                processing = replace(processing, template=earlier.template)  # it may have been renamed since
+            targets = _targets(images, root, processing)
+            _check_others(root, targets, images)
             _describe(root, images, processing)
-            refused = _prepare_all(images, opened, processing, found, root, progress)
+            refused = _prepare_all(images, targets, opened, processing, found, root, progress)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror or error}); free some space or name another"
@@ -147,7 +151,7 @@ def prepare_image(image: Image, template: Template, processing: Processing, mask
     """Process one image.
 
     Raises:
-        InputError: No brain or no alignment was found, or the mask lies on another grid.
+        InputError: No brain or no alignment was found; the mask lies on another grid, or is too small or too large.
     """
     from tenfold.anatomy import alignment  # noqa: PLC0415 - SimpleITK is large
 
@@ -231,13 +235,14 @@ def _best_corner(inside: Image, size_mm: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _brain(image: Image, template: Template, processing: Processing, mask: Image | None) -> NDArray[np.bool_]:
-    from tenfold.anatomy.alignment import brain_in_head, otsu_mask, stripped_mask  # noqa: PLC0415
+    from tenfold.anatomy.alignment import brain_in_head, check_volume, otsu_mask, stripped_mask  # noqa: PLC0415
 
     if processing.mask == "given":
         if mask is None:
             raise InputError(f"{image.path}: has no mask; give one or take another kind of mask")
         if mask.voxels_XYZ.shape != image.voxels_XYZ.shape or not np.allclose(mask.affine, image.affine, atol=0.1):
             raise InputError(f"{mask.path}: lies on another grid than {image.path.name}; resample the mask first")
+        check_volume(mask.voxels_XYZ > 0, mask)
         return mask.voxels_XYZ > 0
     if processing.mask == "stripped":
         return stripped_mask(image)
@@ -254,12 +259,12 @@ def _similarity(placed_XYZ: NDArray[np.float32], template: Template) -> float:
 
 
 def _prepare_all(
-    images: ImageSet, template: Template, processing: Processing, masks: Mapping[str, Path], root: Path,
-    progress: Progress,
+    images: ImageSet, targets: Sequence[Path], template: Template, processing: Processing, masks: Mapping[str, Path],
+    root: Path, progress: Progress,
 ) -> dict[str, str]:  # fmt: skip
     refused: dict[str, str] = {}
     state = hashlib.sha256(json.dumps(asdict(processing), sort_keys=True).encode()).hexdigest()
-    for number, (path, target) in enumerate(zip(images.paths, _targets(images, root, processing), strict=True)):
+    for number, (path, target) in enumerate(zip(images.paths, targets, strict=True)):
         progress("prepare", number, len(images))
         name = images.names[number]
         try:
@@ -268,7 +273,8 @@ def _prepare_all(
             source |= {"source_sha256": sha256_of(path), "mask_sha256": "" if mask is None else sha256_of(mask)}
             if _is_done(target, source):
                 continue
-            made = prepare_image(images[number], template, processing, None if mask is None else read_mask(mask))
+            given = None if mask is None else read_mask(mask, images.voxel_mm)
+            made = prepare_image(images[number], template, processing, given)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, made.voxels_XYZ, template.grid.affine)
             write_json(_json_of(target), {**source, **made.facts})
@@ -292,6 +298,16 @@ def _targets(images: ImageSet, root: Path, processing: Processing) -> list[Path]
     if len(set(targets)) < len(targets):
         raise InputError(f"{images.folder}: names differ only in signs that BIDS has not; rename the images")
     return targets
+
+
+def _check_others(root: Path, targets: Sequence[Path], images: ImageSet) -> None:
+    """Raises InputError where the folder holds images of another set, which would count as images of this one."""
+    if others := sorted(set(root.rglob("*_desc-prepared_T1w.nii.gz")) - set(targets)):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputError(
+            f"{root}: holds {others[0].name}{more}, of no image in {images.folder}; remove what should not be "
+            "there, or choose another folder"
+        )
 
 
 def _mask_of(name: str, processing: Processing, masks: Mapping[str, Path], images: ImageSet) -> Path | None:
@@ -343,7 +359,9 @@ def check_edge(mm: float) -> None:
         raise InputError(f"mm {mm:g}: voxels have {_FINEST_MM:g} to {_COARSEST_MM:g} mm")
 
 
-def _check(mm: float, mask: Mask, masks: Path | str | None) -> None:
+def _check(mm: float, mask: Mask, masks: Path | str | None, seed: int) -> None:
     check_edge(mm)
     if (mask == "given") != (masks is not None):
         raise InputError("masks: are a folder that goes with the mask 'given'; name both or neither")
+    if not 0 <= seed <= _HIGHEST_SEED:
+        raise InputError(f"seed {seed}: give 0 to {_HIGHEST_SEED:,}")

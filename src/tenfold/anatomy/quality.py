@@ -7,6 +7,8 @@ predicts Dice scores per group, and that 0.65 is the threshold, is its own and t
 
 # N images · G = 8 groups · C channels · K classes · F numbers per image · xyz the segmenter's grid, halved
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -22,6 +24,7 @@ from torch.nn import functional
 from tenfold.anatomy.calibration import rising_curve
 from tenfold.anatomy.labels import GLOBAL, QC_GROUPS, SUBCORTICAL
 from tenfold.anatomy.probabilities import Probabilities
+from tenfold.anatomy.sidecars import digest_of
 from tenfold.anatomy.synth import CLASSES
 from tenfold.core.artifacts import ModelCard, load_into, load_weights, save_model
 from tenfold.core.errors import InputError
@@ -198,7 +201,10 @@ def train_quality(
         maps_NCxyz, numbers_NF, dice_NG = batch
         return (model(maps_NCxyz, numbers_NF).sigmoid() - dice_NG).abs().mean()
 
-    result = train(network, _Items(len(pairs), sample), loss, Path(folder) / "run", training, quiet=quiet)
+    digest = hashlib.sha256(pairs.numbers_NF.tobytes() + pairs.dice_NG.tobytes()).hexdigest()[:16]
+    identity = {"segmenter": segmenter, "pairs": digest}
+    items, place = _Items(len(pairs), sample), Path(folder) / "run"
+    result = train(network, items, loss, place, training, identity=identity, quiet=quiet)
     network.cpu().eval()
     half = len(checked) // 2
     predicted_NG = _predict(network, checked)
@@ -231,6 +237,9 @@ class Quality:
         folder: A model folder that `train_quality` has written.
         segmenter: The name of the segmenter it is to be used with.
 
+    Attributes:
+        digest: Of its weights and curves.
+
     Raises:
         InputError: It is no such folder, or was taught on another segmenter.
     """
@@ -241,10 +250,14 @@ class Quality:
             raise InputError(f"{folder}: is no predictor of quality; give a folder that `train lite` has written")
         if config.get("segmenter") != segmenter:
             raise InputError(f"{folder}: was taught on {config.get('segmenter')}, not on {segmenter}; teach it again")
-        self._network = _Network(int(config["width"]))
+        try:
+            self._network = _Network(int(config["width"]))
+            self._curves = [(x, y) for (x, y), _ in zip(config["curves"], QC_GROUPS, strict=True)]
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{folder}: its config.json is damaged; teach the predictor again") from None
         load_into(self._network, weights, str(folder))
         self._network.eval()
-        self._curves = config["curves"]
+        self.digest = digest_of(weights, json.dumps(self._curves))
 
     def __call__(self, found: Probabilities) -> dict[str, float]:
         """Predicted Dice score by group, 0 to 1. Where hardly any brain was found all are 0."""

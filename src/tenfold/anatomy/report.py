@@ -123,7 +123,7 @@ def read_report(folder: Path) -> Report:
             if one["rows"]
         ]
         return Report(found["title"], tables, (), found["notes"])
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise InputError(f"{path}: is damaged or no report of evaluate; write it again") from None
 
 

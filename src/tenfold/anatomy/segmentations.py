@@ -1,6 +1,6 @@
 """Label files, such as SynthSeg's with `--parc`, to volumes: voxels counted, times the volume of one by the affine.
 
-Orientation does not matter to a count. What matters is the size of a voxel: a file with the identity for an affine, as
+Orientation does not matter to a count. What matters is the size of a voxel: a file with no affine or the identity, as
 scripts leave it that save bare arrays, is refused unless the size is given.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.anatomy.images import read_volume
 from tenfold.anatomy.labels import STRUCTURES, Scheme, Side
 from tenfold.anatomy.volumes import Measured, combine_sides
 from tenfold.core.errors import InputError
@@ -36,7 +37,7 @@ def read_segmentations(path: Path | str, voxel_mm: float | None = None) -> Measu
 
     Args:
         path: .nii, .nii.gz or .mgz. In a folder with files named `*_dseg.nii*` or `*_synthseg.nii*` only those count.
-        voxel_mm: The edge of a voxel, for files whose affine is the identity.
+        voxel_mm: The edge of a voxel, for files that have no affine, or the identity.
 
     Raises:
         InputError: A file cannot be read, is no label file, is empty, or has no voxel size; or files mix numberings.
@@ -79,12 +80,16 @@ def count_labels(path: Path, voxel_mm: float | None = None) -> dict[int, float]:
     Raises:
         InputError: As for `read_segmentations`.
     """
-    image = _open(path)
-    voxels = _voxels(image, path)
-    edge = _voxel_mm3(image, path, voxel_mm)
-    counts = np.bincount(voxels.ravel())
+    values, mm3 = _read_mgz(path, voxel_mm) if path.suffix == ".mgz" else _read_nifti(path, voxel_mm)
+    counts = np.bincount(_whole(values, path).ravel())
     labels = np.flatnonzero(counts)
-    return {int(label): float(counts[label]) * edge for label in labels if label}
+    return {int(label): float(counts[label]) * mm3 for label in labels if label}
+
+
+def _read_nifti(path: Path, voxel_mm: float | None) -> tuple[NDArray[Any], float]:
+    """The values of a file, and the volume of a voxel in mm³."""
+    image = read_volume(path, voxel_mm)
+    return image.voxels_XYZ, abs(float(np.linalg.det(image.affine[:3, :3])))
 
 
 def _voxel_mm3(image: Any, path: Path, voxel_mm: float | None) -> float:
@@ -92,7 +97,7 @@ def _voxel_mm3(image: Any, path: Path, voxel_mm: float | None) -> float:
     stated = abs(float(np.linalg.det(np.asarray(image.affine, np.float64)[:3, :3])))
     if np.array_equal(image.affine, np.eye(4)):
         if voxel_mm is None:
-            raise InputError(f"{path}: has the identity for an affine; say how large a voxel is (voxel_mm)")
+            raise InputError(f"{path}: has the identity for an affine; give the voxel size in mm")
         return voxel_mm**3
     if not 1e-6 < stated < 1e6:
         raise InputError(f"{path}: its affine says that a voxel has {stated:g} mm³; that cannot be")
@@ -116,7 +121,8 @@ def _name(file: Path, path: Path) -> str:
     return name.removesuffix(".gz").removesuffix(".nii").removesuffix(".mgz")
 
 
-def _open(path: Path) -> Any:
+def _read_mgz(path: Path, voxel_mm: float | None) -> tuple[NDArray[Any], float]:
+    """As `_read_nifti`, in FreeSurfer's own format."""
     import nibabel  # noqa: PLC0415 - tables do without it
 
     try:
@@ -132,16 +138,14 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: says it has {math.prod(shape):,} voxels; at most {_MOST_VOXELS:,} are read")
     if not np.isfinite(image.affine).all():
         raise InputError(f"{path}: its affine has NaN or infinity in it")
-    return image
-
-
-def _voxels(image: Any, path: Path) -> NDArray[np.int64]:
+    mm3 = _voxel_mm3(image, path, voxel_mm)
     try:
-        values = np.asanyarray(image.dataobj)
+        return np.asanyarray(image.dataobj), mm3
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: is cut or damaged: {' '.join(str(error).split())[:200]}") from None
-    if values.dtype.names is not None or np.iscomplexobj(values):
-        raise InputError(f"{path}: holds {values.dtype} values; a label file holds whole numbers")
+
+
+def _whole(values: NDArray[Any], path: Path) -> NDArray[np.int64]:
     whole = values.dtype.kind in "iub"
     if not whole and not np.isfinite(values).all():
         raise InputError(f"{path}: has NaN or infinity in it; a label file holds whole numbers")

@@ -9,7 +9,8 @@ An image that cannot be segmented, such as a blank one, does not hold up the oth
 not process. Where there are QC scores it has a row with scores of 0, so that the gate counts it; where there are none
 it is left out of the table.
 
-A run that was interrupted goes on: what was segmented by the same back end from the same file is kept.
+A run that was interrupted goes on: what was segmented and scored by the same back end from the same file is
+kept.
 """
 
 # X right · Y anterior · Z superior · S subjects · R regions · G QC groups
@@ -58,9 +59,11 @@ class Segmenter(Protocol):
 
     Attributes:
         name: For results; says all that the labels depend on, such as which weights.
+        predictor: All that the QC scores depend on besides; None where there are none, or nothing else.
     """
 
     name: str
+    predictor: str | None
 
     def __call__(self, image: Image) -> Segmentation:
         """Segment one image, on any grid; its voxels may have any scale of intensities, its background is darkest."""
@@ -146,6 +149,7 @@ def _one(images: ImageSet, number: int, segmenter: Segmenter, target: Path) -> M
     """What was found in one image, or, as "refused", why nothing was."""
     stated = None if images.voxel_mm is None else np.ravel(images.voxel_mm).tolist()
     source: dict[str, Any] = {"source_sha256": sha256_of(images.paths[number]), "voxel_mm": stated}
+    source["predictor"] = segmenter.predictor
     if target.exists():
         kept = read_json(target)
         if all(kept.get(key) == value for key, value in source.items()):

@@ -224,4 +224,6 @@ def _participants(root: Path) -> dict[str, dict[str, str]]:
         raise InputError(f"{path}: cannot be read ({str(error)[:100]}); write it as UTF-8 with tabs") from None
     if rows and "participant_id" not in rows[0]:
         raise InputError(f"{path}: has no column participant_id; the first line must name the columns")
+    if any(row["participant_id"] is None for row in rows):
+        raise InputError(f"{path}: a row is too short to have a participant_id; give every row all columns")
     return {row.pop("participant_id"): {key: value or "" for key, value in row.items() if key} for row in rows}

@@ -15,8 +15,8 @@ from tenfold.core.errors import InputError
 from tenfold.core.files import replace_file
 
 __all__ = [
-    "Processing", "check_same", "claim", "read_json", "read_processing", "read_refused", "read_sidecar", "sha256_of",
-    "write_json", "write_refused", "write_sidecar",
+    "Processing", "check_same", "claim", "digest_of", "read_json", "read_processing", "read_refused", "read_sidecar",
+    "sha256_of", "write_json", "write_refused", "write_sidecar",
 ]  # fmt: skip
 
 _NAME = "desc-prepared_T1w.json"
@@ -133,6 +133,16 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
+
+
+def digest_of(weights: Mapping[str, Any], more: str = "") -> str:
+    """Eight hexadecimal digits of tensors on the CPU by name, and of what else there is."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    digest.update(more.encode())
+    return digest.hexdigest()[:8]
 
 
 def write_refused(folder: Path, refused: Mapping[str, str]) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.segmenters import complete
 from tenfold.anatomy.sets import ImageSet
@@ -76,7 +78,7 @@ def run_synthseg(
 
     Args:
         images: Prepared or not, with or without skull.
-        out: A new or empty folder, or one that this call has filled before with the same images and program.
+        out: A new or empty folder, or one that this call has filled before with the same images, voxels and program.
         program: As for `find_synthseg`.
         parc: Also the regions of the cortex.
         progress: Told of the phase "segmenting".
@@ -89,7 +91,9 @@ def run_synthseg(
             other things or cannot be written.
     """
     place = Path(out)
-    about = {"segmenter": "synthseg", "program": program or _PROGRAM, "parc": parc, "images": _hashes(images)}
+    stated = None if images.voxel_mm is None else np.ravel(images.voxel_mm).tolist()
+    about = {"segmenter": "synthseg", "program": program or _PROGRAM, "parc": parc, "voxel_mm": stated,
+             "images": _hashes(images)}  # fmt: skip
     _check_folder(place, about)
     if (place / _RESULT).exists():
         return _gather(images, place)
@@ -103,7 +107,7 @@ def run_synthseg(
             if not batch.exists():
                 _segment_batch(images, range(number * _BATCH, min((number + 1) * _BATCH, len(images))), batch,
                                words, parc)  # fmt: skip
-        _join(batches, place)
+        _join(images, batches, place)
         measured = _gather(images, place)
         write_measured(measured, place / _RESULT)
         for batch in batches:
@@ -148,10 +152,10 @@ def _hand_over(images: ImageSet, numbers: range, inputs: Path) -> dict[str, str]
     return refused
 
 
-def _join(batches: Sequence[Path], place: Path) -> None:
+def _join(images: ImageSet, batches: Sequence[Path], place: Path) -> None:
     """Tables one under the other, and labels side by side. Raises InputError where no batch had a readable image."""
     refused = {name: why for batch in batches for name, why in read_refused(batch).items()}
-    write_refused(place, refused)
+    write_refused(place, refused | dict(images.refused))
     batches = [batch for batch in batches if (batch / _TABLES[0]).exists()]
     if not batches:
         raise InputError(f"{place}: no image could be read; the first: {next(iter(refused.values()))}")
@@ -215,4 +219,7 @@ def _gather(images: ImageSet, place: Path) -> Measured:
     if absent := [name for name in images.names if name not in measured.subjects and name not in refused]:
         raise InputError(f"{volumes.name}: SynthSeg has measured nothing of {absent[0]}; see whether it can read it")
     people = images.people(measured.subjects)
-    return complete(images, replace(measured, people=people, segmenter="synthseg", source=str(images.folder)))
+    known = replace(
+        measured, people=people, segmenter="synthseg", source=str(images.folder), processing=images.processing
+    )
+    return complete(images, known)

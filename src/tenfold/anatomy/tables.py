@@ -178,18 +178,19 @@ def join_qc(measured: Measured, grid: Grid) -> Measured:
 def write_measured(measured: Measured, path: Path | str) -> None:
     """Write a table of ours, and beside it a .json that names unit, segmenter and processing; numbers keep every bit.
 
-    Columns: participant_id, total intracranial, the regions, `asymmetry REGION`, `qc GROUP`, and those of people.
+    Columns: participant_id, total intracranial, the regions, `asymmetry REGION` (nan where there is no volume),
+    `qc GROUP`, and of people age, sex, site, session, group and diagnosis.
     """
     path = Path(path)
     columns: dict[str, Sequence[str | float]] = {"participant_id": measured.subjects, ICV: measured.icv_S.tolist()}
     columns |= dict(zip(measured.regions, measured.volumes_SR.T.tolist(), strict=True))
     if measured.asymmetry_SR is not None:
         for region, values in zip(measured.regions, measured.asymmetry_SR.T, strict=True):
-            if np.isfinite(values).all():
+            if np.isfinite(values).any():
                 columns[_ASYMMETRY + region] = values.tolist()
     if measured.qc_SG is not None:
         columns |= {_QC + group: s for group, s in zip(measured.groups, measured.qc_SG.T.tolist(), strict=True)}
-    columns |= measured.people
+    columns |= {shorten(name): values for name, values in measured.people.items() if shorten(name) in _PEOPLE}
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(columns)
@@ -202,8 +203,9 @@ def write_measured(measured: Measured, path: Path | str) -> None:
     }
     if measured.processing is not None:
         about["processing"] = asdict(measured.processing)
+    contents = {path.with_suffix(".json"): json.dumps(about, indent=1) + "\n", path: text.getvalue()}
     try:
-        for file, content in ((path, text.getvalue()), (path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")):
+        for file, content in contents.items():  # the table last: where it is, all is done
             with replace_file(file) as partial:
                 partial.write_text(content, encoding="utf-8")
     except OSError as error:

@@ -115,6 +115,7 @@ class TissueSegmenter:
         self._maps = () if priors is None else (_probabilities(priors.grey), _probabilities(priors.white))
         maps = "" if priors is None else f", maps {priors.grey.name} and {priors.white.name}"
         self.name = f"tissue, 3 Gaussians, smooth {smooth:g}{maps}"
+        self.predictor: str | None = None
 
     def __call__(self, image: Image) -> Segmentation:
         """Segment one image without skull, on any grid."""

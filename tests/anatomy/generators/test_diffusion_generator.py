@@ -120,6 +120,16 @@ def test_another_run_in_the_folder_is_refused(balls: ImageSet, tmp_path: Path) -
         ConditionalSlices(GRID, "miniature").fit(balls, tmp_path, Budget(1, 1, 1), device="cpu", quiet=True)
 
 
+def test_with_a_larger_budget_latent_diffusion_ends_as_in_one_go(balls: ImageSet, tmp_path: Path) -> None:
+    """Its autoencoder learns on, and a denoiser of latents that are no more is not gone on with."""
+    for name, images in (("parts", 2), ("parts", 4), ("whole", 4)):
+        made = LatentDiffusion(GRID, "miniature")
+        made.fit(balls, tmp_path / name, replace(BUDGET, images=images), device="cpu", quiet=True)
+        made.save(tmp_path / f"{name}_model", {})
+    one, other = ((tmp_path / f"{name}_model/model.safetensors").read_bytes() for name in ("parts", "whole"))
+    assert one == other
+
+
 class Constant(nn.Module):
     """Says a velocity that depends on nothing."""
 

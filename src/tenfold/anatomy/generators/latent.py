@@ -39,6 +39,7 @@ from tenfold.anatomy.generators.diffusion_generator import (
 from tenfold.anatomy.generators.interface import Budget, Cost, Size
 from tenfold.anatomy.generators.training import prepared_samples, run, seeded
 from tenfold.anatomy.sets import ImageSet
+from tenfold.anatomy.sidecars import digest_of
 from tenfold.core.errors import InputError
 from tenfold.core.training.order import Samples
 
@@ -79,7 +80,7 @@ class LatentDiffusion(DiffusionGenerator):
     """LDM; needs sides that are multiples of 8 voxels (miniature: 4), four times that or more.
 
     Of a budget's images the autoencoder is shown a half, the denoiser the rest; they are two runs in the folder,
-    `autoencoder` and `denoiser`.
+    `autoencoder` and `denoiser_` with a digest of the autoencoder: where that learns on, a denoiser begins anew.
     """
 
     name = "ldm"
@@ -123,6 +124,8 @@ class LatentDiffusion(DiffusionGenerator):
             batch_size=settings.batch_size, learning_rate=settings.autoencoder_rate, betas=(0.9, 0.999),
             identity=self._identity("autoencoder", shown),
         )  # fmt: skip
+        weights = {name: weight.cpu() for name, weight in autoencoder.state_dict().items()}
+        place = Path(folder) / f"denoiser_{digest_of(weights)}"  # another autoencoder has other latents
         found = _Latents(autoencoder.eval(), samples)
         autoencoder.measure(torch.stack([found[number] for number in range(min(_MOST_MEASURED, len(samples)))]))
 
@@ -133,7 +136,7 @@ class LatentDiffusion(DiffusionGenerator):
         cost = add_costs(
             cost,
             train_denoiser(
-                denoiser, found, loss, Path(folder) / "denoiser", second, device=device, quiet=quiet,
+                denoiser, found, loss, place, second, device=device, quiet=quiet,
                 batch_size=settings.batch_size, learning_rate=settings.denoiser_rate,
                 identity=self._identity("denoiser", shown),
             ),
