@@ -103,12 +103,16 @@ class Maintainer:
             for part in self._stack.parts:
                 calibrate(part)
 
+    def wait(self) -> None:
+        """Until nothing is being sealed or merged in the background."""
+        if (thread := self._thread) is not None:
+            thread.join()
+
     def close(self) -> None:
         """Once the stack is closed: let those go who wait for room, and wait until no thread seals or merges."""
         with self._changed:
             self._changed.notify_all()
-        if (thread := self._thread) is not None:
-            thread.join()
+        self.wait()
         with self._working:  # `compact`, `clear` and `calibrate` work in threads of others
             pass
 
