@@ -10,7 +10,7 @@ from scipy import ndimage
 
 import tenfold.cli
 from tenfold.anatomy.features import Handcrafted
-from tenfold.anatomy.imagemetrics import compare_images
+from tenfold.anatomy.imagemetrics import _mean, compare_images
 from tenfold.anatomy.images import write_image
 from tenfold.anatomy.pairs import cross_pairs, own_pairs, similarities
 from tenfold.anatomy.sets import ImageSet, open_images
@@ -42,6 +42,20 @@ def _set(
 
 def _value(found, metric: str, features: str = "") -> float:
     return next(row.value for row in found.rows if row.metric == metric and features in row.extractor)
+
+
+def test_the_error_of_pairs_counts_both_images_of_each():
+    """Similarities g_i + h_j: their mean over fresh sets is spread by the images, however many pairs share them."""
+    draw, own, cross = np.random.default_rng(0), [], []
+    for seed in range(200):
+        g_N, h_M = draw.normal(size=40), draw.normal(size=30)
+        pairs_P2 = own_pairs(40, 500, seed)
+        own.append(_mean(g_N[pairs_P2].sum(axis=1), pairs_P2, own=True))
+        pairs_P2 = cross_pairs(40, 30, 5, seed)
+        cross.append(_mean(g_N[pairs_P2[:, 0]] + h_M[pairs_P2[:, 1]], pairs_P2, own=False))
+    for found in (own, cross):
+        values, errors, lost = np.array(found).T
+        assert 0.85 < np.median(errors) / values.std() < 1.25 and not lost.any()
 
 
 def test_the_command_looks_at_real_images_once_for_all_generators(tmp_path, monkeypatch, capsys):

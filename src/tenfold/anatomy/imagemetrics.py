@@ -212,22 +212,32 @@ def _similarity_rows(
     for name, one, other, pairs_P2 in plan:
         odd = scales is None and one is other  # the paper's code maps terms for pairs of real images only
         values_P = similarities(one, other, pairs_P2, scales, normalised=odd, cache=cache, progress=progress)
-        value, error, lost = _mean(values_P, pairs_P2[:, 0])
+        value, error, lost = _mean(values_P, pairs_P2, own=one is other)
         said = f"{how}{', terms mapped by (x + 1) / 2' if odd else ''}, {len(values_P)} pairs, {lost} not a number"
         counts = (len(real) if other is real else 0, len(generated) if one is generated else 0)
         rows.append(MetricRow(f"MS-SSIM {name}{suffix}", value, error, None, "", *counts, said))
     return rows
 
 
-def _mean(values_P: NDArray[np.float64], image_P: NDArray[np.int64]) -> tuple[float, float | None, int]:
-    """Mean of the numbers, its standard error over first images (pairs with one image are not independent), NaNs."""
+def _mean(values_P: NDArray[np.float64], pairs_P2: NDArray[np.int64], own: bool) -> tuple[float, float | None, int]:
+    """Mean of the numbers, its standard error over images, and how many were none.
+
+    Pairs with an image in common are not independent: the error is that of a U-statistic, from the means of each
+    image's pairs; where both images of a pair are of one set (`own`) each counts in both places.
+    """
     good_P = np.isfinite(values_P)
     if not good_P.any():
         return math.nan, None, len(values_P)
-    numbers, counts = np.unique(image_P[good_P], return_counts=True)
-    sums = np.bincount(image_P[good_P], values_P[good_P])[numbers]
-    error = float((sums / counts).std(ddof=1) / np.sqrt(len(numbers))) if len(numbers) >= FEWEST else None
-    return float(values_P[good_P].mean()), error, int((~good_P).sum())
+    values_P, pairs_P2, lost = values_P[good_P], pairs_P2[good_P], int((~good_P).sum())
+    places = [pairs_P2.T.ravel()] if own else list(pairs_P2.T)
+    variance = 0.0
+    for image_P in places:
+        numbers, number_P, counts = np.unique(image_P, return_inverse=True, return_counts=True)
+        if len(numbers) < FEWEST:
+            return float(values_P.mean()), None, lost
+        means = np.bincount(number_P, np.resize(values_P, len(number_P))) / counts
+        variance += (4 if own else 1) * float(means.var(ddof=1)) / len(numbers)
+    return float(values_P.mean()), math.sqrt(variance), lost
 
 
 def _distance_rows(
