@@ -50,6 +50,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text, a run on it, a small Llama, and things that are none of these."""
     folder = tmp_path_factory.mktemp("attention")
     (folder / "text.txt").write_text(TEXT)
+    (folder / "texts").mkdir()
+    (folder / "texts/a.txt").write_text(TEXT)
     (folder / "blank.txt").write_text(" \n\n")
     (folder / "latin.txt").write_bytes("é".encode("latin-1") * 100)
     assert main(["attention", "train", str(folder / "text.txt"), str(folder / "run"), *SIZES, "--steps", "30"]) == 0
@@ -253,6 +255,13 @@ BAD = [
     ("convert run/best out", "it is what a conversion gives"),
     ("convert llama run", "run: exists"),
     ("convert llama out --slots 100", "num_slots is 100"),
+    ("train texts out --seed 99999999999999999999", "seed is 99999999999999999999"),
+    ("train texts out --pattern a**b", "pattern 'a**b'"),
+    ("train texts out --tokenizer bpe:300 --pattern /x", "pattern '/x'"),
+    ("evaluate run/best ppl --data texts --pattern a**b", "pattern 'a**b'"),
+    ("generate ~no-such-user/x", "~no-such-user/x: no such folder"),
+    ("convert ~no-such-user/x out", "~no-such-user/x: no such folder"),
+    ("convert llama out --mixer gla --gate-init key", "gate_init 'key' goes with mixer 'gsa'"),
     ("bench --lengths 0", "give at least one length"),
     pytest.param("bench --device cuda", "no NVIDIA GPU", marks=NO_GPU),
 ]
@@ -269,6 +278,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     lines = [line for line in captured.err.splitlines() if line]
     assert len(lines) == 1 and lines[0].startswith("tenfold: ") and said in lines[0], lines
     assert not (place / "out/last").exists() and not list(place.glob(".*"))
+
+
+def test_any_temperature_writes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, written = ["attention", "generate", str(place / "run/best"), "--tokens", "9", "--temperature"], set()
+    for temperature in ("0", "1e-40", "1e-300"):
+        assert main([*command, temperature]) == 0
+        written.add(capsys.readouterr().out)
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("gates", [[], ["--gate-init", "random"]])
+def test_gla_gets_random_gates(place: Path, tmp_path: Path, gates: list[str]) -> None:
+    assert main(["attention", "convert", str(place / "llama"), str(tmp_path / "out"), "--mixer", "gla", *gates]) == 0
 
 
 def test_a_prompt_that_is_not_utf_8_is_refused(place: Path) -> None:

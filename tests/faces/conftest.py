@@ -1,6 +1,7 @@
-"""Fixtures of the tests of faces."""
+"""Fixtures of the tests of faces; `dying.py` is put on the path here."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from tenfold.faces.detection import Detection, HaarDetector
 from tenfold.faces.pictures import read_picture
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

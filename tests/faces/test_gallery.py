@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dying import KILLED_AT_A_STEP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -401,25 +402,16 @@ def test_a_writer_that_waits_too_long_says_so(tmp_path: Path, monkeypatch: pytes
     assert gallery.forget("Ann") == 3
 
 
-KILLED = """
-import os, pathlib, signal, sys
+KILLED = (
+    KILLED_AT_A_STEP
+    + """
 import numpy as np
-from tenfold.core import files
 from tenfold.faces.gallery import Gallery
-steps = int(sys.argv[2])
-def step(function):
-    def counted(*given):
-        global steps
-        if steps == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps -= 1
-        return function(*given)
-    return counted
-files._sync, pathlib.Path.replace = step(files._sync), step(pathlib.Path.replace)
 gallery = Gallery.open(sys.argv[1], bytes(range(32)))
 gallery.enroll("Zoe", np.tile(np.eye(16), (20, 1)), "form")
 gallery.forget("Zoe")
 """
+)
 
 
 @pytest.mark.parametrize("steps", range(6))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from dying import KILLED_AT_A_STEP
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -255,22 +256,13 @@ def test_a_vault_behind_a_link_is_replaced_where_it_lies(vault: Path, tmp_path: 
 
 # --- kills, full disks, two writers ---------------------------------------------------------------------------------
 
-CHILD = """
-import os, pathlib, signal, sys
-from tenfold.core import files
+CHILD = (
+    KILLED_AT_A_STEP
+    + """
 from tenfold.faces.vault import write_vault
-steps = int(sys.argv[2])
-def step(function):
-    def counted(*given):
-        global steps
-        if steps == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps -= 1
-        return function(*given)
-    return counted
-files._sync, pathlib.Path.replace = step(files._sync), step(pathlib.Path.replace)
 write_vault(pathlib.Path(sys.argv[1]), bytes(range(32)), {}, b"new" * 100_000)
 """
+)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(0, "old"), (1, "old"), (2, "new"), (3, "new")])
